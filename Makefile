@@ -1,0 +1,66 @@
+# Every target makes its own environment: .venv, with what constraints.txt pins.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTENSIONS := $(VENV)/.extensions
+SOURCES := $(wildcard hotpath/*.pyx hotpath/*.pxd) setup.py
+ASAN_VENV := .venv-asan
+
+.PHONY: demo serve test test-asan bench bench-quick lint format clean
+
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Hotfeast and its tools into $(VENV) (about two minutes on a new machine)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(EXTENSIONS)
+
+$(EXTENSIONS): $(STAMP) $(SOURCES)
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+## demo: the main job end to end, on real data
+demo: $(EXTENSIONS)
+	@PYTHONPATH=. $(BIN)/python feature_repo/demo.py run
+
+## serve: the demo's gateway, until Ctrl-C
+serve: $(EXTENSIONS)
+	@PYTHONPATH=. $(BIN)/python feature_repo/demo.py serve
+
+## test: the test suite
+test: $(EXTENSIONS)
+	@$(BIN)/python -m pytest
+
+## test-asan: the hot path's tests with AddressSanitizer and UndefinedBehaviorSanitizer
+test-asan: $(EXTENSIONS)
+	@tests/run_asan.sh $(BIN)/python $(ASAN_VENV)
+
+## bench: every benchmark, with JSON and pictures in bench/out
+bench: $(EXTENSIONS)
+	@$(BIN)/python -m bench stages
+	@$(BIN)/python -m bench end-to-end
+
+## bench-quick: the budgets, each with its verdict; fails past one
+bench-quick: $(EXTENSIONS)
+	@$(BIN)/python -m bench quick
+
+## lint: ruff, cython-lint and mypy
+lint: export MYPYPATH := build/namespace:feature_repo:tests/server:.
+lint: $(EXTENSIONS)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint hotpath
+	@$(BIN)/mypy -p hotfeast.clients -p hotfeast.hotpath -p hotfeast.server
+	@$(BIN)/mypy bench
+	@$(BIN)/mypy feature_repo
+	@for folder in tests/*/; do $(BIN)/mypy $$folder || exit 1; done
+
+## format: what lint would complain about, mended where a tool can
+format: $(EXTENSIONS)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(ASAN_VENV) build dist *.egg-info hotpath/*.so hotpath/*.c bench/out
+	rm -f protos/hotfeast/serving/v1/*_pb2*.py protos/hotfeast/serving/v1/*_pb2.pyi

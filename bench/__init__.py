@@ -1,0 +1,19 @@
+"""Benchmarks: every figure is a ratio of things that were measured side by side, in one run.
+
+data         what is stored and asked for: the shape of Feast's own published benchmark
+measure      the clock: interleaved rounds, percentiles, facts about the machine
+peers        what is measured: the gateway, Feast's gRPC server, and the floor below both
+servers      the servers among them, as processes of their own
+raw          the plain socket among them
+end_to_end   latency against rows, with a table and a picture
+quick        the budgets, each with a verdict
+read_modes   what HMGET and HGETALL cost Redis
+stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
+
+Run as `python -m bench stages | end-to-end | quick | read-modes` from the root of the checkout.
+"""
+
+from pathlib import Path
+
+OUT = Path(__file__).resolve().parent / "out"
+"""Where results go."""

@@ -1,0 +1,76 @@
+"""`python -m bench`: see the package."""
+
+import signal
+import subprocess
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.data import ENTITIES
+
+app = typer.Typer(
+    help="Benchmarks of the gateway, side by side with Feast and with the floor below both.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+console = Console(log_path=False)
+
+Entities = Annotated[
+    int, typer.Option(min=1000, help="Entities in Redis; a request takes up to 1,000 of them.")
+]
+
+
+@app.callback()
+def _root() -> None:
+    # So that `with` blocks stop the servers on a SIGTERM, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    warnings.simplefilter("ignore")
+
+
+@app.command()
+def stages() -> None:
+    """Each stage of the hot path on its own, in nanoseconds per row and per value."""
+    from bench.stages import run, stage_table
+
+    try:
+        results = run()
+    except subprocess.CalledProcessError as error:
+        raise typer.Exit(error.returncode) from None
+    console.print(stage_table(results))
+
+
+@app.command()
+def end_to_end(entities: Entities = ENTITIES) -> None:
+    """Latency against rows, with a table and a picture in bench/out."""
+    from bench.end_to_end import run
+
+    print(run(entities, console.log))
+
+
+@app.command()
+def quick(entities: Entities = ENTITIES) -> None:
+    """Every budget with its verdict; exit code 1 past one."""
+    from bench.quick import budget_table, latency_table, run
+
+    results, verdicts = run(entities, console.log)
+    console.print(latency_table(results))
+    console.print()
+    console.print(budget_table(verdicts))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def read_modes(entities: Entities = ENTITIES) -> None:
+    """The costs that the gateway's choice between HMGET and HGETALL rests on."""
+    from bench.data import Rows
+    from bench.read_modes import measure, table
+
+    console.print(table(measure(Rows.make(entities), console.log)))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,80 @@
+"""The picture of `end_to_end`: latency against rows, one panel for each encoding."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+_INK = "#2b2b2b"
+_FAINT = "#d9d9d9"
+# Colour, line style and marker, in the order of the series.
+_STYLES = (("#c2410c", "-", "s"), ("#1d4ed8", "-", "o"), ("#6b7280", "--", "^"))
+_PANEL_TITLES = {
+    "listpack": "Hashes as listpacks (Redis' default)",
+    "hash table": "Hashes as hash tables (hash-max-listpack-entries 64)",
+}
+
+Series = Mapping[str, Mapping[int, float]]
+
+
+def draw(panels: Mapping[str, Series], path: Path) -> None:
+    """Writes `path` with .png and .svg.
+
+    Args:
+        panels: By encoding and name the median milliseconds by rows. The first series is the slow
+            one, the second ours, the third the floor.
+        path: Without a suffix.
+    """
+    figure = Figure(figsize=(11, 5.2), facecolor="white", layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (encoding, series) in zip(axes, panels.items(), strict=True):
+        _panel(axis, _PANEL_TITLES[encoding], series)
+    axes[0].set_ylabel("median latency seen by one client, ms", color=_INK)
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[0].legend(handles, labels, loc="upper left", frameon=False, labelcolor=_INK)
+    figure.suptitle(
+        "50 features over 5 views: latency against rows in a request", color=_INK, fontsize=13
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=160)
+
+
+def _panel(axis: Axes, title: str, series: Series) -> None:
+    slow, ours, _ = series.values()
+    for (name, points), (colour, line, marker) in zip(series.items(), _STYLES, strict=True):
+        axis.plot(
+            list(points), list(points.values()), color=colour, linestyle=line, marker=marker,
+            markersize=5.5, linewidth=1.8, label=name,
+            zorder=2 if line == "--" else 3,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    for rows, latency in ours.items():
+        middle = (latency * slow[rows]) ** 0.5
+        axis.annotate(
+            "", xy=(rows, latency * 1.15), xytext=(rows, slow[rows] / 1.15),
+            arrowprops={"arrowstyle": "<->", "color": "#9ca3af", "linewidth": 0.8},
+        )  # fmt: skip
+        axis.text(
+            rows, middle, f"{slow[rows] / latency:.1f} x", color=_INK, fontsize=9,
+            ha="center", va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+        )  # fmt: skip
+    axis.set_title(title, color=_INK, fontsize=11)
+    axis.set_xlabel("rows in the request", color=_INK)
+    axis.xaxis.set_major_locator(FixedLocator(list(ours)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_xlim(min(ours) / 1.7, max(ours) * 1.7)
+    axis.grid(True, which="major", color=_FAINT, linewidth=0.8)
+    axis.grid(True, which="minor", color=_FAINT, linewidth=0.3)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=_INK, which="both")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_color("#9ca3af")

@@ -1,0 +1,35 @@
+"""Owners, tags, cadences and TTLs that every definition of this repository shares.
+
+A view's TTL is its cadence plus one day. A snapshot therefore stays servable when the next
+one is up to a day late, and an entity that has dropped out of a view (a product nobody
+bought in 30 days) becomes stale one day after the first snapshot that leaves it out.
+"""
+
+from datetime import timedelta
+
+USERS_OWNER = "user-features@hotfeast.example"
+PRODUCTS_OWNER = "product-features@hotfeast.example"
+INTERACTIONS_OWNER = "interaction-features@hotfeast.example"
+SERVING_OWNER = "ml-serving@hotfeast.example"
+
+DAILY_TTL = timedelta(days=2)
+WEEKLY_TTL = timedelta(days=8)
+# Static rows carry the start of the data year as their event time, so at the end of that
+# year they are 365 days old; the rest is a month of grace before a yearly refresh is late.
+STATIC_TTL = timedelta(days=400)
+
+TIMESTAMP_FIELD = "event_timestamp"
+
+
+def view_tags(domain: str, cadence: str, *, pii: bool = False) -> dict[str, str]:
+    """Tags of a source, view or service: its `domain`, `cadence` and `pii` ("true"/"false").
+
+    `pii` marks attributes that describe a person or a household directly (age, income).
+    Behaviour keyed by the pseudonymous household number is "false".
+    """
+    return {"domain": domain, "cadence": cadence, "pii": "true" if pii else "false"}
+
+
+def field_tags(unit: str, window_days: int | None = None) -> dict[str, str]:
+    """Tags of a field: its `unit` and, for a windowed one, its `window` (for example "30d")."""
+    return {"unit": unit} if window_days is None else {"unit": unit, "window": f"{window_days}d"}

@@ -1,0 +1,1 @@
+"""Parquet sources by domain; prepare.py writes the files they name."""

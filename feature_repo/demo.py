@@ -1,0 +1,309 @@
+"""The main job end to end: raw data to features over gRPC, on this machine.
+
+Data to Parquet, `feast apply`, Redis, materialization, gateway, requests, latencies. What is there
+already is kept: Parquet files of this pipeline, and rows in Redis that were materialized from them.
+
+Redis is the one that HOTFEAST_REDIS names (as Feast's connection string: "host:port", options after
+commas), else one that is started here and keeps its data in `data/redis`.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+# Feast first, by its quick import.
+import grpc
+import redis
+import typer
+from feast import FeatureStore
+from feast.repo_config import load_repo_config
+from feast.repo_operations import apply_total
+from prepare import (
+    DAY,
+    FIRST_SNAPSHOT,
+    LAST_SNAPSHOT,
+    ViewFile,
+    prepare,
+    print_summary,
+    progress_bars,
+)
+from rich.console import Console
+from rich.table import Table
+
+from bench.measure import Contender, interleave
+from bench.peers import Server
+from bench.servers import ECHO_SERVICE, Prepared
+from hotfeast.clients import FeatureClient, HotfeastError, OnlineFeatures
+from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.redis_io import connection_pool
+from hotfeast.serving.v1 import serving_pb2, value_pb2
+
+REPO = Path(__file__).resolve().parent
+REDIS_VARIABLE = "HOTFEAST_REDIS"
+SERVICE = "recommendation"
+# The end of the data. Judged at today's clock every row would be years too old.
+AS_OF = LAST_SNAPSHOT
+METHOD = "/hotfeast.serving.v1.FeatureServing/GetOnlineFeatures"
+# Key in Redis that says what was materialized into it.
+MARKER = "hotfeast:demo:materialized"
+
+CASES = (
+    ("all there", 1453, 1110572),
+    ("product too old", 1, 852662),
+    ("nulls", 10, 1082185),
+    ("unknown", 999_999, 999_999_999),
+)
+"""What it shows, household, product."""
+
+STATUS_STYLES = {"NULL_VALUE": "yellow", "OUTSIDE_MAX_AGE": "magenta", "NOT_FOUND": "red"}
+
+LATENCY_REQUESTS = 2000
+LATENCY_ROUNDS = 20
+
+app = typer.Typer(add_completion=False, help="Hotfeast's demonstration on simulated shopping data.")
+console = Console()
+
+
+@contextmanager
+def running_redis() -> Iterator[str]:
+    """A Redis for the demo; gives Feast's connection string, which is also put into the
+    environment, where feature_store.yaml looks for it."""
+    configured = os.environ.get(REDIS_VARIABLE)
+    if configured:
+        console.print(f"Redis: {configured} ({REDIS_VARIABLE})")
+        yield configured
+        return
+    folder = REPO / "data" / "redis"
+    folder.mkdir(parents=True, exist_ok=True)
+    with LocalRedis(data_dir=folder) as server:
+        console.print(f"Redis: {server.address}, started for this demo ({server.program.name})")
+        os.environ[REDIS_VARIABLE] = server.address
+        yield server.address
+
+
+def apply_definitions() -> FeatureStore:
+    """`feast apply`, in this process."""
+    config = load_repo_config(REPO, REPO / "feature_store.yaml")
+    with console.status("feast apply"):
+        apply_total(config, REPO, skip_source_validation=False)
+    return FeatureStore(repo_path=str(REPO))
+
+
+def materialize(store: FeatureStore, files: tuple[ViewFile, ...]) -> None:
+    """Has Feast write the latest rows to Redis, unless it did so from the same data before."""
+    client: Any = redis.Redis(connection_pool=connection_pool(store.config, None, timeout=5))
+    state = hashlib.sha256((REPO / "data" / "manifest.json").read_bytes())
+    for definition in sorted(REPO.glob("**/*.py")):
+        state.update(definition.read_bytes())
+    if client.get(MARKER) == state.hexdigest().encode():
+        console.print("Materialized rows: up to date in Redis")
+        return
+    started = time.perf_counter()
+    with progress_bars(console) as show:
+        for file in files:
+            stage = f"materialize {file.view}"
+            show(stage, 0, file.latest_rows)
+            # Feast prints a heading for each view; the bar says it already.
+            with redirect_stdout(io.StringIO()):
+                store.materialize(
+                    FIRST_SNAPSHOT - 2 * DAY, LAST_SNAPSHOT + timedelta(seconds=1), [file.view]
+                )
+            show(stage, file.latest_rows, file.latest_rows)
+    client.set(MARKER, state.hexdigest())
+    console.print(
+        f"Materialized by Feast in {time.perf_counter() - started:.0f} s; "
+        f"{client.dbsize() - 1:,} keys in Redis"
+    )
+
+
+@contextmanager
+def running_gateway(bind: str) -> Iterator[str]:
+    """`hotfeast serve` for the demo's repository; gives its address."""
+    host = bind.rpartition(":")[0]
+    with (
+        console.status("starting the gateway"),
+        ExitStack() as stack,
+    ):
+        server = stack.enter_context(
+            Server(
+                "hotfeast.server", "serve", "--repo", str(REPO), "--bind", bind,
+                "--as-of", AS_OF.isoformat(),
+                ready=r"(?m)^Hotfeast serves .* on .*:(\d+) .*$",
+            )
+        )  # fmt: skip
+        address = f"{host}:{server.port()}"
+        keep = stack.pop_all()
+    with keep:
+        console.print(f"Gateway: {address}, TTLs judged as of {AS_OF:%Y-%m-%d %H:%M} UTC")
+        yield address
+
+
+@contextmanager
+def everything(bind: str) -> Iterator[str]:
+    """All that has to be there before requests can be made; gives the gateway's address."""
+    with progress_bars(console) as show:
+        prepared = prepare(REPO / "data", show)
+    print_summary(console, prepared)
+    with running_redis():
+        materialize(apply_definitions(), prepared.files)
+        with running_gateway(bind) as address:
+            yield address
+
+
+def show_features(client: FeatureClient) -> None:
+    """One table: a service's features for known and unknown households and products."""
+    answer = client.get_online_features(
+        SERVICE,
+        {"user_id": [user for _, user, _ in CASES], "product_id": [item for _, _, item in CASES]},
+    )
+    table = Table(title=f"Feature service '{SERVICE}', by household and product")
+    table.add_column("feature", no_wrap=True)
+    for (title, user, item), _ in zip(CASES, answer.rows(), strict=True):
+        table.add_column(f"{user} /\n{item}\n{title}", justify="right", overflow="fold")
+    values, statuses = answer.to_dict(), answer.statuses
+    for name in answer.names[2:]:
+        cells = [_cell(v, s) for v, s in zip(values[name], statuses[name], strict=True)]
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+def _cell(value: Any, status: str) -> str:
+    if status != "PRESENT":
+        return f"[{STATUS_STYLES[status]}]{status}"
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)[:16]
+
+
+def show_refusals(client: FeatureClient) -> None:
+    """What a caller who errs is told."""
+    mistakes: list[tuple[str, dict[str, list[Any]]]] = [
+        ("recomendation", {"user_id": [1], "product_id": [1]}),
+        (SERVICE, {"user_id": [1]}),
+        (SERVICE, {"user_id": ["one"], "product_id": [1]}),
+    ]
+    for service, entities in mistakes:
+        try:
+            client.get_online_features(service, entities)
+        except HotfeastError as error:
+            console.print(f"  {service} {entities} → [yellow]{error}")
+
+
+def request_bytes(users: list[int], products: list[int]) -> bytes:
+    """A serialized request for the service."""
+    columns = {"user_id": users, "product_id": products}
+    request = serving_pb2.GetOnlineFeaturesRequest(feature_service=SERVICE)
+    for name, ids in columns.items():
+        request.entities[name].CopyFrom(
+            value_pb2.RepeatedValue(val=[value_pb2.Value(int64_val=i) for i in ids])
+        )
+    return bytes(request.SerializeToString())
+
+
+@contextmanager
+def echo_of(answers: list[bytes]) -> Iterator[Callable[[bytes], bytes]]:
+    """A gRPC server that answers with these bytes in turn; gives a call of it."""
+    with tempfile.TemporaryDirectory(prefix="hotfeast-demo-") as folder:
+        prepared = Path(folder) / "answers.pickle"
+        prepared.write_bytes(pickle.dumps({"Demo": [Prepared(answer, None) for answer in answers]}))
+        server = Server("bench.servers", "echo", str(prepared), ready=r"(?m)^ready (\d+)$")
+        with server, grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
+            yield partial(channel.unary_unary(f"/{ECHO_SERVICE}/Demo"), timeout=30)
+
+
+def show_latencies(address: str) -> None:
+    """p50 and p99 beside an echo: the same bytes from the same kind of server, with no work."""
+    import polars as pl
+
+    pairs = pl.read_parquet(REPO / "data" / "user_product_interactions.parquet")
+    latest = pairs.filter(pl.col("event_timestamp") == LAST_SNAPSHOT).sort("user_id", "product_id")
+    users = latest["user_id"].to_list()
+    products = latest["product_id"].unique(maintain_order=True).to_list()
+    table = Table(title=f"{LATENCY_REQUESTS:,} requests one after another, milliseconds")
+    for column in ("rows", "features", "gateway p50", "p99", "echo p50", "p99"):
+        table.add_column(column, justify="right")
+    channel = grpc.insecure_channel(address)
+    call: Callable[[bytes], bytes] = partial(channel.unary_unary(METHOD), timeout=30)
+    for rows in (1, 100):
+        # A household and candidate products for it, as a recommender asks.
+        ring = [
+            request_bytes(
+                [users[i * 37 % len(users)]] * rows,
+                [products[(i * 101 + j) % len(products)] for j in range(rows)],
+            )
+            for i in range(100)
+        ]
+        answers = [call(request) for request in ring]
+        first = OnlineFeatures(serving_pb2.GetOnlineFeaturesResponse.FromString(answers[0]))
+        features = len(first.names) - 2
+        with echo_of(answers) as echo:
+            calls = LATENCY_REQUESTS // LATENCY_ROUNDS
+            measured = interleave(
+                [Contender("gateway", call, ring, calls), Contender("echo", echo, ring, calls)],
+                LATENCY_ROUNDS,
+            )
+        ours, floor = measured["gateway"], measured["echo"]
+        figures = (ours.p50_ms, ours.p99_ms, floor.p50_ms, floor.p99_ms)
+        table.add_row(str(rows), str(features), *(f"{figure:.2f}" for figure in figures))
+    channel.close()
+    console.print(table)
+
+
+@app.command()
+def run() -> None:
+    """Everything from raw data to answered requests; stops what it started."""
+    started = time.perf_counter()
+    with everything("127.0.0.1:0") as address, FeatureClient(address) as client:
+        show_features(client)
+        console.print("Errors name what is wrong:")
+        show_refusals(client)
+        show_latencies(address)
+    console.print(
+        f"Done in {time.perf_counter() - started:.0f} s. [bold]make serve[/] keeps it up."
+    )
+
+
+@app.command()
+def serve(
+    bind: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1:6570",
+) -> None:
+    """The demo's gateway until Ctrl-C, with two ways to try it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with everything(bind) as address:
+        _, user, item = CASES[0]
+        console.print("\nWith grpcurl:\n", style="bold")
+        console.print(
+            "grpcurl -plaintext -d "
+            f'\'{{"feature_service": "{SERVICE}", "entities": '
+            f'{{"user_id": {{"val": [{{"int64_val": {user}}}]}}, '
+            f'"product_id": {{"val": [{{"int64_val": {item}}}]}}}}}}\' '
+            f"{address} hotfeast.serving.v1.FeatureServing/GetOnlineFeatures",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        console.print("\nWith Python (.venv/bin/python):\n", style="bold")
+        console.print(
+            "from hotfeast.clients import FeatureClient\n\n"
+            f'client = FeatureClient("{address}")\n'
+            f'answer = client.get_online_features("{SERVICE}", '
+            f'{{"user_id": [{user}], "product_id": [{item}]}})\n'
+            "print(answer.to_dict())",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        console.print("\nCtrl-C stops it.")
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            console.print("Stopping.")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Feature services: one module for each model that reads features."""

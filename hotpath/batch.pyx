@@ -1,0 +1,551 @@
+"""Rows of a request to Redis keys and commands: one HMGET for each distinct entity.
+
+Key bytes are those of `serialize_entity_key` version 3 followed by the project name. Views that are
+read by the same entities share one command, since they are fields of one hash. The command is HMGET
+for the fields that are asked for, or HGETALL where the plan says so.
+"""
+
+import difflib
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy
+
+from hotfeast.hotpath.errors import InvalidRequest
+from hotfeast.hotpath.plan cimport Plan, Recipe
+from hotfeast.hotpath.request cimport Column, Request
+from hotfeast.hotpath.values cimport (
+    BOOL_VAL,
+    BYTES_VAL,
+    INT32_VAL,
+    INT64_VAL,
+    LAST_MEMBER,
+    NULL_VAL,
+    STRING_VAL,
+    UNIX_TIMESTAMP_VAL,
+    VALUE_CORRUPT,
+    check_value,
+    is_member,
+)
+from hotfeast.hotpath.wire cimport (
+    WIRE_LEN,
+    WIRE_VARINT,
+    Cursor,
+    left,
+    put_cursor,
+    read_span,
+    read_tag,
+    read_varint,
+    skip_field,
+)
+
+TYPE_NAMES = {
+    1: "BYTES", 2: "STRING", 3: "INT32", 4: "INT64", 5: "DOUBLE", 6: "FLOAT", 7: "BOOL",
+    8: "UNIX_TIMESTAMP", 11: "BYTES_LIST", 12: "STRING_LIST", 13: "INT32_LIST", 14: "INT64_LIST",
+    15: "DOUBLE_LIST", 16: "FLOAT_LIST", 17: "BOOL_LIST", 18: "UNIX_TIMESTAMP_LIST",
+}
+
+cdef enum ColumnFault:
+    COLUMN_FINE = 0
+    COLUMN_NULL = 1
+    COLUMN_MIXED = 2
+    COLUMN_TYPE = 3
+    COLUMN_RANGE = 4
+    COLUMN_MALFORMED = 5
+
+cdef enum:
+    # What the spans of a reply can count without overflow, with room for every field of a hash.
+    MAX_ROWS = 1000000
+
+cdef const char* READ_ALL = b"*2\r\n$7\r\nHGETALL\r\n"
+cdef enum:
+    READ_ALL_SIZE = 17
+    # Whole hashes that are asked for at once: of a hash of 275 fields, 100 kB of replies.
+    CHUNK_HASHES = 16
+
+# Entities are told apart through a hash table; a seed nobody knows keeps callers from choosing
+# entities that all fall on one place of it.
+cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
+
+
+cdef inline uint64_t mix(uint64_t h) noexcept nogil:
+    """The finalizer of MurmurHash3: every bit of the input moves every bit of the result."""
+    h ^= h >> 33
+    h *= 0xff51afd7ed558ccdu
+    h ^= h >> 33
+    h *= 0xc4ceb9fe1a85ec53u
+    h ^= h >> 33
+    return h
+
+
+cdef inline uint64_t hash_cell(const Cell* cell, uint64_t h) noexcept nogil:
+    cdef const uint8_t* at = cell.at
+    cdef uint32_t size = cell.size
+    cdef uint64_t word
+    if at == NULL:
+        return mix(h ^ <uint64_t>cell.number)
+    h = mix(h ^ size)
+    while size >= 8:
+        memcpy(&word, at, 8)
+        h = mix(h ^ word)
+        at += 8
+        size -= 8
+    word = 0
+    memcpy(&word, at, size)
+    return mix(h ^ word)
+
+
+cdef inline bint same_cell(const Cell* a, const Cell* b) noexcept nogil:
+    if a.at == NULL:
+        return a.number == b.number
+    return a.size == b.size and memcmp(a.at, b.at, a.size) == 0
+
+
+cdef inline uint8_t* put_u32(uint8_t* at, uint32_t value) noexcept nogil:
+    at[0] = <uint8_t>value
+    at[1] = <uint8_t>(value >> 8)
+    at[2] = <uint8_t>(value >> 16)
+    at[3] = <uint8_t>(value >> 24)
+    return at + 4
+
+
+cdef inline uint8_t* put_decimal(uint8_t* at, size_t value) noexcept nogil:
+    cdef uint8_t digits[20]
+    cdef int count = 0
+    while True:
+        digits[count] = <uint8_t>(48 + value % 10)
+        value //= 10
+        count += 1
+        if value == 0:
+            break
+    while count:
+        count -= 1
+        at[0] = digits[count]
+        at += 1
+    return at
+
+
+cdef inline uint32_t stored_size(uint32_t value_type, const Cell* cell) noexcept nogil:
+    """Bytes of an entity value in the serialized key."""
+    if value_type == INT32_VAL:
+        return 4
+    if value_type == INT64_VAL or value_type == UNIX_TIMESTAMP_VAL:
+        return 8
+    return cell.size
+
+
+cdef inline uint8_t* put_cell(uint8_t* at, uint32_t value_type, const Cell* cell) noexcept nogil:
+    """Writes an entity value as the key has it: type, length, bytes, all little-endian."""
+    cdef uint32_t size = stored_size(value_type, cell)
+    cdef uint32_t i
+    at = put_u32(put_u32(at, value_type), size)
+    if cell.at != NULL:
+        memcpy(at, cell.at, size)
+    else:
+        for i in range(size):
+            at[i] = <uint8_t>(<uint64_t>cell.number >> (8 * i))
+    return at + size
+
+
+cdef class Batch:
+    """A request bound to a plan.
+
+    Attributes:
+        plan, request: What it was made from.
+        rows: Rows of the answer.
+    """
+
+    def __cinit__(self, Plan plan not None, Request request not None):
+        """
+        Raises:
+            InvalidRequest: A join key is missing, extra or given twice, columns differ in length,
+                or a value is null, of the wrong type or does not fit; the message names it.
+        """
+        cdef uint32_t i, row = 0, found = 0
+        cdef int fault
+        cdef size_t cells
+        self.plan = plan
+        self.request = request
+        self.column_of_slot = <int*>malloc((plan.slot_count + 1) * sizeof(int))
+        self.key_types = <uint32_t*>calloc(plan.slot_count + 1, sizeof(uint32_t))
+        if self.column_of_slot == NULL or self.key_types == NULL:
+            raise MemoryError
+        for i in range(plan.slot_count):
+            self.column_of_slot[i] = -1
+        self.bind_columns()
+        cells = <size_t>plan.slot_count * self.rows + 1
+        self.cells = <Cell*>malloc(cells * sizeof(Cell))
+        self.lookups = <Lookup*>calloc(plan.recipe_count + 1, sizeof(Lookup))
+        self.index_memory = <uint32_t*>malloc(
+            (<size_t>plan.recipe_count * self.rows * 2 + 1) * sizeof(uint32_t)
+        )
+        if self.cells == NULL or self.lookups == NULL or self.index_memory == NULL:
+            raise MemoryError
+        for i in range(plan.slot_count):
+            if self.column_of_slot[i] >= 0:
+                fault = self.decode_column(i, &row, &found)
+                if fault != COLUMN_FINE:
+                    raise InvalidRequest(self._describe_fault(i, fault, row, found))
+        if self.find_entities() != 0 or self.write_commands() != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.column_of_slot)
+        free(self.key_types)
+        free(self.cells)
+        free(self.lookups)
+        free(self.index_memory)
+        free(self.commands)
+        free(self.chunks)
+
+    cdef bind_columns(self):
+        """Matches the request's columns to the plan's join keys, and counts the rows."""
+        cdef Request request = self.request
+        cdef Plan plan = self.plan
+        cdef uint32_t i, total = request.entity_count + request.context_count
+        cdef int slot
+        if total == 0:
+            self.rows = 1
+        else:
+            self.rows = request.columns[0].rows
+        for i in range(total):
+            if request.columns[i].rows != self.rows:
+                raise InvalidRequest(
+                    "all columns must have the same length: "
+                    + ", ".join(
+                        f"{self._column_name(j)!r} has {request.columns[j].rows}"
+                        for j in range(total)
+                    )
+                )
+        if self.rows > MAX_ROWS:
+            raise InvalidRequest(f"{self.rows} rows in one request; at most {MAX_ROWS} are served")
+        for i in range(request.entity_count):
+            slot = plan.find_slot(&request.columns[i].name)
+            if slot < 0:
+                raise InvalidRequest(self._unknown_key(self._column_name(i)))
+            if self.column_of_slot[slot] >= 0:
+                raise InvalidRequest(
+                    f"join key {plan.definition.join_keys[slot].name!r} is given twice: as "
+                    f"{self._column_name(self.column_of_slot[slot])!r} and as "
+                    f"{self._column_name(i)!r}"
+                )
+            self.column_of_slot[slot] = i
+        for i in range(plan.slot_count):
+            if self.column_of_slot[i] < 0 and plan.slots[i].required:
+                raise InvalidRequest(
+                    f"missing join key {plan.definition.join_keys[i].name!r}; "
+                    f"this request needs {self._needed()}"
+                )
+
+    def _column_name(self, uint32_t i):
+        cdef Column* column = &self.request.columns[i]
+        return column.name.at[: left(&column.name)].decode("utf-8")
+
+    def _needed(self):
+        names = [repr(k.name) for k in self.plan.definition.join_keys if k.required]
+        return ", ".join(names) if names else "no join key"
+
+    def _unknown_key(self, name):
+        known = [k.name for k in self.plan.definition.join_keys]
+        near = difflib.get_close_matches(name, known, 1, 0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{name!r} is no join key of this request, which needs {self._needed()}{hint}"
+
+    def _describe_fault(self, uint32_t slot, int fault, uint32_t row, uint32_t found):
+        name = self.plan.definition.join_keys[slot].name
+        declared = TYPE_NAMES.get(self.plan.slots[slot].value_type, "INT32, INT64, STRING or BYTES")
+        if fault == COLUMN_NULL:
+            return f"join key {name!r} is null in row {row}"
+        if fault == COLUMN_MALFORMED:
+            return f"join key {name!r}, row {row}: not a serialized Value"
+        sent = TYPE_NAMES.get(found, f"of Value member {found}")
+        if fault == COLUMN_MIXED:
+            return f"join key {name!r} has mixed types: row {row} is {sent}, those before are not"
+        if fault == COLUMN_RANGE:
+            return f"join key {name!r}, row {row}: the value does not fit its type {declared}"
+        return f"join key {name!r}, row {row}: expected {declared}, got {sent}"
+
+    cdef int decode_column(self, uint32_t slot, uint32_t* bad_row, uint32_t* found) noexcept nogil:
+        """Decodes one entity column into cells. Returns a ColumnFault; sets row and type found."""
+        cdef Column* column = &self.request.columns[self.column_of_slot[slot]]
+        cdef Cell* cell = self.cells + <size_t>slot * self.rows
+        cdef uint32_t declared = self.plan.slots[slot].value_type
+        cdef Cursor c = column.values
+        cdef Cursor value, text, span
+        cdef uint32_t field = 0, wire = 0, member = 0, first = 0, newer = 0
+        cdef uint64_t number = 0, varint = 0
+        text.at = text.end = NULL
+        self.key_types[slot] = declared
+        for bad_row[0] in range(column.rows):
+            # The request's parser has seen that the column is nothing but Values.
+            if read_tag(&c, &field, &wire) != 0 or read_span(&c, &value) != 0:
+                return COLUMN_MALFORMED
+            if check_value(value.at, <uint32_t>left(&value)) == VALUE_CORRUPT:
+                return COLUMN_MALFORMED
+            member = newer = 0
+            while value.at < value.end:
+                if read_tag(&value, &field, &wire) != 0:
+                    return COLUMN_MALFORMED
+                # A field whose wire type does not fit its number is unknown, hence ignored.
+                if wire == WIRE_VARINT:
+                    if read_varint(&value, &varint) != 0:
+                        return COLUMN_MALFORMED
+                    if field in (INT32_VAL, INT64_VAL, UNIX_TIMESTAMP_VAL, BOOL_VAL, NULL_VAL):
+                        member = field
+                        number = varint
+                elif wire == WIRE_LEN:
+                    if read_span(&value, &span) != 0:
+                        return COLUMN_MALFORMED
+                    if field in (BYTES_VAL, STRING_VAL) or is_member(field, wire):
+                        member = field
+                        text = span
+                else:
+                    if skip_field(&value, field, wire, 0) != 0:
+                        return COLUMN_MALFORMED
+                    if is_member(field, wire):
+                        member = field
+                if field > LAST_MEMBER:
+                    newer = field
+            found[0] = member
+            if member == 0 and newer != 0:
+                found[0] = newer
+                return COLUMN_TYPE
+            if member == 0 or member == NULL_VAL:
+                return COLUMN_NULL
+            if first == 0:
+                first = member
+                if declared == 0:
+                    self.key_types[slot] = member
+            elif member != first:
+                return COLUMN_MIXED
+            cell.at = NULL
+            cell.size = 0
+            if member == INT64_VAL or member == INT32_VAL:
+                if declared != INT64_VAL and declared != INT32_VAL and declared != 0:
+                    return COLUMN_TYPE
+                cell.number = <int32_t>number if member == INT32_VAL else <int64_t>number
+                if declared == INT32_VAL and cell.number != <int32_t>cell.number:
+                    return COLUMN_RANGE
+            elif member == STRING_VAL or member == BYTES_VAL:
+                if declared != member and declared != 0:
+                    return COLUMN_TYPE
+                cell.at = text.at
+                cell.size = <uint32_t>left(&text)
+            elif member == UNIX_TIMESTAMP_VAL:
+                if declared != member and declared != 0:
+                    return COLUMN_TYPE
+                cell.number = <int64_t>number
+            else:
+                return COLUMN_TYPE
+            cell += 1
+        return COLUMN_FINE
+
+    cdef int find_entities(self) noexcept nogil:
+        """Gives each recipe its distinct entities, in order of first appearance."""
+        cdef uint32_t* memory = self.index_memory
+        cdef uint32_t* table = NULL
+        cdef uint32_t r, row, place, mask, i, seen
+        cdef uint64_t h
+        cdef Recipe* recipe
+        cdef Lookup* lookup
+        cdef bint same
+        for r in range(self.plan.recipe_count):
+            recipe = &self.plan.recipes[r]
+            lookup = &self.lookups[r]
+            lookup.entity_of_row = memory
+            lookup.row_of_entity = memory + self.rows
+            memory += 2 * <size_t>self.rows
+            lookup.first_span = self.span_count
+            if self.rows == 0:
+                continue
+            if recipe.slot_count == 0 or self.rows == 1:
+                lookup.entity_count = 1
+                lookup.row_of_entity[0] = 0
+                for row in range(self.rows):
+                    lookup.entity_of_row[row] = 0
+            else:
+                mask = 1
+                while mask < 2 * self.rows:
+                    mask *= 2
+                if table == NULL:
+                    table = <uint32_t*>malloc(mask * sizeof(uint32_t))
+                    if table == NULL:
+                        return -1
+                for i in range(mask):
+                    table[i] = 0
+                mask -= 1
+                for row in range(self.rows):
+                    h = HASH_SEED
+                    for i in range(recipe.slot_count):
+                        h = hash_cell(
+                            &self.cells[<size_t>recipe.slots[i] * self.rows + row], h
+                        )
+                    place = <uint32_t>h & mask
+                    while table[place] != 0:
+                        seen = lookup.row_of_entity[table[place] - 1]
+                        same = True
+                        for i in range(recipe.slot_count):
+                            if not same_cell(
+                                &self.cells[<size_t>recipe.slots[i] * self.rows + row],
+                                &self.cells[<size_t>recipe.slots[i] * self.rows + seen],
+                            ):
+                                same = False
+                                break
+                        if same:
+                            break
+                        place = (place + 1) & mask
+                    if table[place] == 0:
+                        lookup.row_of_entity[lookup.entity_count] = row
+                        lookup.entity_count += 1
+                        table[place] = lookup.entity_count
+                    lookup.entity_of_row[row] = table[place] - 1
+            self.span_count += <size_t>lookup.entity_count * recipe.field_count
+        free(table)
+        return 0
+
+    cdef int write_commands(self) noexcept nogil:
+        """Writes all commands into one buffer. Returns -1 where there is no memory for it.
+
+        Redis answers nothing until it has worked through all that it has read. Whole hashes are
+        asked for in so few bytes that it would read the lot at once, and leave the parsing of its
+        replies to the end; so they are divided into chunks, for the sender to send one by one. The
+        long commands of HMGET reach Redis in pieces anyway, and are one chunk.
+        """
+        cdef Recipe* recipes = self.plan.recipes
+        cdef Cursor* project = &self.plan.project
+        cdef Recipe* recipe
+        cdef Lookup* lookup
+        cdef Cell* cell
+        cdef uint32_t r, e, i, slot
+        cdef size_t size = 0, key_size, fixed
+        cdef uint32_t total = 0
+        cdef uint8_t* at
+        for r in range(self.plan.recipe_count):
+            recipe = &recipes[r]
+            lookup = &self.lookups[r]
+            lookup.read_all = recipe.read_all
+            # `$` and CRLF around a length of up to 20 digits, CRLF behind the key.
+            fixed = 25 + left(&recipe.key_prefix) + left(project) + 8 * <size_t>recipe.slot_count
+            if lookup.read_all:
+                fixed += READ_ALL_SIZE
+            else:
+                fixed += left(&recipe.command) + left(&recipe.fields)
+            size += fixed * lookup.entity_count
+            for e in range(lookup.entity_count):
+                for i in range(recipe.slot_count):
+                    slot = recipe.slots[i]
+                    cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
+                    size += stored_size(self.key_types[slot], cell)
+            total += lookup.entity_count
+        self.commands = <uint8_t*>malloc(size + 1)
+        self.chunks = <Chunk*>malloc(
+            (total // CHUNK_HASHES + self.plan.recipe_count + 2) * sizeof(Chunk)
+        )
+        if self.commands == NULL or self.chunks == NULL:
+            return -1
+        total = 0
+        at = self.commands
+        for r in range(self.plan.recipe_count):
+            recipe = &recipes[r]
+            lookup = &self.lookups[r]
+            for e in range(lookup.entity_count):
+                key_size = left(&recipe.key_prefix) + left(project)
+                for i in range(recipe.slot_count):
+                    slot = recipe.slots[i]
+                    cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
+                    key_size += 8 + stored_size(self.key_types[slot], cell)
+                if lookup.read_all:
+                    memcpy(at, READ_ALL, READ_ALL_SIZE)
+                    at += READ_ALL_SIZE
+                else:
+                    at = put_cursor(at, &recipe.command)
+                at[0] = 36  # $
+                at = put_decimal(at + 1, key_size)
+                at[0] = 13
+                at[1] = 10
+                at = put_cursor(at + 2, &recipe.key_prefix)
+                for i in range(recipe.slot_count):
+                    slot = recipe.slots[i]
+                    cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
+                    at = put_cell(at, self.key_types[slot], cell)
+                at = put_cursor(at, project)
+                at[0] = 13
+                at[1] = 10
+                at += 2
+                if not lookup.read_all:
+                    at = put_cursor(at, &recipe.fields)
+                total += 1
+                if lookup.read_all and (e + 1) % CHUNK_HASHES == 0:
+                    self.end_chunk(at, total)
+            if lookup.read_all:
+                self.end_chunk(at, total)
+        self.end_chunk(at, total)
+        self.command_size = <size_t>(at - self.commands)
+        return 0
+
+    cdef void end_chunk(self, const uint8_t* at, uint32_t commands) noexcept nogil:
+        """Ends a chunk, unless there is nothing in it."""
+        cdef size_t end = <size_t>(at - self.commands)
+        if self.chunk_count > 0 and self.chunks[self.chunk_count - 1].end == end:
+            return
+        self.chunks[self.chunk_count].end = end
+        self.chunks[self.chunk_count].commands = commands
+        self.chunk_count += 1
+
+    @property
+    def command_bytes(self) -> bytes:
+        """The commands, as they go to Redis."""
+        return PyBytes_FromStringAndSize(<const char*>self.commands, self.command_size)
+
+    @property
+    def entity_counts(self) -> list[int]:
+        """The number of distinct entities of each key recipe."""
+        return [self.lookups[i].entity_count for i in range(self.plan.recipe_count)]
+
+    @property
+    def entity_rows(self) -> list[list[int]]:
+        """For each key recipe and distinct entity the first row that asks for it."""
+        return [
+            [self.lookups[r].row_of_entity[e] for e in range(self.lookups[r].entity_count)]
+            for r in range(self.plan.recipe_count)
+        ]
+
+    def sample_keys(self, uint32_t recipe, uint32_t limit) -> list[bytes]:
+        """The Redis keys of a key recipe's first entities, `limit` of them at most."""
+        cdef Cell* cell
+        cdef uint8_t* at
+        cdef uint32_t i, slot
+        keys = []
+        definition = self.plan.recipes[recipe]
+        for row in self.entity_rows[recipe][:limit]:
+            parts = [definition.key_prefix.at[: left(&definition.key_prefix)]]
+            for i in range(definition.slot_count):
+                slot = definition.slots[i]
+                cell = &self.cells[<size_t>slot * self.rows + <uint32_t>row]
+                part = PyBytes_FromStringAndSize(
+                    NULL, 8 + stored_size(self.key_types[slot], cell)
+                )
+                at = <uint8_t*>PyBytes_AS_STRING(part)
+                put_cell(at, self.key_types[slot], cell)
+                parts.append(part)
+            parts.append(self.plan.project.at[: left(&self.plan.project)])
+            keys.append(b"".join(parts))
+        return keys
+
+    def describe_entity(self, uint32_t recipe, uint32_t row) -> str:
+        """The entity of a row, for messages: its join keys and values."""
+        parts = []
+        for i in range(self.plan.recipes[recipe].slot_count):
+            slot = self.plan.recipes[recipe].slots[i]
+            name = self.plan.definition.join_keys[slot].name
+            parts.append(f"{name}={self._cell_value(slot, row)!r}")
+        return ", ".join(parts) if parts else "without entities"
+
+    def _cell_value(self, uint32_t slot, uint32_t row):
+        cdef Cell* cell = &self.cells[<size_t>slot * self.rows + row]
+        if cell.at == NULL:
+            return cell.number
+        data = cell.at[: cell.size]
+        return data.decode("utf-8") if self.key_types[slot] == STRING_VAL else data

@@ -1,0 +1,63 @@
+"""What a plan is made from: the registry's answer to "what must be read", without Feast's types."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class JoinKey(NamedTuple):
+    """A column that the request must carry."""
+
+    name: str
+    """As the request names it: the join key, after a projection's `join_key_map`."""
+    value_type: int
+    """The entity's declared `ValueType.Enum`; 0 where none is declared."""
+    aliases: tuple[str, ...] = ()
+    """Other names the column may come under: Feast's deprecated entity names."""
+    required: bool = True
+    """Whether the column must be there, and is sent back. False for the dummy key of entityless
+    views."""
+
+
+class FeatureRead(NamedTuple):
+    """A feature in one view."""
+
+    output_name: str
+    """Its name in the response."""
+    hash_field: bytes
+    """Its field in the entity's Redis hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecipe:
+    """How the Redis key of one combination of entities is made from a row of the request."""
+
+    parts: tuple[tuple[str, int], ...]
+    """For each join key its name in the store, and the index of its column in the plan's join keys.
+    Empty for entityless views."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRead:
+    """The features that are read from one view."""
+
+    name: str
+    """For messages: the view's name, or its alias in the feature service."""
+    recipe: int
+    """Index of the view's key recipe in the plan."""
+    time_field: bytes
+    """The hash field of the row's event time."""
+    ttl_seconds: int
+    """How old a row may be; 0 for any age."""
+    features: tuple[FeatureRead, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDefinition:
+    """All that one plan reads, in the order of the response."""
+
+    project: str
+    join_keys: tuple[JoinKey, ...]
+    recipes: tuple[KeyRecipe, ...]
+    views: tuple[ViewRead, ...]
+    view_versions: tuple[tuple[str, int], ...] = ()
+    """Name and version of each view, for the response's version metadata."""

@@ -1,0 +1,17 @@
+"""What can go wrong on the hot path, in the terms of the caller who can mend it."""
+
+
+class InvalidRequest(ValueError):
+    """The request's bytes or contents are wrong; the message names the field and the fix."""
+
+
+class CorruptRow(Exception):
+    """A stored value or row time is not what Feast writes; the message names view and feature."""
+
+
+class ReplyError(Exception):
+    """Redis answered a command with an error; the message is the server's own."""
+
+
+class ProtocolError(ConnectionError):
+    """The reply is not RESP, or not the reply to what was asked; the connection is unusable."""

@@ -1,0 +1,31 @@
+from typing import Final
+
+from hotfeast.hotpath.definition import ReadDefinition
+
+DUMMY_JOIN_KEY: Final[str]
+"""The join key under which Feast stores entityless views."""
+
+def key_prefix(join_keys: tuple[str, ...]) -> bytes:
+    """The constant start of a serialized entity key, version 3: the sorted join keys."""
+
+class Plan:
+    """A compiled `ReadDefinition`; immutable but for the way its hashes are read."""
+
+    probe_due: bool
+    """Whether whoever decides on `set_read_all` should look at the stored hashes again."""
+
+    def __init__(self, definition: ReadDefinition) -> None: ...
+    @property
+    def definition(self) -> ReadDefinition:
+        """What it was made from."""
+
+    def set_read_all(self, recipe: int, read_all: bool) -> None:
+        """Reads the hashes of a key recipe with HGETALL, or with HMGET."""
+
+    @property
+    def read_all(self) -> list[bool]:
+        """For each key recipe whether the whole hash is read."""
+
+    @property
+    def field_counts(self) -> list[int]:
+        """For each key recipe how many hash fields it asks for."""

@@ -1,0 +1,220 @@
+"""Read definitions as ready-made bytes, so that a request only copies and indexes."""
+
+import struct
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+
+from hotfeast.hotpath.definition import ReadDefinition
+from hotfeast.hotpath.values cimport STRING_VAL
+from hotfeast.hotpath.wire cimport Cursor, left
+
+# Feast serves entityless views under this join key, with the empty string as its value.
+DUMMY_JOIN_KEY = "__dummy_id"
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _length_delimited(tag: bytes, payload: bytes) -> bytes:
+    return tag + _varint(len(payload)) + payload
+
+
+def _bulk_string(data: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(data), data)
+
+
+def key_prefix(join_keys: tuple[str, ...]) -> bytes:
+    """The constant start of a serialized entity key, version 3: the sorted join keys.
+
+    Args:
+        join_keys: Names in the store, in any order; none stands for an entityless view, whose one
+            value is part of the result.
+
+    Source: `feast.infra.key_encoding_utils.serialize_entity_key`.
+    """
+    names = sorted(join_keys) or [DUMMY_JOIN_KEY]
+    out = [struct.pack("<I", len(names))]
+    for name in names:
+        encoded = name.encode("utf-8")
+        out.append(struct.pack("<II", STRING_VAL, len(encoded)) + encoded)
+    if not join_keys:
+        out.append(struct.pack("<II", STRING_VAL, 0))
+    return b"".join(out)
+
+
+cdef class Plan:
+    """A compiled `ReadDefinition`.
+
+    Attributes:
+        definition: What it was made from.
+        probe_due: For whoever decides on `set_read_all`: whether to look at the stored hashes
+            again. Not used here; true at first.
+    """
+
+    def __cinit__(self, definition not None: ReadDefinition):
+        cdef uint32_t i, j
+        cdef Recipe* recipe
+        cdef View* view
+        self.definition = definition
+        self.probe_due = True
+        self.owned = []
+        self.project = self.own(definition.project.encode("utf-8"))
+
+        aliases = [(a, i) for i, k in enumerate(definition.join_keys) for a in k.aliases]
+        self.slot_count = len(definition.join_keys)
+        self.alias_count = len(aliases)
+        self.recipe_count = len(definition.recipes)
+        self.view_count = len(definition.views)
+        # One more than needed, since calloc may answer a size of 0 with NULL.
+        self.slots = <Slot*>calloc(self.slot_count + 1, sizeof(Slot))
+        self.aliases = <Alias*>calloc(self.alias_count + 1, sizeof(Alias))
+        self.recipes = <Recipe*>calloc(self.recipe_count + 1, sizeof(Recipe))
+        self.views = <View*>calloc(self.view_count + 1, sizeof(View))
+        if not (self.slots and self.aliases and self.recipes and self.views):
+            raise MemoryError
+
+        for i, join_key in enumerate(definition.join_keys):
+            self.slots[i].name = self.own(join_key.name.encode("utf-8"))
+            self.slots[i].value_type = join_key.value_type
+            self.slots[i].required = join_key.required
+        for i, (name, slot) in enumerate(aliases):
+            self.aliases[i].name = self.own(name.encode("utf-8"))
+            self.aliases[i].slot = slot
+
+        fields = [[] for _ in definition.recipes]
+        for i, view_read in enumerate(definition.views):
+            view = &self.views[i]
+            view.recipe = view_read.recipe
+            view.first_field = len(fields[view_read.recipe])
+            view.feature_count = len(view_read.features)
+            view.ttl_seconds = view_read.ttl_seconds
+            self.feature_count += view.feature_count
+            fields[view_read.recipe].extend(f.hash_field for f in view_read.features)
+            fields[view_read.recipe].append(view_read.time_field)
+        for i, key_recipe in enumerate(definition.recipes):
+            recipe = &self.recipes[i]
+            parts = sorted(key_recipe.parts)
+            recipe.key_prefix = self.own(key_prefix(tuple(name for name, _ in parts)))
+            recipe.command = self.own(b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields[i])))
+            recipe.fields = self.own(b"".join(_bulk_string(f) for f in fields[i]))
+            recipe.field_count = len(fields[i])
+            recipe.slot_count = len(parts)
+            recipe.slots = <uint32_t*>calloc(len(parts) + 1, sizeof(uint32_t))
+            if recipe.slots == NULL:
+                raise MemoryError
+            self.enter_fields(recipe, fields[i])
+            for j, (_, slot) in enumerate(parts):
+                if not 0 <= slot < self.slot_count:
+                    raise ValueError(f"key recipe {i} names column {slot}, which is none")
+                if not definition.join_keys[slot].required:
+                    raise ValueError(f"key recipe {i} needs column {slot}, which may be left out")
+                recipe.slots[j] = slot
+
+        self.feature_names = self.own(
+            b"".join(
+                _length_delimited(b"\x0a", f.output_name.encode("utf-8"))
+                for view_read in definition.views
+                for f in view_read.features
+            )
+        )
+        metadata = []
+        for name, version in definition.view_versions:
+            entry = _length_delimited(b"\x0a", name.encode("utf-8"))
+            if version:
+                entry += b"\x10" + _varint(version)
+            metadata.append(_length_delimited(b"\x12", entry))
+        self.version_metadata = self.own(b"".join(metadata))
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self.recipes != NULL:
+            for i in range(self.recipe_count):
+                free(self.recipes[i].slots)
+                free(self.recipes[i].entries)
+                free(self.recipes[i].same_field)
+        free(self.slots)
+        free(self.aliases)
+        free(self.recipes)
+        free(self.views)
+
+    cdef Cursor own(self, bytes data):
+        """Keeps `data` alive with the plan, and returns a cursor over it."""
+        cdef Cursor c
+        self.owned.append(data)
+        c.at = <const uint8_t*>PyBytes_AS_STRING(data)
+        c.end = c.at + PyBytes_GET_SIZE(data)
+        return c
+
+    cdef int enter_fields(self, Recipe* recipe, list names) except -1:
+        """Makes the table that finds a recipe's fields by name."""
+        cdef uint32_t i, place, seen, size = 4
+        cdef Cursor name
+        while size < 2 * len(names):
+            size *= 2
+        recipe.entry_mask = size - 1
+        recipe.entries = <FieldEntry*>calloc(size, sizeof(FieldEntry))
+        recipe.same_field = <uint32_t*>calloc(len(names) + 1, sizeof(uint32_t))
+        if recipe.entries == NULL or recipe.same_field == NULL:
+            raise MemoryError
+        for place in range(size):
+            recipe.entries[place].field = NO_FIELD
+        for i, data in enumerate(names):
+            recipe.same_field[i] = NO_FIELD
+            name = self.own(data)
+            seen = find_field(recipe, name.at, left(&name))
+            if seen != NO_FIELD:
+                while recipe.same_field[seen] != NO_FIELD:
+                    seen = recipe.same_field[seen]
+                recipe.same_field[seen] = i
+                continue
+            place = hash_field(name.at, left(&name)) & recipe.entry_mask
+            while recipe.entries[place].field != NO_FIELD:
+                place = (place + 1) & recipe.entry_mask
+            recipe.entries[place].name = name
+            recipe.entries[place].field = i
+        return 0
+
+    def set_read_all(self, uint32_t recipe, bint read_all) -> None:
+        """Says how the hashes of one key recipe are read: with HGETALL, or with HMGET.
+
+        Batches that exist keep the way they were made for. Both ways give the same answers.
+
+        Raises:
+            IndexError: There is no such recipe.
+        """
+        if recipe >= self.recipe_count:
+            raise IndexError(f"the plan has {self.recipe_count} key recipes, not {recipe + 1}")
+        self.recipes[recipe].read_all = read_all
+
+    @property
+    def read_all(self) -> list[bool]:
+        """For each key recipe whether the whole hash is read."""
+        return [bool(self.recipes[i].read_all) for i in range(self.recipe_count)]
+
+    @property
+    def field_counts(self) -> list[int]:
+        """For each key recipe how many hash fields it asks for."""
+        return [self.recipes[i].field_count for i in range(self.recipe_count)]
+
+    cdef int find_slot(self, const Cursor* name) noexcept nogil:
+        """The index of the join key that goes by `name`, or -1."""
+        cdef size_t size = left(name)
+        cdef uint32_t i
+        for i in range(self.slot_count):
+            if left(&self.slots[i].name) == size:
+                if memcmp(self.slots[i].name.at, name.at, size) == 0:
+                    return <int>i
+        for i in range(self.alias_count):
+            if left(&self.aliases[i].name) == size:
+                if memcmp(self.aliases[i].name.at, name.at, size) == 0:
+                    return <int>self.aliases[i].slot
+        return -1

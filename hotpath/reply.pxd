@@ -1,0 +1,71 @@
+# The replies to a batch: bytes as they came, and where in them each hash field's value is.
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+
+from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.plan cimport Recipe
+
+cdef enum:
+    # Room behind the received bytes, so that a short value can be copied in whole words.
+    READ_SLACK = 16
+
+cdef enum ScanState:
+    SCAN_MORE = 0         # all received bytes are consumed, and more must come
+    SCAN_DONE = 1
+    SCAN_BROKEN = -1      # not RESP, or not the reply to what was asked
+    SCAN_NO_MEMORY = -2
+
+# A hash field's value within the reply; size -1 where the field is not there.
+cdef struct Span:
+    uint32_t at
+    int32_t size
+
+
+cdef enum:
+    # Pairs of a whole hash whose names are remembered from one entity to the next.
+    MEMO_SIZE = 1024
+
+# What the name at one place of the last hash was. Hashes that were written alike list their fields
+# alike, so the next one mostly has the same name there.
+cdef struct Memo:
+    uint32_t size
+    uint32_t word             # the name, where it is 4 bytes long as Feast's features are
+    uint32_t at               # the name's place in the buffer
+    uint32_t field
+
+
+cdef class Reply:
+    cdef uint8_t* buffer
+    cdef size_t capacity
+    cdef size_t received
+    cdef size_t scanned
+    cdef Span* spans
+    cdef size_t span_capacity
+    cdef size_t span_at           # next span to fill
+    cdef Batch batch
+    cdef uint32_t recipe          # the command whose reply is being read
+    cdef uint32_t entity
+    cdef uint32_t field           # next field of that reply
+    cdef uint32_t commands_done   # replies that are complete
+    cdef bint in_array
+    cdef uint32_t items_left      # of a whole hash: names and values that are still to come
+    cdef uint32_t place           # the field whose value comes next, or NO_FIELD to skip it
+    cdef uint32_t pair            # of a whole hash: the number of the pair that comes next
+    cdef uint32_t memo_count
+    cdef Memo memo[MEMO_SIZE]
+    cdef size_t error_at          # first error reply, if error_size > 0
+    cdef size_t error_size
+
+    cdef int begin(self, Batch batch) noexcept
+    cdef int make_room(self, size_t wanted) noexcept nogil
+    cdef ScanState scan(self) noexcept nogil
+    cdef bint next_command(self) noexcept nogil
+    cdef void begin_hash(self, uint32_t items) noexcept nogil
+    cdef bint take_item(self, const uint8_t* at, uint32_t size) noexcept nogil
+    cdef uint32_t recall(
+        self, const Recipe* recipe, const uint8_t* name, uint32_t size
+    ) noexcept nogil
+    cdef const uint8_t* take_pairs(self, const uint8_t* at, const uint8_t* end) noexcept nogil
+    cdef const uint8_t* take_fields(
+        self, const uint8_t* at, const uint8_t* end, uint32_t fields
+    ) noexcept nogil

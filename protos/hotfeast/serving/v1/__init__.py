@@ -1,0 +1,1 @@
+"""Generated protobuf and gRPC code of the proto package `hotfeast.serving.v1`."""

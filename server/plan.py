@@ -1,0 +1,386 @@
+"""From definitions to plans: what one feature service, or one list of features, reads.
+
+A plan is made once for each (selection, full_feature_names), then only looked up. Plans are
+immutable and belong to one state of the registry; when that changes, a whole new `PlanBook` takes
+the old one's place.
+"""
+
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import mmh3
+
+from hotfeast.hotpath.definition import (
+    FeatureRead,
+    JoinKey,
+    KeyRecipe,
+    ReadDefinition,
+    ViewRead,
+)
+from hotfeast.hotpath.plan import DUMMY_JOIN_KEY, Plan
+from hotfeast.hotpath.request import Request
+from hotfeast.server.errors import RequestFailure, invalid, not_servable, unknown_name
+from hotfeast.server.registry import Definitions, FieldDefinition, Projection, ViewDefinition
+from hotfeast.serving.v1 import serving_pb2
+
+# ValueType.Enum
+_STRING = 2
+# BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP; 0 where the entity's type is not declared.
+_KEY_TYPES = {0, 1, 2, 3, 4, 8}
+# Bytes. A longer list is planned anew each time, so that the cache's memory is bounded too.
+_LONGEST_CACHED_LIST = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemandRead:
+    """An on-demand view that has to be computed for a request."""
+
+    view: ViewDefinition
+    projection: Projection
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPlan:
+    """All that is needed to answer one kind of request.
+
+    Attributes:
+        compiled: What is read from Redis, for the hot path.
+        on_demand: Views to compute from it, in the order of the answer.
+        references: What was asked for, as `view:feature`.
+        output_names: Names of the features in the answer. With on-demand views these are fewer
+            than `compiled` reads: a transform's inputs are read without being asked for.
+        request_fields: What the request context must have.
+        full_feature_names: Whether features are named `view__feature`.
+    """
+
+    compiled: Plan
+    on_demand: tuple[OnDemandRead, ...]
+    references: tuple[str, ...]
+    output_names: tuple[str, ...]
+    request_fields: tuple[FieldDefinition, ...]
+    full_feature_names: bool
+
+
+def feature_hash_field(storage_name: str, feature: str) -> bytes:
+    """The Redis hash field of a feature: little-endian MurmurHash3 of `view:feature`.
+
+    Source: `feast.infra.online_stores.helpers._mmh3`.
+    """
+    return struct.pack("<I", mmh3.hash(f"{storage_name}:{feature}", signed=False))
+
+
+def time_hash_field(storage_name: str) -> bytes:
+    """The Redis hash field of a view's row time."""
+    return f"_ts:{storage_name}".encode()
+
+
+def parse_reference(reference: str) -> tuple[str, str]:
+    """Splits `view:feature`.
+
+    Raises:
+        RequestFailure: It is no such reference.
+    """
+    view, colon, feature = reference.partition(":")
+    if not colon or not view or not feature:
+        raise invalid(f"feature reference {reference!r} must have the form 'view:feature'")
+    if view.endswith("@latest"):
+        view = view.removesuffix("@latest")
+    return view, feature
+
+
+def plan_service(definitions: Definitions, name: str, full_feature_names: bool) -> ServingPlan:
+    """Plans a feature service.
+
+    Raises:
+        RequestFailure: There is no such service, or it cannot be served; the message says why.
+    """
+    service = definitions.services.get(name)
+    if service is None:
+        raise unknown_name("feature service", name, definitions.services)
+    return _plan(definitions, service.projections, full_feature_names)
+
+
+def plan_features(
+    definitions: Definitions, references: Sequence[str], full_feature_names: bool
+) -> ServingPlan:
+    """Plans a list of `view:feature` references.
+
+    Raises:
+        RequestFailure: A reference is malformed or unknown, or two features have one name.
+    """
+    if not references:
+        raise invalid("the feature list is empty: ask for at least one 'view:feature'")
+    wanted: OrderedDict[str, list[str]] = OrderedDict()
+    for reference in references:
+        view_name, feature = parse_reference(reference)
+        if feature in wanted.setdefault(view_name, []):
+            raise invalid(f"feature {reference!r} is asked for twice")
+        wanted[view_name].append(feature)
+    projections = []
+    for view_name, features in wanted.items():
+        view = _view(definitions, view_name)
+        for feature in features:
+            if view.feature(feature) is None:
+                raise unknown_name(
+                    f"feature in view {view_name!r} called",
+                    feature,
+                    [f.name for f in view.features],
+                )
+        projections.append(Projection(view_name, None, tuple(features), {}, None))
+    return _plan(definitions, tuple(projections), full_feature_names)
+
+
+def _view(definitions: Definitions, name: str) -> ViewDefinition:
+    view = definitions.views.get(name)
+    if view is None:
+        raise unknown_name("feature view", name, definitions.views)
+    return view
+
+
+def _merge(projections: Sequence[Projection]) -> list[Projection]:
+    """Joins projections that go by the same name, as Feast does: their features add up."""
+    merged: OrderedDict[str, Projection] = OrderedDict()
+    for projection in projections:
+        known = merged.get(projection.name)
+        if known is None:
+            merged[projection.name] = projection
+        else:
+            more = tuple(f for f in projection.features if f not in known.features)
+            merged[projection.name] = replace(known, features=known.features + more)
+    return list(merged.values())
+
+
+def _plan(
+    definitions: Definitions, projections: tuple[Projection, ...], full_feature_names: bool
+) -> ServingPlan:
+    references = tuple(f"{p.name}:{f}" for p in projections for f in p.features)
+    _refuse_clashes(references, full_feature_names)
+    stored: list[Projection] = []
+    on_demand: list[OnDemandRead] = []
+    for projection in _merge(projections):
+        view = _view(definitions, projection.view)
+        if view.problem:
+            raise not_servable(view.problem)
+        if view.stored:
+            stored.append(projection)
+        else:
+            on_demand.append(OnDemandRead(view, projection))
+
+    def output_name(projection: Projection, feature: str) -> str:
+        return f"{projection.name}__{feature}" if full_feature_names else feature
+
+    asked = [output_name(p, f) for p in stored for f in p.features]
+    asked += [output_name(r.projection, f) for r in on_demand for f in r.projection.features]
+
+    inputs = [source for r in on_demand for source in r.view.sources]
+    for source in inputs:
+        problem = _view(definitions, source.view).problem
+        if problem:
+            raise not_servable(problem)
+    compiled = Plan(_read_definition(definitions, _merge(stored + inputs), full_feature_names))
+    request_fields = {f.name: f for r in on_demand for f in r.view.request_fields}
+    return ServingPlan(
+        compiled=compiled,
+        on_demand=tuple(on_demand),
+        references=references,
+        output_names=tuple(asked),
+        request_fields=tuple(request_fields.values()),
+        full_feature_names=full_feature_names,
+    )
+
+
+def _refuse_clashes(references: tuple[str, ...], full_feature_names: bool) -> None:
+    seen: dict[str, str] = {}
+    for reference in references:
+        name = reference if full_feature_names else reference.rpartition(":")[2]
+        if name not in seen:
+            seen[name] = reference
+        elif seen[name] == reference:
+            raise invalid(f"feature {reference!r} is asked for twice")
+        else:
+            raise invalid(
+                f"features {seen[name]!r} and {reference!r} have the same name; "
+                "set full_feature_names to tell them apart"
+            )
+
+
+def _read_definition(
+    definitions: Definitions, projections: Sequence[Projection], full_feature_names: bool
+) -> ReadDefinition:
+    join_keys: OrderedDict[str, JoinKey] = OrderedDict()
+    recipes: OrderedDict[tuple[tuple[str, int], ...], int] = OrderedDict()
+    views: list[ViewRead] = []
+    versions: OrderedDict[str, int] = OrderedDict()
+    for projection in projections:
+        view = definitions.views[projection.view]
+        parts = _key_parts(definitions, view, projection, join_keys)
+        recipe = recipes.setdefault(parts, len(recipes))
+        storage_name = _storage_name(definitions, view)
+        views.append(
+            ViewRead(
+                name=projection.name,
+                recipe=recipe,
+                time_field=time_hash_field(storage_name),
+                ttl_seconds=view.ttl_seconds,
+                features=tuple(
+                    FeatureRead(
+                        f"{projection.name}__{feature}" if full_feature_names else feature,
+                        feature_hash_field(storage_name, feature),
+                    )
+                    for feature in projection.features
+                ),
+            )
+        )
+        versions.setdefault(projection.alias or projection.view, view.version)
+    return ReadDefinition(
+        project=definitions.project,
+        join_keys=tuple(join_keys.values()),
+        recipes=tuple(KeyRecipe(parts) for parts in recipes),
+        views=tuple(views),
+        view_versions=tuple(versions.items()),
+    )
+
+
+def _storage_name(definitions: Definitions, view: ViewDefinition) -> str:
+    if definitions.versioned_storage and view.version > 0:
+        return f"{view.name}_v{view.version}"
+    return view.name
+
+
+def _key_parts(
+    definitions: Definitions,
+    view: ViewDefinition,
+    projection: Projection,
+    join_keys: OrderedDict[str, JoinKey],
+) -> tuple[tuple[str, int], ...]:
+    """Enters a view's join keys among the plan's, and says which ones its key is made of."""
+    if projection.version is not None:
+        raise not_servable(
+            f"feature view {projection.name!r}: reading a pinned version is not supported"
+        )
+    if not view.entities:
+        join_keys.setdefault(DUMMY_JOIN_KEY, JoinKey(DUMMY_JOIN_KEY, _STRING, required=False))
+        return ()
+    entity_of = {definitions.entity_names.get(e, e): e for e in view.entities}
+    for column in view.join_keys:
+        if column.value_type not in _KEY_TYPES:
+            raise not_servable(
+                f"feature view {view.name!r}: join key {column.name!r} has a type that Feast "
+                "cannot store as an entity key; use INT32, INT64, STRING, BYTES or UNIX_TIMESTAMP"
+            )
+        name = projection.join_key_map.get(column.name, column.name)
+        known = join_keys.get(name)
+        if known is None:
+            entity = entity_of.get(column.name, name)
+            aliases = (entity,) if entity != name and name == column.name else ()
+            join_keys[name] = JoinKey(name, column.value_type, aliases)
+        elif known.value_type != column.value_type:
+            raise not_servable(
+                f"join key {name!r} has different types in the views of this request; "
+                f"make the entity columns of view {view.name!r} agree with the others"
+            )
+    order = list(join_keys)
+    return tuple(
+        sorted(
+            (column.name, order.index(projection.join_key_map.get(column.name, column.name)))
+            for column in view.join_keys
+        )
+    )
+
+
+class PlanBook:
+    """The plans of one state of the registry.
+
+    Feature services are planned at once, with short and with full names; feature lists when they
+    are first asked for, and the least recently used are dropped beyond `capacity`.
+
+    Attributes:
+        definitions: The state of the registry.
+        generation: 1 for the first book of the process, one more for each that replaced it.
+        failures: Why a service cannot be served, for those that cannot.
+    """
+
+    def __init__(self, definitions: Definitions, generation: int, capacity: int = 1024) -> None:
+        self.definitions = definitions
+        self.generation = generation
+        self.failures: dict[str, RequestFailure] = {}
+        self._capacity = capacity
+        self._services: dict[tuple[bytes, bool], ServingPlan | RequestFailure] = {}
+        self._lists: OrderedDict[tuple[bytes, bool], ServingPlan] = OrderedDict()
+        self._lock = threading.Lock()
+        for name in definitions.services:
+            for full in (False, True):
+                try:
+                    plan: ServingPlan | RequestFailure = plan_service(definitions, name, full)
+                except RequestFailure as failure:
+                    plan = failure
+                    if full:
+                        # With full names nothing clashes: the caller cannot mend this one.
+                        self.failures[name] = failure
+                self._services[name.encode(), full] = plan
+
+    def find(self, request: Request) -> ServingPlan:
+        """The plan for a request.
+
+        Raises:
+            RequestFailure: What is asked for is unknown or cannot be served.
+        """
+        key = (request.selection_bytes, request.full_feature_names)
+        if request.by_service:
+            plan = self._services.get(key)
+            if plan is None:
+                raise unknown_name("feature service", key[0].decode(), self.definitions.services)
+            if isinstance(plan, RequestFailure):
+                # A new exception each time: one object would gather the tracebacks of all threads.
+                raise RequestFailure(plan.code, plan.message)
+            return plan
+        with self._lock:
+            known = self._lists.get(key)
+            if known is not None:
+                self._lists.move_to_end(key)
+                return known
+        made = plan_features(self.definitions, request.features, request.full_feature_names)
+        self._remember(key, made)
+        return made
+
+    def _remember(self, key: tuple[bytes, bool], plan: ServingPlan) -> None:
+        if len(key[0]) > _LONGEST_CACHED_LIST:
+            return
+        with self._lock:
+            self._lists[key] = plan
+            while len(self._lists) > self._capacity:
+                self._lists.popitem(last=False)
+
+    def service_plan(self, name: str) -> ServingPlan | None:
+        """The plan of a service, with short names unless they clash; None if there is none."""
+        for full in (False, True):
+            plan = self._services.get((name.encode(), full))
+            if isinstance(plan, ServingPlan):
+                return plan
+        return None
+
+    @property
+    def cached_lists(self) -> list[tuple[tuple[str, ...], bool]]:
+        """The feature lists that are planned, least recently used first."""
+        with self._lock:
+            return [(p.references, p.full_feature_names) for p in self._lists.values()]
+
+    def plan_ahead(self, lists: Sequence[tuple[tuple[str, ...], bool]]) -> None:
+        """Plans feature lists that are in use, so that no request has to wait for it.
+
+        Lists that the new definitions no longer allow are left out; their next request is told why.
+        """
+        for references, full_feature_names in lists:
+            try:
+                made = plan_features(self.definitions, references, full_feature_names)
+            except RequestFailure:
+                continue
+            self._remember((_list_key(references), full_feature_names), made)
+
+
+def _list_key(references: Sequence[str]) -> bytes:
+    """The serialized `FeatureList` of references, which requests are looked up by."""
+    return serving_pb2.FeatureList(val=references).SerializeToString()

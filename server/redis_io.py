@@ -1,0 +1,232 @@
+"""Connections to Redis, and one pipelined round trip a request.
+
+redis-py makes the connections: address, authentication, database, TLS. The hot path borrows their
+sockets. A connection that is given back is kept by us, not by redis-py's pool, whose check before
+each loan costs as much as a small read; a connection that Redis has closed in the meantime shows at
+its first use, and that read is repeated on a new one, which is safe because reads change nothing.
+"""
+
+import socket
+import ssl
+import time
+from collections import deque
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.errors import ProtocolError, ReplyError
+from hotfeast.hotpath.link import exchange
+from hotfeast.hotpath.reply import Reply
+from hotfeast.server.errors import StartFailure
+from hotfeast.server.feast_api import RedisOnlineStore, RedisOnlineStoreConfig, RepoConfig
+
+# Bytes read at once from an encrypted socket: TLS's largest record.
+_TLS_READ = 16384
+
+
+class RedisUnavailable(Exception):
+    """Redis could not be reached, or did not answer in time."""
+
+
+class Lane:
+    """A connection on loan from redis-py, with the buffers its replies are read into.
+
+    Attributes:
+        reply: The reply of the last round trip.
+    """
+
+    __slots__ = ("connection", "descriptor", "fresh", "reply", "tls")
+
+    def __init__(self, connection: Any) -> None:
+        sock: socket.socket = connection._sock
+        self.connection = connection
+        self.tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self.descriptor = sock.fileno()
+        self.reply = Reply()
+        self.fresh = True
+
+    def exchange(self, batch: Batch, timeout: float) -> None:
+        """One round trip; errors as of `hotfeast.hotpath.link.exchange`."""
+        if self.tls is None:
+            exchange(self.descriptor, batch, self.reply, timeout)
+        else:
+            self._exchange_encrypted(self.tls, batch, timeout)
+
+    def _exchange_encrypted(self, tls: ssl.SSLSocket, batch: Batch, timeout: float) -> None:
+        self.reply.start(batch)
+        commands = batch.command_bytes
+        if not commands:
+            return
+        end = time.monotonic() + timeout
+        tls.settimeout(timeout)
+        tls.sendall(commands)
+        while True:
+            tls.settimeout(max(end - time.monotonic(), 0.001))
+            data = tls.recv(_TLS_READ)
+            if not data:
+                raise ConnectionResetError("Redis closed the connection")
+            if self.reply.feed(data):
+                self.reply.raise_error()
+                return
+            if time.monotonic() > end:
+                raise TimeoutError(f"Redis did not answer within {timeout:.3g} s")
+
+
+class RedisReader:
+    """Reads batches from one Redis server, from any number of threads."""
+
+    def __init__(self, pool: redis.ConnectionPool, timeout: float, max_idle: int = 64) -> None:
+        """
+        Args:
+            pool: Makes the connections. Its own limits and checks are not used.
+            timeout: Seconds to connect, and seconds for a round trip.
+            max_idle: Connections that are kept open while no request uses them.
+        """
+        self._pool = pool
+        self._timeout = timeout
+        self._max_idle = max_idle
+        # LIFO, so that connections that are not needed stay idle. append and pop are atomic.
+        self._idle: deque[Lane] = deque()
+        self._closed = False
+
+    def read(self, batch: Batch, time_left: float | None) -> Lane:
+        """Sends a batch's commands and reads their replies.
+
+        Args:
+            batch: What to read.
+            time_left: Seconds until the caller's deadline; None where it has none.
+
+        Returns:
+            The connection, whose `reply` is complete. It must be given back with `release`, after
+            which the reply is gone.
+
+        Raises:
+            RedisUnavailable: There is no connection, or no answer in time.
+            ReplyError: Redis answered with an error.
+            ProtocolError: What answers is not Redis, or out of step.
+        """
+        timeout = self._timeout
+        if time_left is not None and time_left < timeout:
+            timeout = time_left
+        end = time.monotonic() + timeout
+        while True:
+            lane = self._take()
+            try:
+                lane.exchange(batch, timeout)
+            except ReplyError:
+                self.release(lane)
+                raise
+            except TimeoutError as error:
+                self._drop(lane)
+                raise RedisUnavailable(str(error)) from error
+            except ProtocolError:
+                self._drop(lane)
+                raise
+            except OSError as error:
+                self._drop(lane)
+                if lane.fresh:
+                    raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
+                # An idle connection had died; the other idle ones probably have, too.
+                self._drop_idle()
+                timeout = max(end - time.monotonic(), 0.0)
+                continue
+            except BaseException:
+                self._drop(lane)
+                raise
+            lane.fresh = False
+            return lane
+
+    def release(self, lane: Lane) -> None:
+        """Gives a connection back."""
+        if self._closed or len(self._idle) >= self._max_idle:
+            self._drop(lane)
+        else:
+            self._idle.append(lane)
+
+    def ping(self) -> str:
+        """Asks Redis for its version.
+
+        Raises:
+            RedisUnavailable: It did not answer.
+        """
+        client = redis.Redis(connection_pool=self._pool)
+        try:
+            info: Any = client.info("server")
+            return str(info.get("redis_version", "unknown"))
+        except redis.RedisError as error:
+            raise RedisUnavailable(f"Redis did not answer: {error}") from error
+
+    def close(self) -> None:
+        """Closes all idle connections; those in use are closed when they are given back."""
+        self._closed = True
+        self._drop_idle()
+        self._pool.disconnect()
+
+    def _take(self) -> Lane:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        try:
+            connection: Any = self._pool.make_connection()
+            connection.connect()
+        except (redis.RedisError, OSError) as error:
+            raise RedisUnavailable(f"cannot connect to Redis: {error}") from error
+        return Lane(connection)
+
+    def _drop(self, lane: Lane) -> None:
+        lane.connection.disconnect()
+
+    def _drop_idle(self) -> None:
+        while True:
+            try:
+                self._drop(self._idle.pop())
+            except IndexError:
+                return
+
+
+def connection_pool(config: RepoConfig, url: str | None, timeout: float) -> redis.ConnectionPool:
+    """The redis-py pool for a Feast repository's online store.
+
+    Args:
+        config: The repository's configuration.
+        url: A `redis://`, `rediss://` or `unix://` URL to use instead of the configured address.
+        timeout: Seconds to connect.
+
+    Raises:
+        StartFailure: The online store is not a single Redis server, or the address is malformed.
+    """
+    store = config.online_store
+    if not isinstance(store, RedisOnlineStoreConfig):
+        kind = getattr(store, "type", type(store).__name__)
+        raise StartFailure(
+            f"the online store is {kind!r}; Hotfeast serves from Redis: "
+            "set online_store.type to 'redis' in feature_store.yaml"
+        )
+    if store.redis_type.value != "redis":
+        raise StartFailure(
+            f"online_store.redis_type is {store.redis_type.value!r}; this version serves from a "
+            "single Redis server: set it to 'redis'"
+        )
+    options: dict[str, Any] = {
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if url is not None:
+        try:
+            return redis.ConnectionPool.from_url(url, **options)
+        except ValueError as error:
+            raise StartFailure(f"--redis {url!r}: {error}") from error
+    nodes, parameters = RedisOnlineStore._parse_connection_string(store.connection_string)
+    if len(nodes) != 1 or "port" not in nodes[0]:
+        raise StartFailure(
+            f"online_store.connection_string {store.connection_string!r} must name one server "
+            "as 'host:port', followed by options such as ',db=0,password=...'"
+        )
+    options |= nodes[0] | parameters
+    if options.pop("ssl", False):
+        options["connection_class"] = redis.SSLConnection
+    return redis.ConnectionPool(**options)

@@ -1,0 +1,216 @@
+"""Bytes in, bytes out: the order of the stages, and what becomes of their errors.
+
+The hot method is registered without (de)serializers, so that grpcio hands over the bytes as they
+came; everything else uses protobuf's classes.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.request import Request
+from hotfeast.hotpath.splice import build_response
+from hotfeast.server.catalog import Catalog
+from hotfeast.server.clock import Clock
+from hotfeast.server.errors import RequestFailure, invalid
+from hotfeast.server.feast_api import (
+    GRPC_SERVER_FILE,
+    SERVING_SERVICE_FILE,
+    GetFeastServingInfoRequest,
+    GetFeastServingInfoResponse,
+)
+from hotfeast.server.plan import PlanBook
+from hotfeast.server.read_modes import ReadModes
+from hotfeast.server.redis_io import RedisReader, RedisUnavailable
+from hotfeast.server.transforms import apply_on_demand
+from hotfeast.serving.v1 import push_pb2, serving_pb2
+
+logger = logging.getLogger(__name__)
+
+FEATURE_SERVING = serving_pb2.DESCRIPTOR.services_by_name["FeatureServing"].full_name
+PUSH = push_pb2.DESCRIPTOR.services_by_name["Push"].full_name
+FEAST_SERVING_SERVICE = SERVING_SERVICE_FILE.services_by_name["ServingService"].full_name
+FEAST_FEATURE_SERVER = GRPC_SERVER_FILE.services_by_name["GrpcFeatureServer"].full_name
+
+SERVICE_NAMES = (FEATURE_SERVING, PUSH, FEAST_SERVING_SERVICE, FEAST_FEATURE_SERVER)
+"""Every service that is served, by its full name."""
+
+
+class PlanSource(Protocol):
+    """Where the servicer gets the plans of the moment."""
+
+    @property
+    def book(self) -> PlanBook: ...
+
+
+class FeatureServicer:
+    """Answers `GetOnlineFeatures`."""
+
+    def __init__(
+        self,
+        plans: PlanSource,
+        reader: RedisReader,
+        modes: ReadModes,
+        clock: Clock,
+        strict: bool = True,
+    ) -> None:
+        """
+        Args:
+            plans: The plans of the moment.
+            reader: Where rows are read from.
+            modes: Decides which command they are read with.
+            clock: The time that rows are aged against.
+            strict: Whether statuses tell the truth; else they are those of Feast's Python server.
+        """
+        self._plans = plans
+        self._reader = reader
+        self._modes = modes
+        self._clock = clock
+        self._strict = strict
+
+    def get_online_features(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        """Serves one request, both serialized."""
+        try:
+            return self.answer(data, context.time_remaining())
+        except RequestFailure as failure:
+            context.abort(failure.code, failure.message)
+        except InvalidRequest as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except CorruptRow as error:
+            context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+        except (RedisUnavailable, ProtocolError) as error:
+            self._abort_unavailable(context, error)
+        except ReplyError as error:
+            # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
+            message = f"Redis: {error}"
+            passing = str(error).split(" ", 1)[0] in _PASSING_ERRORS
+            code = grpc.StatusCode.UNAVAILABLE if passing else grpc.StatusCode.INTERNAL
+            context.abort(code, message)
+        except MemoryError:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request")
+        raise AssertionError("abort() returned")
+
+    def answer(self, data: bytes, time_left: float | None = None) -> bytes:
+        """Serves one request without gRPC.
+
+        Args:
+            data: A serialized `GetOnlineFeaturesRequest`.
+            time_left: Seconds until the caller's deadline; None where it has none.
+
+        Raises:
+            RequestFailure, InvalidRequest, CorruptRow, RedisUnavailable, ReplyError, ProtocolError:
+                As `get_online_features` turns them into statuses.
+        """
+        request = Request(data)
+        if not request.canonical:
+            request = Request(_canonical(data))
+        book = self._plans.book
+        plan = book.find(request)
+        if request.has_context and not plan.on_demand:
+            names = ", ".join(map(repr, request.context_columns))
+            raise invalid(f"request_context has {names}, but this request needs no request data")
+        batch = Batch(plan.compiled, request)
+        if plan.compiled.probe_due:
+            self._modes.sample(batch)
+        lane = self._reader.read(batch, time_left)
+        try:
+            seconds, nanos = self._clock.now()
+            response = build_response(batch, lane.reply, seconds, nanos, self._strict)
+        finally:
+            self._reader.release(lane)
+        if plan.on_demand:
+            response = apply_on_demand(plan, book.definitions, request, response, self._strict)
+        return response
+
+    def _abort_unavailable(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+        left = context.time_remaining()
+        if left is not None and left <= 0:
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        raise AssertionError("abort() returned")
+
+
+_PASSING_ERRORS = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
+
+
+def _canonical(data: bytes) -> bytes:
+    """Rewrites a request in the one encoding that the hot path reads."""
+    try:
+        message = serving_pb2.GetOnlineFeaturesRequest.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"the request is not a GetOnlineFeaturesRequest: {error}") from error
+    message.DiscardUnknownFields()
+    return message.SerializeToString()
+
+
+def _unimplemented(what: str) -> Callable[[Any, grpc.ServicerContext], NoReturn]:
+    def refuse(_: Any, context: grpc.ServicerContext) -> NoReturn:
+        context.abort(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"{what} is not served by this version; write through Feast's own push",
+        )
+        raise AssertionError("abort() returned")
+
+    return refuse
+
+
+def handlers(
+    servicer: FeatureServicer, catalog: Catalog, version: str
+) -> list[grpc.GenericRpcHandler]:
+    """The handlers of all services that are served, Feast's two names among them."""
+    online: Any = grpc.unary_unary_rpc_method_handler(servicer.get_online_features)
+
+    def listing(method: Callable[[Any], Any], request: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(
+            lambda message, _: method(message),
+            request_deserializer=request.FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+
+    return [
+        grpc.method_handlers_generic_handler(
+            FEATURE_SERVING,
+            {
+                "GetOnlineFeatures": online,
+                "GetServingInfo": listing(catalog.serving_info, serving_pb2.GetServingInfoRequest),
+                "ListFeatureServices": listing(
+                    catalog.feature_services, serving_pb2.ListFeatureServicesRequest
+                ),
+                "ListFeatureViews": listing(
+                    catalog.feature_views, serving_pb2.ListFeatureViewsRequest
+                ),
+            },
+        ),
+        grpc.method_handlers_generic_handler(
+            PUSH,
+            {
+                "Push": grpc.unary_unary_rpc_method_handler(_unimplemented("Push")),
+                "PushStream": grpc.stream_stream_rpc_method_handler(_unimplemented("PushStream")),
+            },
+        ),
+        grpc.method_handlers_generic_handler(
+            FEAST_SERVING_SERVICE,
+            {
+                "GetOnlineFeatures": online,
+                "GetFeastServingInfo": listing(
+                    lambda _: GetFeastServingInfoResponse(version=version),
+                    GetFeastServingInfoRequest,
+                ),
+            },
+        ),
+        grpc.method_handlers_generic_handler(
+            FEAST_FEATURE_SERVER,
+            {
+                "GetOnlineFeatures": online,
+                "Push": grpc.unary_unary_rpc_method_handler(_unimplemented("Push")),
+                "WriteToOnlineStore": grpc.unary_unary_rpc_method_handler(
+                    _unimplemented("WriteToOnlineStore")
+                ),
+            },
+        ),
+    ]

@@ -1,0 +1,200 @@
+"""Memory and references over many requests, fine ones and failing ones."""
+
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from feast.protos.feast.types.Value_pb2 import Value
+
+from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.plan import Plan
+from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.request import Request
+from hotfeast.hotpath.splice import build_response
+from tests.hotpath.helpers import (
+    array_reply,
+    delimited,
+    int64_request,
+    one_view,
+    request_bytes,
+)
+
+LOOPS = 20_000
+# A leak of one small allocation a loop is 16 bytes and more.
+ALLOWED_GROWTH = LOOPS * 8
+DEFINITION = one_view(features=["f", "g"])
+PLAN = Plan(DEFINITION)
+DATA = int64_request(1, 2, 1)
+ROW = array_reply([b"\x20\x01", b"\x12\x03abc", b"\x08\x01"])
+CORRUPT = array_reply([b"\x20", b"\x12\x03abc", b"\x08\x01"])
+
+under_asan = "libasan" in os.environ.get("LD_PRELOAD", "")
+
+
+def serve(data: bytes = DATA, replies: bytes = ROW * 2, plan: Plan = PLAN) -> bytes:
+    request = Request(data)
+    batch = Batch(plan, request)
+    reply = Reply()
+    reply.start(batch)
+    reply.feed(replies)
+    reply.raise_error()
+    return build_response(batch, reply, 10**9, 0, True)
+
+
+MIXED = request_bytes({"id": [Value(int64_val=1), Value(string_val="x")]})
+UNEVEN = request_bytes({"id": [Value(int64_val=1)], "other": []})
+
+FAILING: dict[str, tuple[Callable[[], object], type[Exception]]] = {
+    "malformed request": (lambda: serve(DATA[:-1]), InvalidRequest),
+    "columns, then malformed": (lambda: serve(DATA + b"\x00"), InvalidRequest),
+    "not UTF-8": (lambda: serve(delimited(1, b"\xff")), InvalidRequest),
+    "unknown key": (lambda: serve(request_bytes({"ids": []})), InvalidRequest),
+    "uneven columns": (lambda: serve(UNEVEN), InvalidRequest),
+    "mixed types": (lambda: serve(MIXED), InvalidRequest),
+    "broken reply": (lambda: serve(replies=ROW + b"*2\r\n"), ProtocolError),
+    "error reply": (lambda: serve(replies=b"-ERR\r\n" * 2), ReplyError),
+    "corrupt row": (lambda: serve(replies=ROW + CORRUPT), CorruptRow),
+    "incomplete reply": (lambda: serve(replies=ROW), ValueError),
+}
+
+
+def resident() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+class MallocInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+try:
+    _mallinfo: Any = ctypes.CDLL(None).mallinfo2
+    _mallinfo.restype = MallocInfo
+except AttributeError:  # another C library, or one of before 2021
+    _mallinfo = None
+
+
+def allocated() -> int:
+    """Bytes that malloc has given out. A leak shows here even where the heap has room for it."""
+    if _mallinfo is None:
+        return 0
+    info = _mallinfo()
+    return int(info.uordblks) + int(info.hblkhd)
+
+
+def growth(loop: Callable[[], object], times: int) -> int:
+    """Bytes by which the process and its heap grew, the least of three: others allocate, too."""
+    for _ in range(times // 10):
+        loop()
+    least = sys.maxsize
+    for _ in range(3):
+        gc.collect()
+        before = resident(), allocated()
+        for _ in range(times):
+            loop()
+        least = min(least, max(resident() - before[0], allocated() - before[1]))
+        if least < ALLOWED_GROWTH * times // LOOPS:
+            break
+    return least
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat() -> None:
+    assert growth(serve, LOOPS) < ALLOWED_GROWTH
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+@pytest.mark.parametrize("name", FAILING)
+def test_memory_is_flat_over_errors(name: str) -> None:
+    call, error = FAILING[name]
+
+    def loop() -> None:
+        with contextlib.suppress(error):
+            call()
+
+    assert growth(loop, LOOPS // 4) < ALLOWED_GROWTH // 4
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_over_plans() -> None:
+    assert growth(lambda: serve(plan=Plan(DEFINITION)), LOOPS // 4) < ALLOWED_GROWTH // 4
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_over_large_replies_on_one_connection() -> None:
+    reply = Reply()
+    small, large = Batch(PLAN, Request(DATA)), array_reply([b"x" * 3_000_000, b"", b""])
+
+    def loop() -> None:
+        reply.start(small)
+        reply.feed(large)
+        reply.feed(large)
+        reply.start(small)
+        reply.feed(ROW * 2)
+
+    loop()
+    before = resident()
+    for _ in range(50):
+        loop()
+    assert resident() - before < 3_000_000
+
+
+def objects() -> list[object]:
+    return [PLAN, DEFINITION, DATA, ROW]
+
+
+def test_references_are_given_back() -> None:
+    serve()
+    before = [sys.getrefcount(o) for o in objects()]
+    for _ in range(1_000):
+        serve()
+    assert [sys.getrefcount(o) for o in objects()] == before
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_references_are_given_back_after_errors(name: str) -> None:
+    call, error = FAILING[name]
+    before = [sys.getrefcount(o) for o in objects()]
+    for _ in range(200):
+        with pytest.raises(error):
+            call()
+    gc.collect()
+    assert [sys.getrefcount(o) for o in objects()] == before
+
+
+def test_a_reply_keeps_only_its_last_batch() -> None:
+    request = Request(DATA)
+    free = sys.getrefcount(request)
+    reply = Reply()
+    for _ in range(10):
+        reply.start(Batch(PLAN, request))
+    assert sys.getrefcount(request) == free + 1
+    del reply
+    assert sys.getrefcount(request) == free
+
+
+def test_spans_outlive_the_callers_bytes() -> None:
+    """A request and a plan own what their spans point into."""
+    data = bytearray(request_bytes({"id": [Value(int64_val=77)] * 500}))
+    batch = Batch(Plan(one_view()), Request(bytes(data)))
+    del data
+    gc.collect()
+    filler = [bytes([i % 251]) * 5000 for i in range(500)]
+    assert batch.describe_entity(0, 499) == "id=77"
+    assert batch.request.column_names == ["id"]
+    assert b"\x4d\0\0\0\0\0\0\0demo" in batch.command_bytes
+    assert len(filler) == 500

@@ -1,0 +1,40 @@
+"""Gateways for the repository of `market.py`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import market
+import pytest
+from feast import FeatureStore
+from served import Served, serve, stop
+
+from hotfeast.server.gateway import Settings
+from hotfeast.server.local_redis import LocalRedis
+
+
+@pytest.fixture(scope="session")
+def market_store(
+    redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory
+) -> FeatureStore:
+    """The repository of `market.py`, applied and filled."""
+    folder = tmp_path_factory.mktemp("market")
+    market.write_repository(folder, "market", redis_server.address)
+    store = market.apply(folder)
+    market.fill(store)
+    return store
+
+
+@pytest.fixture(scope="session")
+def strict(market_store: FeatureStore) -> Iterator[Served]:
+    """A gateway with statuses that tell the truth."""
+    served = serve(market_store, Settings(repo=Path(market_store.repo_path)))
+    yield served
+    stop(served)
+
+
+@pytest.fixture(scope="session")
+def lenient(market_store: FeatureStore) -> Iterator[Served]:
+    """A gateway with the statuses of Feast's Python server."""
+    served = serve(market_store, Settings(repo=Path(market_store.repo_path), status_mode="feast"))
+    yield served
+    stop(served)

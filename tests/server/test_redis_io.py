@@ -1,0 +1,153 @@
+"""Connections of every kind that a connection string can name, against a real server."""
+
+import socket
+import ssl
+import threading
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import market
+import pytest
+import trustme
+from feast import FeatureStore
+from served import serve, stop
+
+from hotfeast.clients import FeatureClient, HotfeastError
+from hotfeast.server.errors import StartFailure
+from hotfeast.server.gateway import Gateway, Settings
+from hotfeast.server.local_redis import LocalRedis
+
+
+class TlsFront:
+    """TLS in front of a plain server: what comes in encrypted goes on in the clear, and back."""
+
+    def __init__(self, port: int, certificate: trustme.LeafCert) -> None:
+        self._target = port
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(self._context)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                plain, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with (
+            suppress(OSError),
+            self._context.wrap_socket(plain, server_side=True) as inside,
+            socket.create_connection(("127.0.0.1", self._target)) as outside,
+        ):
+            threading.Thread(target=self._copy, args=(outside, inside), daemon=True).start()
+            self._copy(inside, outside)
+
+    @staticmethod
+    def _copy(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
+    ca = trustme.CA()
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return ca, path
+
+
+def check(store: FeatureStore, settings: Settings) -> None:
+    """Serves and reads: one row, and a reply of many TLS records."""
+    served = serve(store, settings)
+    try:
+        users = served.client.get_online_features("users", {"user_id": [1, 99] * 500}, timeout=30)
+        assert users.to_dict()["city"] == ["Ulm", None] * 500
+        assert set(users.statuses["city"]) == {"PRESENT", "NOT_FOUND"}
+        with pytest.raises(HotfeastError, match="NOT_FOUND: no feature service"):
+            served.client.get_online_features("nothing")
+    finally:
+        stop(served)
+
+
+def test_tls(
+    market_store: FeatureStore, redis_server: LocalRedis, authority: tuple[trustme.CA, Path]
+) -> None:
+    ca, path = authority
+    repo = Path(market_store.repo_path)
+    with closing(TlsFront(redis_server.port, ca.issue_cert("127.0.0.1"))) as front:
+        url = f"rediss://127.0.0.1:{front.port}?ssl_ca_certs={path}"
+        check(market_store, Settings(repo=repo, redis_url=url))
+
+
+def test_tls_by_connection_string(
+    market_store: FeatureStore,
+    redis_server: LocalRedis,
+    authority: tuple[trustme.CA, Path],
+    tmp_path: Path,
+) -> None:
+    ca, path = authority
+    with closing(TlsFront(redis_server.port, ca.issue_cert("127.0.0.1"))) as front:
+        string = f"127.0.0.1:{front.port},ssl=true,ssl_ca_certs={path}"
+        repo = market.write_repository(tmp_path, "market", string)
+        registry = Path(market_store.repo_path) / "registry.db"
+        (repo / "registry.db").write_bytes(registry.read_bytes())
+        check(market_store, Settings(repo=repo))
+
+
+def test_password_and_database(tmp_path: Path) -> None:
+    with LocalRedis() as server:
+        admin: Any = server.client()
+        admin.config_set("requirepass", "s3cret")
+        string = f"{server.address},db=3,password=s3cret"
+        store = market.apply(market.write_repository(tmp_path, "market", string))
+        market.fill(store)
+        assert [k for k in admin.info("keyspace") if k.startswith("db")] == ["db3"]
+        check(store, Settings(repo=tmp_path))
+        wrong = f"redis://:wrong@{server.address}/3"
+        lines: list[str] = []
+        gateway = Gateway(Settings(repo=tmp_path, port=0, redis_url=wrong))
+        starting = threading.Thread(target=gateway.start, args=(lines.append,))
+        starting.start()
+        with (
+            FeatureClient(f"127.0.0.1:{gateway.port}") as client,
+            pytest.raises(HotfeastError, match="UNAVAILABLE: cannot connect to Redis"),
+        ):
+            client.get_online_features("part", {"user_id": [1]}, timeout=10)
+        gateway.stop(drain=0)
+        starting.join()
+        assert "not ready" in lines[0]
+        assert "s3cret" not in "".join(lines)
+        assert ":wrong" not in "".join(lines)
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with LocalRedis("--unixsocket", str(path)) as server:
+        store = market.apply(market.write_repository(tmp_path, "market", server.address))
+        market.fill(store)
+        check(store, Settings(repo=tmp_path, redis_url=f"unix://{path}"))
+
+
+@pytest.mark.parametrize("url", ["http://x", "127.0.0.1:6379", "redis://127.0.0.1:port"])
+def test_malformed_url(market_store: FeatureStore, url: str) -> None:
+    with pytest.raises(StartFailure, match="--redis"):
+        Gateway(Settings(repo=Path(market_store.repo_path), port=0, redis_url=url))
+
+
+@pytest.mark.parametrize("kind", ["redis_cluster", "redis_sentinel"])
+def test_kinds_of_redis_that_are_not_served(
+    market_store: FeatureStore, tmp_path: Path, kind: str
+) -> None:
+    text = (Path(market_store.repo_path) / "feature_store.yaml").read_text()
+    (tmp_path / "feature_store.yaml").write_text(
+        text.replace("  type: redis\n", f"  type: redis\n  redis_type: {kind}\n")
+    )
+    with pytest.raises(StartFailure, match=f"redis_type is '{kind}'"):
+        Gateway(Settings(repo=tmp_path, port=0))
