@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
+from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.plan import PlanBook
@@ -169,6 +170,7 @@ class Gateway:
         strict = settings.status_mode == "strict"
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._gate = DrainGate()
         self._server = grpc.server(
             ThreadPoolExecutor(settings.threads, thread_name_prefix="request"),
             options=[
@@ -182,7 +184,7 @@ class Gateway:
         )
         servicer = FeatureServicer(self._watch, self._reader, self._modes, clock, strict)
         self._server.add_generic_rpc_handlers(
-            handlers(servicer, catalog, installed_version("hotfeast"))
+            handlers(servicer, catalog, installed_version("hotfeast"), self._gate.guard)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -241,7 +243,7 @@ class Gateway:
         """
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-        self._server.stop(self.settings.drain if drain is None else drain).wait()
+        self._gate.stop(self._server, self.settings.drain if drain is None else drain).wait()
         self._watch.stop()
         self._modes.stop()
         self._reader.close()

@@ -147,9 +147,11 @@ class ReadModes:
             self._plans.add(plan)
             try:
                 choose(self._client, plan, keys)
-            except redis.RedisError as error:
+            except Exception as error:
+                # Whatever it is, the plans keep the command that they have, and answers stay right.
                 if not self._complained:
                     logger.warning(
-                        "cannot look at stored hashes (%s); reading them with HMGET", error
-                    )
+                        "cannot look at stored hashes (%s: %s); each plan keeps its command",
+                        type(error).__name__, error,
+                    )  # fmt: skip
                     self._complained = True

@@ -159,15 +159,25 @@ def _unimplemented(what: str) -> Callable[[Any, grpc.ServicerContext], NoReturn]
     return refuse
 
 
+Method = Callable[[Any, Any], Any]
+
+
 def handlers(
-    servicer: FeatureServicer, catalog: Catalog, version: str
+    servicer: FeatureServicer, catalog: Catalog, version: str, guard: Callable[[Method], Method]
 ) -> list[grpc.GenericRpcHandler]:
-    """The handlers of all services that are served, Feast's two names among them."""
-    online: Any = grpc.unary_unary_rpc_method_handler(servicer.get_online_features)
+    """The handlers of all services that are served, Feast's two names among them.
+
+    Args:
+        servicer: Answers for features.
+        catalog: Answers for definitions.
+        version: Hotfeast's.
+        guard: Wraps each method that answers.
+    """
+    online: Any = grpc.unary_unary_rpc_method_handler(guard(servicer.get_online_features))
 
     def listing(method: Callable[[Any], Any], request: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(
-            lambda message, _: method(message),
+            guard(lambda message, _: method(message)),
             request_deserializer=request.FromString,
             response_serializer=lambda message: message.SerializeToString(),
         )

@@ -76,7 +76,7 @@ class Supervisor:
             say: Is told when all workers are ready, and of workers that died.
 
         Raises:
-            StartFailure: A worker could not start.
+            StartFailure: A worker could not start, before all had once been ready.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -112,7 +112,11 @@ class Supervisor:
                 self._replace(index, say)
                 continue
             if kind == "failed":
-                raise StartFailure(text)
+                if len(ready) < self._count:
+                    raise StartFailure(text)
+                # Its siblings serve on, and the next attempt may find the registry readable.
+                say(f"worker {index} cannot start: {text}")
+                continue
             if text.startswith("Hotfeast serves"):
                 was_complete = len(ready) == self._count
                 ready.add(index)
@@ -127,7 +131,7 @@ class Supervisor:
         receiver.close()
         if self._stopping:
             return
-        say(f"worker {index} died with exit code {process.exitcode}; starting it again")
+        say(f"worker {index} ended with exit code {process.exitcode}; starting it again")
         if time.monotonic() - started < _RESTART_PAUSE:
             time.sleep(_RESTART_PAUSE)
         self._launch(index)

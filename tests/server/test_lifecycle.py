@@ -238,7 +238,7 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
         first = workers()
         assert len(first) == 2
         os.kill(first[0], signal.SIGKILL)
-        process.wait_for("died with exit code -9")
+        process.wait_for("ended with exit code -9")
 
         def answered() -> bool:
             with FeatureClient(address) as client:
