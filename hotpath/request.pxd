@@ -23,6 +23,8 @@ cdef class Request:
     cdef readonly bint by_service
     cdef readonly bint full_feature_names
     cdef readonly bint version_metadata
+    cdef readonly bint stale_values
+    cdef readonly bint partial
     cdef readonly bint canonical
 
     cdef int parse(self, int* allocated) noexcept

@@ -17,6 +17,14 @@ class Request:
         """`include_feature_view_version_metadata` of the request."""
 
     @property
+    def stale_values(self) -> bool:
+        """`include_stale_values` of the request."""
+
+    @property
+    def partial(self) -> bool:
+        """`allow_partial_response` of the request."""
+
+    @property
     def canonical(self) -> bool:
         """Whether the spans can be used; if not, rewrite the bytes and parse again."""
 

@@ -41,6 +41,8 @@ cdef class Request:
         by_service: A feature service was named; otherwise a feature list was.
         full_feature_names: As in the request.
         version_metadata: `include_feature_view_version_metadata` of the request.
+        stale_values: `include_stale_values` of the request.
+        partial: `allow_partial_response` of the request.
         canonical: Whether the spans can be used; see the module.
     """
 
@@ -118,13 +120,17 @@ cdef class Request:
                 outcome = self.add_column(entry, field == 5, allocated)
                 if outcome != PARSED:
                     return outcome
-            elif wire == WIRE_VARINT and (field == 4 or field == 6):
+            elif wire == WIRE_VARINT and field in (4, 6, 101, 102):
                 if read_varint(&c, &number) != 0:
                     return MALFORMED
                 if field == 4:
                     self.full_feature_names = number != 0
-                else:
+                elif field == 6:
                     self.version_metadata = number != 0
+                elif field == 101:
+                    self.stale_values = number != 0
+                else:
+                    self.partial = number != 0
             elif skip_field(&c, field, wire, 0) != 0:
                 return MALFORMED
         return PARSED if selected else NOTHING_ASKED

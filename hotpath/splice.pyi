@@ -6,5 +6,6 @@ def build_response(
 ) -> bytes:
     """Writes the serialized `GetOnlineFeaturesResponse`. Uses the reply up.
 
-    Raises CorruptRow where a stored value or row time is not what Feast writes.
+    Raises CorruptRow where a stored value or row time is not what Feast writes, unless the request
+    allows a partial response.
     """

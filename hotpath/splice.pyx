@@ -14,15 +14,21 @@ Statuses, `strict`:
 | any other                         | absent or null | NULL_VALUE      | as stored  | yes       |
 | any other                         | set            | PRESENT         | as stored  | yes       |
 
-`feast` answers as Feast's Python server does: PRESENT throughout, values and times as stored, TTLs
-not looked at.
+With `include_stale_values` the values of rows that are OUTSIDE_MAX_AGE are sent too.
+
+`feast` answers as Feast's Python server does: PRESENT throughout, values as stored, TTLs not looked
+at, and times in the precision in which Feast reads them.
+
+In both, a row with a corrupt value or time fails the request, or, with `allow_partial_response`,
+has the status INVALID, no values and no time, and is named in the response's metadata.
 
 Join keys come first, as they were sent; the dummy key of entityless views is not sent back.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint32_t
-from libc.stdlib cimport free, malloc
+from libc.math cimport modf, rint
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from hotfeast.hotpath.batch cimport Batch, Lookup
@@ -37,11 +43,13 @@ from hotfeast.hotpath.values cimport (
     check_value,
     parse_row_time,
 )
-from hotfeast.hotpath.wire cimport left, put_cursor, put_varint, varint_size
+from hotfeast.hotpath.wire cimport Cursor, left, put_cursor, put_varint, varint_size
 
 from hotfeast.hotpath.errors import CorruptRow
+from hotfeast.serving.v1 import serving_pb2
 
 cdef enum FieldStatus:
+    INVALID = 0
     PRESENT = 1
     NULL_VALUE = 2
     NOT_FOUND = 3
@@ -56,12 +64,31 @@ cdef enum Tag:
     TAG_VALUE = 0x0A          # FeatureVector.values
     TAG_STATUSES = 0x12       # FeatureVector.statuses, packed
     TAG_TIME = 0x1A           # FeatureVector.event_timestamps
+    TAG_SECONDS = 0x08        # Timestamp.seconds
+    TAG_NANOS = 0x10          # Timestamp.nanos
 
 cdef enum:
     CORRUPT_TIME = -1
+    # The end of the year 9999.
+    LAST_SECOND = 253402300799
+    # A Timestamp's two tags and two varints.
+    TIME_ROOM = 22
+    DATA_LOSS = 15            # google.rpc.Code
     # Cells of a reply above which the GIL is let go: a third of a millisecond of work. For less,
     # letting it go and waiting for it again costs a lone request more than others gain.
     RELEASE_ABOVE = 10000
+
+# What the outcome of judging can be.
+cdef enum Outcome:
+    JUDGED = 0
+    CORRUPT = -1
+    NO_MEMORY = -2
+
+# A stored row that cannot be sent; `feature` is CORRUPT_TIME where its time is what is wrong.
+cdef struct BadRow:
+    uint32_t view
+    uint32_t entity
+    int feature
 
 # Where a response's columns are, and what is known of its cells.
 cdef struct Layout:
@@ -73,9 +100,9 @@ cdef struct Layout:
     size_t names_size
     size_t metadata_size
     size_t size               # of the whole response
-    uint32_t bad_view         # where a corrupt value is
-    int bad_feature           # CORRUPT_TIME where the row's time is
-    uint32_t bad_entity
+    BadRow* bad_rows
+    uint32_t bad_count
+    Cursor row_errors         # the bad rows as fields of the response's metadata
 
 
 cdef inline size_t field_size(size_t payload) noexcept nogil:
@@ -95,82 +122,158 @@ cdef inline uint8_t* put_short(
     return to + size
 
 
-cdef int judge_view(
-    Batch batch, Reply reply, uint32_t v, size_t first_feature, Layout* layout,
-    int64_t now_seconds, int64_t now_nanos, bint strict,
-) noexcept nogil:
-    """Gives each cell of a view its status, drops what must not be sent, and adds up the sizes.
+cdef int give_up_row(Layout* layout, uint32_t v, uint32_t entity, int feature) noexcept nogil:
+    """Notes a row that cannot be sent. Returns CORRUPT, or NO_MEMORY."""
+    cdef BadRow* grown
+    cdef uint32_t count = layout.bad_count
+    # The room doubles: it is full where the count is a power of two.
+    if count & (count - 1) == 0:
+        grown = <BadRow*>realloc(layout.bad_rows, 2 * (<size_t>count or 1) * sizeof(BadRow))
+        if grown == NULL:
+            return NO_MEMORY
+        layout.bad_rows = grown
+    layout.bad_rows[count].view = v
+    layout.bad_rows[count].entity = entity
+    layout.bad_rows[count].feature = feature
+    layout.bad_count = count + 1
+    return CORRUPT
 
-    Returns 0, or -1 where a stored value or time is corrupt.
+
+cdef int round_time(Reply reply, Span* time, RowTime* event) noexcept nogil:
+    """Gives a row time the precision that Feast's Python code reads it in: through a float of
+    seconds to microseconds, half to even (`datetime.fromtimestamp`). Returns JUDGED or NO_MEMORY.
+
+    The new bytes go behind the reply, since other spans may share the old ones.
     """
-    cdef View* view = &batch.plan.views[v]
-    cdef Recipe* recipe = &batch.plan.recipes[view.recipe]
-    cdef Lookup* lookup = &batch.lookups[view.recipe]
-    cdef Span* spans
-    cdef Span* time
-    cdef uint8_t* statuses
-    cdef size_t* sizes = layout.value_sizes + first_feature
-    cdef uint8_t* uneven = layout.uneven + first_feature
+    cdef double whole = 0, fraction
+    cdef uint8_t* at
+    fraction = rint(modf(<double>event.seconds + <double>event.nanos / 1e9, &whole) * 1e6)
+    if fraction >= 1e6:
+        fraction -= 1e6
+        whole += 1
+    elif fraction < 0:
+        fraction += 1e6
+        whole -= 1
+    if whole > LAST_SECOND:
+        # Feast itself cannot read it.
+        return JUDGED
+    if reply.make_room(TIME_ROOM) != 0:
+        return NO_MEMORY
+    event.seconds = <int64_t>whole
+    event.nanos = <int64_t>fraction * 1000
+    time.at = <uint32_t>reply.received
+    at = reply.buffer + reply.received
+    if event.seconds != 0:
+        at[0] = TAG_SECONDS
+        at = put_varint(at + 1, <uint64_t>event.seconds)
+    if event.nanos != 0:
+        at[0] = TAG_NANOS
+        at = put_varint(at + 1, <uint64_t>event.nanos)
+    time.size = <int32_t>(at - reply.buffer - reply.received)
+    reply.received += time.size
+    return JUDGED
+
+
+cdef int judge_row(
+    View* view, Reply reply, Span* spans, uint8_t* statuses, int64_t now_seconds,
+    int64_t now_nanos, bint strict, bint stale, int* bad_feature,
+) noexcept nogil:
+    """Gives the cells of one row of a view their statuses, and empties what must not be sent.
+
+    Returns JUDGED, or NO_MEMORY, or CORRUPT with the feature in `bad_feature`.
+    """
+    cdef Span* time = &spans[view.feature_count]
     cdef const uint8_t* buffer = reply.buffer
-    cdef size_t base
-    cdef uint32_t e, f, copies, size
-    cdef uint8_t row_status
+    cdef uint8_t row_status = PRESENT
     cdef RowTime event
     cdef ValueState state
-    for e in range(lookup.entity_count):
-        base = lookup.first_span + <size_t>e * recipe.field_count + view.first_field
-        spans = reply.spans + base
-        statuses = layout.statuses + base
-        time = &spans[view.feature_count]
-        copies = layout.copies[e]
-        row_status = PRESENT
-        if time.size >= 0:
-            if parse_row_time(reply.buffer + time.at, time.size, &event) != 0:
-                layout.bad_view = v
-                layout.bad_feature = CORRUPT_TIME
-                layout.bad_entity = e
-                return -1
-            if strict and view.ttl_seconds > 0:
+    cdef uint32_t f
+    if time.size >= 0:
+        if parse_row_time(buffer + time.at, time.size, &event) != 0:
+            bad_feature[0] = CORRUPT_TIME
+            return CORRUPT
+        if strict:
+            if view.ttl_seconds > 0:
                 event.seconds += view.ttl_seconds
                 if event.seconds < now_seconds or (
                     event.seconds == now_seconds and event.nanos < now_nanos
                 ):
                     row_status = OUTSIDE_MAX_AGE
-        elif strict:
-            row_status = NOT_FOUND
-            for f in range(view.feature_count):
-                if spans[f].size >= 0:
-                    row_status = OUTSIDE_MAX_AGE if view.ttl_seconds > 0 else PRESENT
-                    break
-        size = <uint32_t>time.size if time.size > 0 else 0
-        layout.time_sizes[v] += <size_t>copies * field_size(size)
-        if row_status != PRESENT:
-            memset(statuses, row_status, view.feature_count)
-            memset(uneven, True, view.feature_count)
-            for f in range(view.feature_count):
-                spans[f].size = 0
-                sizes[f] += <size_t>copies * 2
-            continue
+        elif event.nanos != 0:
+            if round_time(reply, time, &event) != JUDGED:
+                return NO_MEMORY
+            buffer = reply.buffer
+    elif strict:
+        row_status = NOT_FOUND
         for f in range(view.feature_count):
-            if spans[f].size <= 0:
-                spans[f].size = 0
-                statuses[f] = NULL_VALUE if strict else PRESENT
-                uneven[f] |= strict
-                sizes[f] += <size_t>copies * 2
-                continue
-            size = <uint32_t>spans[f].size
-            state = check_value(buffer + spans[f].at, size)
+            if spans[f].size >= 0:
+                row_status = OUTSIDE_MAX_AGE if view.ttl_seconds > 0 else PRESENT
+                break
+    if row_status == NOT_FOUND or (row_status == OUTSIDE_MAX_AGE and not stale):
+        memset(statuses, row_status, view.feature_count)
+        for f in range(view.feature_count):
+            spans[f].size = 0
+        return JUDGED
+    for f in range(view.feature_count):
+        statuses[f] = row_status
+        state = VALUE_NULL
+        if spans[f].size > 0:
+            state = check_value(buffer + spans[f].at, <uint32_t>spans[f].size)
             if state == VALUE_CORRUPT:
-                layout.bad_view = v
-                layout.bad_feature = <int>f
-                layout.bad_entity = e
-                return -1
-            statuses[f] = PRESENT
-            if strict and state == VALUE_NULL:
-                statuses[f] = NULL_VALUE
-                uneven[f] = True
-            sizes[f] += <size_t>copies * field_size(size)
-    return 0
+                bad_feature[0] = <int>f
+                return CORRUPT
+        else:
+            spans[f].size = 0
+        if state == VALUE_NULL and strict and row_status == PRESENT:
+            statuses[f] = NULL_VALUE
+    return JUDGED
+
+
+cdef int judge_view(
+    Batch batch, Reply reply, uint32_t v, size_t first_feature, Layout* layout,
+    int64_t now_seconds, int64_t now_nanos, bint strict,
+) noexcept nogil:
+    """Judges the rows of a view and adds up the sizes of what is sent.
+
+    Returns JUDGED, or NO_MEMORY, or CORRUPT where a stored value or time is corrupt and the request
+    does not allow a partial response.
+    """
+    cdef View* view = &batch.plan.views[v]
+    cdef Recipe* recipe = &batch.plan.recipes[view.recipe]
+    cdef Lookup* lookup = &batch.lookups[view.recipe]
+    cdef Span* spans
+    cdef uint8_t* statuses
+    cdef size_t* sizes = layout.value_sizes + first_feature
+    cdef uint8_t* uneven = layout.uneven + first_feature
+    cdef size_t base, copies
+    cdef uint32_t e, f
+    cdef int outcome, bad_feature = 0
+    cdef bint stale = batch.request.stale_values
+    for e in range(lookup.entity_count):
+        base = lookup.first_span + <size_t>e * recipe.field_count + view.first_field
+        spans = reply.spans + base
+        statuses = layout.statuses + base
+        copies = layout.copies[e]
+        outcome = judge_row(
+            view, reply, spans, statuses, now_seconds, now_nanos, strict, stale, &bad_feature
+        )
+        if outcome == CORRUPT:
+            outcome = give_up_row(layout, v, e, bad_feature)
+            if outcome == CORRUPT and batch.request.partial:
+                memset(statuses, INVALID, view.feature_count)
+                for f in range(view.feature_count + 1):
+                    spans[f].size = 0
+                outcome = JUDGED
+        if outcome != JUDGED:
+            return outcome
+        if spans[view.feature_count].size > 0:
+            layout.time_sizes[v] += copies * field_size(<size_t>spans[view.feature_count].size)
+        else:
+            layout.time_sizes[v] += copies * 2
+        for f in range(view.feature_count):
+            uneven[f] |= statuses[f] != PRESENT
+            sizes[f] += copies * field_size(<size_t>spans[f].size)
+    return JUDGED
 
 
 cdef uint8_t* write_view(
@@ -290,33 +393,64 @@ cdef void count_copies(Batch batch, uint32_t recipe, uint32_t* copies) noexcept 
         copies[lookup.entity_of_row[row]] += 1
 
 
-cdef raise_corrupt(Batch batch, const Layout* layout):
-    view = batch.plan.definition.views[layout.bad_view]
-    what = "event timestamp" if layout.bad_feature == CORRUPT_TIME else (
-        f"feature {view.features[layout.bad_feature].output_name!r}"
+cdef str describe_bad_row(Batch batch, const BadRow* bad):
+    view = batch.plan.definition.views[bad.view]
+    what = "event timestamp" if bad.feature == CORRUPT_TIME else (
+        f"feature {view.features[bad.feature].output_name!r}"
     )
-    row = batch.lookups[view.recipe].row_of_entity[layout.bad_entity]
-    raise CorruptRow(
+    row = batch.lookups[view.recipe].row_of_entity[bad.entity]
+    return (
         f"view {view.name!r}, {batch.describe_entity(view.recipe, row)}: the stored {what} is not "
         "what Feast writes; materialize or push this row again"
     )
 
 
+cdef bytes serialize_row_errors(Batch batch, const Layout* layout):
+    """The bad rows as fields of the response's metadata."""
+    cdef uint32_t i
+    metadata = serving_pb2.GetOnlineFeaturesResponseMetadata()
+    rows_of = {}
+    for i in range(layout.bad_count):
+        recipe = batch.plan.views[layout.bad_rows[i].view].recipe
+        if recipe not in rows_of:
+            rows_of[recipe] = rows_by_entity(batch, recipe)
+        metadata.row_errors.add(
+            feature_view=batch.plan.definition.views[layout.bad_rows[i].view].name,
+            rows=rows_of[recipe][layout.bad_rows[i].entity],
+            code=DATA_LOSS,
+            message=describe_bad_row(batch, &layout.bad_rows[i]),
+        )
+    return metadata.SerializeToString()
+
+
+cdef list rows_by_entity(Batch batch, uint32_t recipe):
+    """For each entity of a recipe the rows that ask for it."""
+    cdef uint32_t row
+    rows = [[] for _ in range(batch.lookups[recipe].entity_count)]
+    for row in range(batch.rows):
+        rows[batch.lookups[recipe].entity_of_row[row]].append(row)
+    return rows
+
+
 cdef int judge(
     Batch batch, Reply reply, Layout* layout, int64_t now_seconds, int64_t now_nanos, bint strict,
 ) noexcept nogil:
-    """Judges all views. Returns 0, or -1 where a stored value or time is corrupt."""
+    """Judges all views; returns as `judge_view` does."""
     cdef size_t feature = 0
     cdef int64_t copies_of = -1
     cdef uint32_t v
+    cdef int outcome
     for v in range(batch.plan.view_count):
         if copies_of != batch.plan.views[v].recipe:
             copies_of = batch.plan.views[v].recipe
             count_copies(batch, batch.plan.views[v].recipe, layout.copies)
-        if judge_view(batch, reply, v, feature, layout, now_seconds, now_nanos, strict) != 0:
-            return -1
+        outcome = judge_view(
+            batch, reply, v, feature, layout, now_seconds, now_nanos, strict
+        )
+        if outcome != JUDGED:
+            return outcome
         feature += batch.plan.views[v].feature_count
-    return 0
+    return JUDGED
 
 
 cdef void measure(Batch batch, Layout* layout) noexcept nogil:
@@ -334,6 +468,7 @@ cdef void measure(Batch batch, Layout* layout) noexcept nogil:
     layout.metadata_size = field_size(layout.names_size)
     if batch.request.version_metadata:
         layout.metadata_size += left(&batch.plan.version_metadata)
+    layout.metadata_size += left(&layout.row_errors)
     layout.size += field_size(layout.metadata_size)
     for v in range(batch.plan.view_count):
         for _ in range(batch.plan.views[v].feature_count):
@@ -366,6 +501,7 @@ cdef uint8_t* write(
     at = put_cursor(at, &batch.plan.feature_names)
     if batch.request.version_metadata:
         at = put_cursor(at, &batch.plan.version_metadata)
+    at = put_cursor(at, &layout.row_errors)
     for i in range(batch.request.entity_count):
         slot = batch.plan.find_slot(&batch.request.columns[i].name)
         if batch.plan.slots[slot].required:
@@ -389,7 +525,8 @@ def build_response(
         strict: Statuses tell the truth; otherwise they are those of Feast's Python server.
 
     Raises:
-        CorruptRow: A stored value or row time is not what Feast writes.
+        CorruptRow: A stored value or row time is not what Feast writes, and the request does not
+            allow a partial response.
         ValueError: The reply is another batch's, or not complete.
     """
     cdef Plan plan = batch.plan
@@ -401,6 +538,7 @@ def build_response(
     cdef uint8_t* memory
     cdef int outcome
     cdef bint large = batch.span_count > RELEASE_ABOVE
+    cdef bytes row_errors = b""
 
     if reply.batch is not batch or reply.recipe != plan.recipe_count:
         raise ValueError("these are not the complete replies to this batch")
@@ -413,6 +551,8 @@ def build_response(
     memory = <uint8_t*>malloc(size + plan.feature_count + batch.span_count + 1)
     if memory == NULL:
         raise MemoryError
+    layout.bad_rows = NULL
+    layout.bad_count = 0
     try:
         layout.value_sizes = <size_t*>memory
         layout.time_sizes = layout.value_sizes + plan.feature_count
@@ -427,8 +567,14 @@ def build_response(
                 outcome = judge(batch, reply, &layout, now_seconds, now_nanos, strict)
         else:
             outcome = judge(batch, reply, &layout, now_seconds, now_nanos, strict)
-        if outcome != 0:
-            raise_corrupt(batch, &layout)
+        if outcome == NO_MEMORY:
+            raise MemoryError
+        if outcome == CORRUPT:
+            raise CorruptRow(describe_bad_row(batch, &layout.bad_rows[0]))
+        if layout.bad_count > 0:
+            row_errors = serialize_row_errors(batch, &layout)
+        layout.row_errors.at = <const uint8_t*>PyBytes_AS_STRING(row_errors)
+        layout.row_errors.end = layout.row_errors.at + len(row_errors)
         measure(batch, &layout)
         response = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>layout.size)
         at = <uint8_t*>PyBytes_AS_STRING(response)
@@ -440,4 +586,5 @@ def build_response(
         assert at == <uint8_t*>PyBytes_AS_STRING(response) + layout.size
         return response
     finally:
+        free(layout.bad_rows)
         free(memory)

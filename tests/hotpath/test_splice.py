@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Null, Value
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +39,7 @@ from tests.hotpath.helpers import (
 Response = serving_pb2.GetOnlineFeaturesResponse
 PRESENT, NULL_VALUE = serving_pb2.PRESENT, serving_pb2.NULL_VALUE
 NOT_FOUND, OUTSIDE_MAX_AGE = serving_pb2.NOT_FOUND, serving_pb2.OUTSIDE_MAX_AGE
+INVALID = serving_pb2.INVALID
 
 NOW = (1_750_000_000, 500_000_000)
 TTL = 3600
@@ -53,6 +56,8 @@ class Case:
     store: Store = field(default_factory=dict)
     rows: int = 1
     versions: bool = False
+    stale: bool = False
+    partial: bool = False
     now: tuple[int, int] = NOW
 
     def key(self, recipe: int, row: int) -> bytes:
@@ -86,7 +91,10 @@ class Case:
             out += delimited(3, delimited(1, name.encode()) + delimited(2, payload))
         if self.versions:
             out += b"\x30\x01"
-        return out
+        options = serving_pb2.GetOnlineFeaturesRequest(
+            include_stale_values=self.stale, allow_partial_response=self.partial
+        )
+        return out + bytes(options.SerializeToString())
 
     def read(self) -> tuple[Batch, Reply]:
         batch = Batch(Plan(self.definition), Request(self.request()))
@@ -101,7 +109,12 @@ class Case:
 
     def check(self) -> None:
         for strict in (True, False):
-            assert_same(self.respond(strict), self.model(strict))
+            expected = self.model(strict)
+            if expected.metadata.row_errors and not self.partial:
+                with pytest.raises(CorruptRow):
+                    self.respond(strict)
+            else:
+                assert_same(self.respond(strict), expected)
 
     # ------------------------------------------------------------ the model
 
@@ -120,47 +133,85 @@ class Case:
                 vector.statuses.append(PRESENT)
                 vector.event_timestamps.add()
         for view in self.definition.views:
-            for feature in view.features:
+            bad: dict[bytes, list[int]] = {}
+            rows = []
+            for row in range(self.rows):
+                key = self.key(view.recipe, row)
+                try:
+                    cells = row_cells(view, self.store.get(key, {}), self.now, strict, self.stale)
+                except (DecodeError, ValueError):
+                    cells = [(b"", INVALID, b"")] * len(view.features)
+                    bad.setdefault(key, []).append(row)
+                rows.append(cells)
+            for asking in bad.values():
+                response.metadata.row_errors.add(feature_view=view.name, rows=asking, code=15)
+            for i, feature in enumerate(view.features):
                 names.append(feature.output_name)
                 vector = response.results.add()
-                for row in range(self.rows):
-                    stored = self.store.get(self.key(view.recipe, row), {})
-                    value, status, time = cell(view, feature.hash_field, stored, self.now, strict)
+                for cells in rows:
+                    value, status, time = cells[i]
                     vector.values.add().ParseFromString(value)
                     vector.statuses.append(status)
                     vector.event_timestamps.add().ParseFromString(time)
         return response
 
 
-def cell(
-    view: ViewRead,
-    hash_field: bytes,
-    stored: Mapping[bytes, bytes],
-    now: tuple[int, int],
-    strict: bool,
-) -> tuple[bytes, serving_pb2.FieldStatus, bytes]:
-    """Value, status and time of one cell of the answer."""
-    value, time = stored.get(hash_field), stored.get(view.time_field)
-    if not strict:
-        return value or b"", PRESENT, time or b""
-    if time is None:
-        if all(f.hash_field not in stored for f in view.features):
-            return b"", NOT_FOUND, b""
-        if view.ttl_seconds:
-            return b"", OUTSIDE_MAX_AGE, b""
-    elif view.ttl_seconds:
-        event = Timestamp.FromString(time)
+Cells = list[tuple[bytes, Any, bytes]]
+"""Value, status and time of each cell of a row."""
+
+
+def row_cells(
+    view: ViewRead, stored: Mapping[bytes, bytes], now: tuple[int, int], strict: bool, stale: bool
+) -> Cells:
+    """The cells of a row of the answer.
+
+    Raises:
+        DecodeError, ValueError: The row is corrupt.
+    """
+    time = stored.get(view.time_field)
+    values = [stored.get(f.hash_field) for f in view.features]
+    event = Timestamp.FromString(time or b"")
+    # Raises outside the years that there are.
+    event.ToDatetime()
+    old = False
+    if strict and time is None:
+        if all(v is None for v in values):
+            return [(b"", NOT_FOUND, b"")] * len(values)
+        old = bool(view.ttl_seconds)
+    elif strict and view.ttl_seconds:
         age = (now[0] - event.seconds) * 10**9 + now[1] - event.nanos
-        if age > view.ttl_seconds * 10**9:
-            return b"", OUTSIDE_MAX_AGE, time
-    member = Value.FromString(value or b"").WhichOneof("val")
-    is_null = not value or member == "null_val"
-    return value or b"", NULL_VALUE if is_null else PRESENT, time or b""
+        old = age > view.ttl_seconds * 10**9
+    if old and not stale:
+        return [(b"", OUTSIDE_MAX_AGE, time or b"")] * len(values)
+    members = [Value.FromString(v or b"").WhichOneof("val") for v in values]
+    if not strict:
+        sent = time_as_feast_reads_it(event) if event.nanos else time or b""
+        return [(v or b"", PRESENT, sent) for v in values]
+    return [
+        (
+            value or b"",
+            OUTSIDE_MAX_AGE if old
+            else NULL_VALUE if not value or member == "null_val"
+            else PRESENT,
+            time or b"",
+        )
+        for value, member in zip(values, members, strict=True)
+    ]  # fmt: skip
+
+
+def time_as_feast_reads_it(event: Timestamp) -> bytes:
+    """Source: `RedisOnlineStore._get_features_for_entity`."""
+    rounded = Timestamp()
+    rounded.FromDatetime(datetime.fromtimestamp(event.seconds + event.nanos / 1e9, tz=UTC))
+    return bytes(rounded.SerializeToString())
 
 
 def assert_same(data: bytes, expected: Any) -> None:
-    # As bytes: NaNs are unequal to themselves.
     ours = Response.FromString(data)
+    for error, told in zip(expected.metadata.row_errors, ours.metadata.row_errors, strict=True):
+        assert told.message.startswith(f"view {error.feature_view!r}, ")
+        error.message = told.message
+    # As bytes: NaNs are unequal to themselves.
     assert ours.SerializeToString(deterministic=True) == expected.SerializeToString(
         deterministic=True
     )
@@ -213,6 +264,9 @@ CELLS = st.one_of(
     st.sampled_from([b"", Value(null_val=Null.NULL).SerializeToString(), delimited(200, b"newer")]),
 )
 
+CORRUPT_TIMES = st.sampled_from([b"\xff", b"\x08", timestamp(0, -1), timestamp(2**40)])
+CORRUPT_CELLS = st.sampled_from([b"\xff", b"\x12\x05x", b"\x12\x01\xff", b"\x20", b"\x00"])
+
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
@@ -250,11 +304,21 @@ def cases(draw: st.DrawFn) -> Case:
     }
     if draw(st.booleans()):
         columns = dict(reversed(columns.items()))
-    case = Case(definition, columns, rows=rows, versions=draw(st.booleans()))
+    case = Case(
+        definition,
+        columns,
+        rows=rows,
+        versions=draw(st.booleans()),
+        stale=draw(st.booleans()),
+        partial=draw(st.booleans()),
+    )
+    # Else most of the larger cases would have a corrupt row, and be nothing but refused.
+    times = draw(st.sampled_from([TIMES, TIMES, CORRUPT_TIMES | TIMES]))
+    stored_cells = draw(st.sampled_from([CELLS, CELLS, CORRUPT_CELLS | CELLS]))
     for view in definition.views:
         for row in range(rows):
             if draw(st.integers(0, 4)):
-                case.put(view, row, draw(TIMES), *(draw(CELLS) for _ in view.features))
+                case.put(view, row, draw(times), *(draw(stored_cells) for _ in view.features))
     return case
 
 
@@ -404,7 +468,76 @@ def test_values_are_passed_on_byte_for_byte() -> None:
     assert [list(vector.statuses) for vector in response.results[1:]] == [[PRESENT], [PRESENT]]
 
 
+@settings(max_examples=300)
+@given(
+    st.one_of(
+        st.integers(-62_135_596_800, 253_402_300_798),
+        st.integers(-3, 3),
+        st.integers(1_600_000_000, 1_900_000_000),
+    ),
+    st.one_of(st.integers(0, 999_999_999), st.sampled_from([499, 500, 501, 1500, 999_999_500])),
+)
+def test_feasts_times_are_rounded_as_feast_reads_them(seconds: int, nanos: int) -> None:
+    case = one_view_case(1, 2)
+    (view,) = case.definition.views
+    case.put(view, 0, timestamp(seconds, nanos), text(5), None)
+    case.check()
+    # Two views of one row share the bytes of its time.
+    case.definition = replace(case.definition, views=(view, replace(view, name="again")))
+    case.check()
+
+
+def test_stale_values_are_sent_when_asked_for() -> None:
+    case = one_view_case(1, 2, 3)
+    (view,) = case.definition.views
+    case.put(view, 0, timestamp(5), text(5), None)
+    case.put(view, 1, None, text(5), text(6))
+    case.put(view, 2, aged(0), text(5), None)
+    case.stale = True
+    response = Response.FromString(case.respond(strict=True))
+    f, g = response.results[1:]
+    assert [v.string_val for v in f.values] == ["xxx", "xxx", "xxx"]
+    assert [v.string_val for v in g.values] == ["", "xxxx", ""]
+    assert list(f.statuses) == [OUTSIDE_MAX_AGE, OUTSIDE_MAX_AGE, PRESENT]
+    assert list(g.statuses) == [OUTSIDE_MAX_AGE, OUTSIDE_MAX_AGE, NULL_VALUE]
+    assert [t.seconds for t in f.event_timestamps] == [5, 0, NOW[0]]
+    case.check()
+
+
 # ---------------------------------------------------------------- corrupt rows
+
+
+def test_a_partial_response_has_the_other_rows() -> None:
+    case = one_view_case(7, 8, 9, 8)
+    (view,) = case.definition.views
+    for row in (0, 1, 2):
+        case.put(view, row, aged(row), text(5), text(6))
+    case.put(view, 1, None, None, b"\x20")
+    case.put(view, 2, b"\xff", None, None)
+    case.partial = True
+    response = Response.FromString(case.respond(strict=True))
+    f, g = response.results[1:]
+    assert list(f.statuses) == list(g.statuses) == [PRESENT, INVALID, INVALID, INVALID]
+    assert [v.string_val for v in f.values] == ["xxx", "", "", ""]
+    assert [t.ByteSize() > 0 for t in g.event_timestamps] == [True, False, False, False]
+    value, time = response.metadata.row_errors
+    assert (value.feature_view, list(value.rows), value.code) == ("view", [1, 3], 15)
+    assert value.message.startswith("view 'view', id=8: the stored feature 'g' is not what Feast")
+    assert (time.feature_view, list(time.rows), time.code) == ("view", [2], 15)
+    assert time.message.startswith("view 'view', id=9: the stored event timestamp is not what")
+    case.check()
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3, 4, 5, 8, 9, 300])
+def test_many_corrupt_rows_are_all_named(bad: int) -> None:
+    case = one_view_case(*range(300), features="f")
+    (view,) = case.definition.views
+    for row in range(300):
+        case.put(view, row, aged(0), b"\x20" if row < bad else text(5))
+    case.partial = True
+    errors = Response.FromString(case.respond(strict=True)).metadata.row_errors
+    assert [list(e.rows) for e in errors] == [[row] for row in range(bad)]
+    case.check()
 
 
 @settings(max_examples=100)
