@@ -8,9 +8,11 @@ raw          the plain socket among them
 end_to_end   latency against rows, with a table and a picture
 quick        the budgets, each with a verdict
 read_modes   what HMGET and HGETALL cost Redis
+reload       what a change of definitions costs the requests under way
 stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
 
-Run as `python -m bench stages | end-to-end | quick | read-modes` from the root of the checkout.
+Run as `python -m bench stages | end-to-end | quick | read-modes | reload` from the root of the
+checkout.
 """
 
 from pathlib import Path

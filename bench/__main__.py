@@ -72,5 +72,16 @@ def read_modes(entities: Entities = ENTITIES) -> None:
     console.print(table(measure(Rows.make(entities), console.log)))
 
 
+@app.command()
+def reload(
+    entities: Entities = ENTITIES,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the four changes are made.")] = 2,
+) -> None:
+    """Latency around changes of definitions, at 1,000 requests a second, with a picture."""
+    from bench.reload import run, table
+
+    console.print(table(run(entities, rounds, console.log)))
+
+
 if __name__ == "__main__":
     app()

@@ -1,8 +1,10 @@
-"""The picture of `end_to_end`: latency against rows, one panel for each encoding."""
+"""The pictures: latency against rows, one panel for each encoding, and latency against time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -78,3 +80,46 @@ def _panel(axis: Axes, title: str, series: Series) -> None:
         axis.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axis.spines[side].set_color("#9ca3af")
+
+
+def draw_times(
+    due: npt.NDArray[np.float64],
+    latency: npt.NDArray[np.float64],
+    marks: Sequence[tuple[str, float, float]],
+    title: str,
+    path: Path,
+) -> None:
+    """Writes `path` with .png and .svg: every request at its time, and what happened meanwhile.
+
+    Args:
+        due: Seconds since the start, of each request.
+        latency: Milliseconds that it took.
+        marks: What happened, from when and to when, in seconds since the start.
+        title: Of the picture.
+        path: Without a suffix.
+    """
+    figure = Figure(figsize=(11, 5.2), facecolor="white", layout="constrained")
+    axis = figure.subplots()
+    axis.scatter(due, latency, s=2, color=_STYLES[1][0], linewidths=0, rasterized=True, zorder=3)
+    axis.set_yscale("log")
+    for name, start, end in marks:
+        axis.axvspan(start, end, color=_STYLES[0][0], alpha=0.15, linewidth=0, zorder=1)
+        axis.annotate(
+            name, xy=((start + end) / 2, 0.99), xycoords=("data", "axes fraction"),
+            rotation=90, ha="center", va="top", fontsize=8, color=_INK, zorder=4,
+        )  # fmt: skip
+    axis.set_xlabel("seconds", color=_INK)
+    axis.set_ylabel("from the time a request was due to its answer, ms", color=_INK)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_xlim(0, due.max())
+    axis.grid(True, which="major", color=_FAINT, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(colors=_INK, which="both")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_color("#9ca3af")
+    figure.suptitle(title, color=_INK, fontsize=13)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=160)

@@ -65,7 +65,8 @@ class OnlineFeatures:
 
     @property
     def statuses(self) -> dict[str, list[str]]:
-        """The statuses, one list per column: PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE."""
+        """The statuses, one list per column: PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE, and
+        INVALID in a partial answer."""
         return {
             name: [_STATUS_NAMES.get(s, str(s)) for s in vector.statuses]
             for name, vector in zip(self.names, self.proto.results, strict=True)
@@ -78,6 +79,12 @@ class OnlineFeatures:
             name: [_python_time(t) for t in vector.event_timestamps]
             for name, vector in zip(self.names, self.proto.results, strict=True)
         }
+
+    @property
+    def row_errors(self) -> list[Any]:
+        """What is missing from a partial answer: `RowError` messages with `feature_view`, `rows`,
+        `code` and `message`; empty where everything could be read."""
+        return list(self.proto.metadata.row_errors)
 
     def rows(self) -> Iterator[FeatureRow]:
         """The answer row by row."""
@@ -125,6 +132,8 @@ class FeatureClient:
         *,
         request_context: Mapping[str, Sequence[Any]] | None = None,
         full_feature_names: bool = False,
+        include_stale_values: bool = False,
+        allow_partial_response: bool = False,
         timeout: float | None = None,
     ) -> OnlineFeatures:
         """Reads features.
@@ -134,13 +143,20 @@ class FeatureClient:
             entities: For each join key a column of values; all of one length.
             request_context: For each request field a column of values, of the same length.
             full_feature_names: Name features `view__feature`.
+            include_stale_values: Send the values of rows that are OUTSIDE_MAX_AGE too.
+            allow_partial_response: Answer although stored rows are corrupt; their cells are
+                INVALID, and the answer's `row_errors` says why.
             timeout: Seconds that this call may take; the client's if None.
 
         Raises:
             HotfeastError: The gateway refused or could not be reached.
             TypeError: A value cannot be sent; names the column.
         """
-        request = serving_pb2.GetOnlineFeaturesRequest(full_feature_names=full_feature_names)
+        request = serving_pb2.GetOnlineFeaturesRequest(
+            full_feature_names=full_feature_names,
+            include_stale_values=include_stale_values,
+            allow_partial_response=allow_partial_response,
+        )
         if isinstance(features, str):
             request.feature_service = features
         else:

@@ -34,7 +34,7 @@ from libc.string cimport memcpy, memset
 from hotfeast.hotpath.batch cimport Batch, Lookup
 from hotfeast.hotpath.plan cimport Plan, Recipe, View
 from hotfeast.hotpath.reply cimport Reply, Span
-from hotfeast.hotpath.request cimport Column
+from hotfeast.hotpath.request cimport Column as EntityColumn
 from hotfeast.hotpath.values cimport (
     VALUE_CORRUPT,
     VALUE_NULL,
@@ -68,7 +68,6 @@ cdef enum Tag:
     TAG_NANOS = 0x10          # Timestamp.nanos
 
 cdef enum:
-    CORRUPT_TIME = -1
     # The end of the year 9999.
     LAST_SECOND = 253402300799
     # A Timestamp's two tags and two varints.
@@ -78,11 +77,12 @@ cdef enum:
     # letting it go and waiting for it again costs a lone request more than others gain.
     RELEASE_ABOVE = 10000
 
-# What the outcome of judging can be.
+# What the outcome of judging can be; of a single row also the number of its corrupt feature.
 cdef enum Outcome:
-    JUDGED = 0
-    CORRUPT = -1
-    NO_MEMORY = -2
+    JUDGED = -1
+    CORRUPT_TIME = -2
+    CORRUPT = -3
+    NO_MEMORY = -4
 
 # A stored row that cannot be sent; `feature` is CORRUPT_TIME where its time is what is wrong.
 cdef struct BadRow:
@@ -90,12 +90,16 @@ cdef struct BadRow:
     uint32_t entity
     int feature
 
+# What is known of a feature's column.
+cdef struct Column:
+    size_t size               # bytes of its values, tags and lengths included
+    bint uneven               # whether a status is not PRESENT
+
 # Where a response's columns are, and what is known of its cells.
 cdef struct Layout:
     uint8_t* statuses         # one per span of the reply
-    size_t* value_sizes       # for each feature the bytes of its values, tags and lengths included
+    Column* columns           # one per feature
     size_t* time_sizes        # for each view the bytes of its event timestamps
-    uint8_t* uneven           # for each feature whether a status of it is not PRESENT
     uint32_t* copies          # for each entity of the recipe at hand the rows that ask for it
     size_t names_size
     size_t metadata_size
@@ -122,8 +126,8 @@ cdef inline uint8_t* put_short(
     return to + size
 
 
-cdef int give_up_row(Layout* layout, uint32_t v, uint32_t entity, int feature) noexcept nogil:
-    """Notes a row that cannot be sent. Returns CORRUPT, or NO_MEMORY."""
+cdef int note_bad_row(Layout* layout, uint32_t v, uint32_t entity, int feature) noexcept nogil:
+    """Notes a row that cannot be sent. Returns JUDGED or NO_MEMORY."""
     cdef BadRow* grown
     cdef uint32_t count = layout.bad_count
     # The room doubles: it is full where the count is a power of two.
@@ -136,7 +140,7 @@ cdef int give_up_row(Layout* layout, uint32_t v, uint32_t entity, int feature) n
     layout.bad_rows[count].entity = entity
     layout.bad_rows[count].feature = feature
     layout.bad_count = count + 1
-    return CORRUPT
+    return JUDGED
 
 
 cdef int round_time(Reply reply, Span* time, RowTime* event) noexcept nogil:
@@ -174,24 +178,25 @@ cdef int round_time(Reply reply, Span* time, RowTime* event) noexcept nogil:
     return JUDGED
 
 
-cdef int judge_row(
-    View* view, Reply reply, Span* spans, uint8_t* statuses, int64_t now_seconds,
-    int64_t now_nanos, bint strict, bint stale, int* bad_feature,
+cdef inline int judge_row(
+    View* view, Reply reply, Span* spans, Column* columns, uint8_t* statuses, size_t copies,
+    int64_t now_seconds, int64_t now_nanos, bint strict, bint stale,
 ) noexcept nogil:
-    """Gives the cells of one row of a view their statuses, and empties what must not be sent.
+    """Gives the cells of one row of a view their statuses, empties what must not be sent, and adds
+    the cells' sizes to their columns', for each of the `copies` rows of the answer.
 
-    Returns JUDGED, or NO_MEMORY, or CORRUPT with the feature in `bad_feature`.
+    Returns JUDGED, NO_MEMORY or CORRUPT_TIME, or the number of a feature whose value is corrupt;
+    then the sizes of the features before it have been added.
     """
     cdef Span* time = &spans[view.feature_count]
     cdef const uint8_t* buffer = reply.buffer
     cdef uint8_t row_status = PRESENT
     cdef RowTime event
     cdef ValueState state
-    cdef uint32_t f
+    cdef uint32_t f, size
     if time.size >= 0:
         if parse_row_time(buffer + time.at, time.size, &event) != 0:
-            bad_feature[0] = CORRUPT_TIME
-            return CORRUPT
+            return CORRUPT_TIME
         if strict:
             if view.ttl_seconds > 0:
                 event.seconds += view.ttl_seconds
@@ -210,23 +215,38 @@ cdef int judge_row(
                 row_status = OUTSIDE_MAX_AGE if view.ttl_seconds > 0 else PRESENT
                 break
     if row_status == NOT_FOUND or (row_status == OUTSIDE_MAX_AGE and not stale):
-        memset(statuses, row_status, view.feature_count)
-        for f in range(view.feature_count):
-            spans[f].size = 0
+        void_row(view, spans, columns, statuses, copies, row_status)
         return JUDGED
     for f in range(view.feature_count):
         statuses[f] = row_status
-        state = VALUE_NULL
-        if spans[f].size > 0:
-            state = check_value(buffer + spans[f].at, <uint32_t>spans[f].size)
-            if state == VALUE_CORRUPT:
-                bad_feature[0] = <int>f
-                return CORRUPT
-        else:
+        if spans[f].size <= 0:
             spans[f].size = 0
-        if state == VALUE_NULL and strict and row_status == PRESENT:
+            state = VALUE_NULL
+            columns[f].size += copies * 2
+        else:
+            size = <uint32_t>spans[f].size
+            state = check_value(buffer + spans[f].at, size)
+            if state == VALUE_CORRUPT:
+                return <int>f
+            columns[f].size += copies * field_size(size)
+        if row_status != PRESENT:
+            columns[f].uneven = True
+        elif state == VALUE_NULL and strict:
             statuses[f] = NULL_VALUE
+            columns[f].uneven = True
     return JUDGED
+
+
+cdef void void_row(
+    View* view, Span* spans, Column* columns, uint8_t* statuses, size_t copies, uint8_t status
+) noexcept nogil:
+    """Gives all cells of a row one status and no value."""
+    cdef uint32_t f
+    memset(statuses, status, view.feature_count)
+    for f in range(view.feature_count):
+        spans[f].size = 0
+        columns[f].size += copies * 2
+        columns[f].uneven = True
 
 
 cdef int judge_view(
@@ -241,38 +261,33 @@ cdef int judge_view(
     cdef View* view = &batch.plan.views[v]
     cdef Recipe* recipe = &batch.plan.recipes[view.recipe]
     cdef Lookup* lookup = &batch.lookups[view.recipe]
+    cdef Column* columns = layout.columns + first_feature
     cdef Span* spans
-    cdef uint8_t* statuses
-    cdef size_t* sizes = layout.value_sizes + first_feature
-    cdef uint8_t* uneven = layout.uneven + first_feature
     cdef size_t base, copies
     cdef uint32_t e, f
-    cdef int outcome, bad_feature = 0
+    cdef int outcome
+    cdef int32_t time_size
     cdef bint stale = batch.request.stale_values
     for e in range(lookup.entity_count):
         base = lookup.first_span + <size_t>e * recipe.field_count + view.first_field
         spans = reply.spans + base
-        statuses = layout.statuses + base
         copies = layout.copies[e]
         outcome = judge_row(
-            view, reply, spans, statuses, now_seconds, now_nanos, strict, stale, &bad_feature
+            view, reply, spans, columns, layout.statuses + base, copies, now_seconds, now_nanos,
+            strict, stale,
         )
-        if outcome == CORRUPT:
-            outcome = give_up_row(layout, v, e, bad_feature)
-            if outcome == CORRUPT and batch.request.partial:
-                memset(statuses, INVALID, view.feature_count)
-                for f in range(view.feature_count + 1):
-                    spans[f].size = 0
-                outcome = JUDGED
         if outcome != JUDGED:
-            return outcome
-        if spans[view.feature_count].size > 0:
-            layout.time_sizes[v] += copies * field_size(<size_t>spans[view.feature_count].size)
-        else:
-            layout.time_sizes[v] += copies * 2
-        for f in range(view.feature_count):
-            uneven[f] |= statuses[f] != PRESENT
-            sizes[f] += copies * field_size(<size_t>spans[f].size)
+            if outcome == NO_MEMORY or note_bad_row(layout, v, e, outcome) != JUDGED:
+                return NO_MEMORY
+            if not batch.request.partial:
+                return CORRUPT
+            # Of a row whose time is corrupt no feature has been counted yet.
+            for f in range(<uint32_t>outcome if outcome > 0 else 0):
+                columns[f].size -= copies * field_size(<size_t>spans[f].size)
+            void_row(view, spans, columns, layout.statuses + base, copies, INVALID)
+            spans[view.feature_count].size = 0
+        time_size = spans[view.feature_count].size
+        layout.time_sizes[v] += copies * field_size(<size_t>time_size if time_size > 0 else 0)
     return JUDGED
 
 
@@ -305,9 +320,9 @@ cdef uint8_t* write_view(
             at[1] = 0
             at += 2
             continue
-        at = put_varint(at + 1, layout.value_sizes[first_feature + f] + status_head + rows + times)
+        at = put_varint(at + 1, layout.columns[first_feature + f].size + status_head + rows + times)
         cursors[f] = at
-        at += layout.value_sizes[first_feature + f]
+        at += layout.columns[first_feature + f].size
         value_ends[f] = at
         status_at[f] = at + status_head
         at += status_head + rows
@@ -348,7 +363,7 @@ cdef uint8_t* write_view(
         put_varint(value_ends[f] + 1, rows)
         if f > 0:
             memcpy(status_at[f] + rows, first_times, times)
-        if not layout.uneven[first_feature + f]:
+        if not layout.columns[first_feature + f].uneven:
             memset(status_at[f], PRESENT, rows)
             continue
         base = lookup.first_span + view.first_field + f
@@ -359,7 +374,7 @@ cdef uint8_t* write_view(
     return at
 
 
-cdef uint8_t* write_join_key(uint8_t* at, const Column* column) noexcept nogil:
+cdef uint8_t* write_join_key(uint8_t* at, const EntityColumn* column) noexcept nogil:
     """Writes a join key's column: its values as they were sent, PRESENT, without times."""
     cdef uint32_t rows = column.rows, _
     at[0] = TAG_RESULTS
@@ -379,7 +394,7 @@ cdef uint8_t* write_join_key(uint8_t* at, const Column* column) noexcept nogil:
     return at
 
 
-cdef size_t join_key_size(const Column* column) noexcept nogil:
+cdef size_t join_key_size(const EntityColumn* column) noexcept nogil:
     if column.rows == 0:
         return 0
     return left(&column.values) + field_size(column.rows) + 2 * <size_t>column.rows
@@ -474,7 +489,7 @@ cdef void measure(Batch batch, Layout* layout) noexcept nogil:
         for _ in range(batch.plan.views[v].feature_count):
             vector = 0
             if batch.rows:
-                vector = layout.value_sizes[feature] + layout.time_sizes[v]
+                vector = layout.columns[feature].size + layout.time_sizes[v]
                 vector += field_size(batch.rows)
             layout.size += field_size(vector)
             feature += 1
@@ -546,22 +561,22 @@ def build_response(
         widest = max(widest, plan.views[v].feature_count)
     for i in range(plan.recipe_count):
         most_entities = max(most_entities, batch.lookups[i].entity_count)
-    size = plan.feature_count * sizeof(size_t) + plan.view_count * sizeof(size_t)
+    size = plan.feature_count * sizeof(Column) + plan.view_count * sizeof(size_t)
     size += 3 * <size_t>widest * sizeof(void*) + <size_t>most_entities * sizeof(uint32_t)
-    memory = <uint8_t*>malloc(size + plan.feature_count + batch.span_count + 1)
+    memory = <uint8_t*>malloc(size + batch.span_count + 1)
     if memory == NULL:
         raise MemoryError
     layout.bad_rows = NULL
     layout.bad_count = 0
     try:
-        layout.value_sizes = <size_t*>memory
-        layout.time_sizes = layout.value_sizes + plan.feature_count
+        layout.columns = <Column*>memory
+        layout.time_sizes = <size_t*>(layout.columns + plan.feature_count)
         cursors = <uint8_t**>(layout.time_sizes + plan.view_count)
         layout.copies = <uint32_t*>(cursors + 3 * <size_t>widest)
-        layout.uneven = <uint8_t*>(layout.copies + most_entities)
-        layout.statuses = layout.uneven + plan.feature_count
-        memset(memory, 0, (plan.feature_count + plan.view_count) * sizeof(size_t))
-        memset(layout.uneven, False, plan.feature_count)
+        layout.statuses = <uint8_t*>(layout.copies + most_entities)
+        memset(
+            memory, 0, plan.feature_count * sizeof(Column) + plan.view_count * sizeof(size_t)
+        )
         if large:
             with nogil:
                 outcome = judge(batch, reply, &layout, now_seconds, now_nanos, strict)

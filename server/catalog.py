@@ -7,7 +7,7 @@ from typing import Any
 
 from hotfeast.hotpath.plan import DUMMY_JOIN_KEY
 from hotfeast.server.clock import Clock
-from hotfeast.server.plan import PlanBook
+from hotfeast.server.plan import PlanBook, ServingPlan, find_view
 from hotfeast.server.registry import (
     Definitions,
     FieldDefinition,
@@ -31,7 +31,7 @@ class Catalog:
         """
         Args:
             book: Gives the plans of the moment.
-            registry: Gives the last successful look at the registry.
+            registry: Gives what the looks at the registry have said.
             clock: The clock that rows are aged against.
             status_mode: `strict` or `feast`.
         """
@@ -39,18 +39,22 @@ class Catalog:
         self._registry = registry
         self._clock = clock
         self._status_mode = status_mode
+        # Looking them up reads files.
+        self._version = installed_version("hotfeast")
+        self._feast_version = installed_version("feast")
 
     def serving_info(self, _: serving_pb2.GetServingInfoRequest) -> Any:
         """Answers `GetServingInfo`."""
         book = self._book()
         registry = self._registry()
         info = serving_pb2.GetServingInfoResponse(
-            version=installed_version("hotfeast"),
+            version=self._version,
             project=book.definitions.project,
-            feast_version=installed_version("feast"),
+            feast_version=self._feast_version,
             layouts=["feast"],
             status_mode=self._status_mode,
             plan_generation=book.generation,
+            registry_error=registry.error,
         )
         info.registry_read.FromDatetime(registry.read)
         info.registry_age.FromTimedelta(datetime.now(UTC) - registry.read)
@@ -124,18 +128,18 @@ def _service(book: PlanBook, service: ServiceDefinition) -> Any:
             field = FieldDefinition(key.name, key.value_type)
             info.join_keys.append(_feature(field))
     info.request_fields.extend(_feature(f) for f in plan.request_fields)
-    by_name = _fields_by_output_name(book.definitions, service, plan.full_feature_names)
+    by_name = _fields_by_output_name(book.definitions, service, plan)
     info.features.extend(_feature(by_name[name], name) for name in plan.output_names)
     return info
 
 
 def _fields_by_output_name(
-    definitions: Definitions, service: ServiceDefinition, full_feature_names: bool
+    definitions: Definitions, service: ServiceDefinition, plan: ServingPlan
 ) -> dict[str, FieldDefinition]:
     fields = {}
     for projection in service.projections:
-        view = definitions.views[projection.view]
+        view = find_view(definitions, projection)
         for name in projection.features:
-            output = f"{projection.name}__{name}" if full_feature_names else name
+            output = plan.output_name(projection, name)
             fields[output] = view.feature(name) or FieldDefinition(name, 0)
     return fields

@@ -80,6 +80,10 @@ def serve(
         StatusMode,
         typer.Option(help="strict: the truth. feast: what Feast's Python server answers."),
     ] = StatusMode.strict,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
+    ] = None,
     as_of: Annotated[
         str | None,
         typer.Option(help="Judge TTLs at this ISO 8601 time instead of now, for past data."),
@@ -93,6 +97,10 @@ def serve(
         host, port = parse_address(bind)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--bind") from error
+    try:
+        metrics_address = parse_address(metrics) if metrics is not None else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--metrics") from error
     try:
         clock = parse_time(as_of) if as_of is not None else None
     except ValueError as error:
@@ -109,6 +117,8 @@ def serve(
     )
     # Feast tells of every look at the registry.
     logging.getLogger("feast").setLevel(logging.WARNING)
+    # Of a registry server that is away it tells, wrongly, as of a malformed answer.
+    logging.getLogger("feast.errors").setLevel(logging.ERROR)
     settings = Settings(
         repo=repo,
         host=host,
@@ -120,6 +130,7 @@ def serve(
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,
+        metrics=metrics_address,
     )
     try:
         if workers == 1:

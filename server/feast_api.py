@@ -23,9 +23,38 @@ def _unchecked(target: Any = None, **_: Any) -> Any:
 
 typeguard.typechecked = _unchecked
 try:
-    from feast import FeatureStore, RepoConfig, utils
+    from feast import (
+        Entity,
+        FeatureService,
+        FeatureStore,
+        FeatureView,
+        OnDemandFeatureView,
+        RepoConfig,
+        StreamFeatureView,
+        utils,
+    )
     from feast.feature_view import DUMMY_ENTITY_NAME
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+    from feast.infra.registry import sql as sql_registry
+    from feast.infra.registry.file import FileRegistryStore
+    from feast.infra.registry.registry import (
+        get_registry_store_class_from_scheme,
+        get_registry_store_class_from_type,
+    )
+    from feast.infra.registry.remote import RemoteRegistry
+    from feast.labeling.label_view import LabelView
+    from feast.protos.feast.core.Entity_pb2 import Entity as EntityMessage
+    from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceMessage
+    from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewMessage
+    from feast.protos.feast.core.LabelView_pb2 import LabelView as LabelViewMessage
+    from feast.protos.feast.core.OnDemandFeatureView_pb2 import (
+        OnDemandFeatureView as OnDemandFeatureViewMessage,
+    )
+    from feast.protos.feast.core.Registry_pb2 import Registry as RegistryMessage
+    from feast.protos.feast.core.StreamFeatureView_pb2 import (
+        StreamFeatureView as StreamFeatureViewMessage,
+    )
+    from feast.protos.feast.registry import RegistryServer_pb2
     from feast.protos.feast.serving.GrpcServer_pb2 import DESCRIPTOR as GRPC_SERVER_FILE
     from feast.protos.feast.serving.ServingService_pb2 import DESCRIPTOR as SERVING_SERVICE_FILE
     from feast.protos.feast.serving.ServingService_pb2 import (
@@ -43,15 +72,34 @@ __all__ = [
     "DUMMY_ENTITY_NAME",
     "GRPC_SERVER_FILE",
     "SERVING_SERVICE_FILE",
+    "Entity",
+    "EntityMessage",
+    "FeatureService",
+    "FeatureServiceMessage",
     "FeatureStore",
+    "FeatureView",
+    "FeatureViewMessage",
     "FieldStatus",
+    "FileRegistryStore",
     "GetFeastServingInfoRequest",
     "GetFeastServingInfoResponse",
     "GetOnlineFeaturesResponse",
+    "LabelView",
+    "LabelViewMessage",
+    "OnDemandFeatureView",
+    "OnDemandFeatureViewMessage",
     "RedisOnlineStore",
     "RedisOnlineStoreConfig",
+    "RegistryMessage",
+    "RegistryServer_pb2",
+    "RemoteRegistry",
     "RepeatedValue",
     "RepoConfig",
+    "StreamFeatureView",
+    "StreamFeatureViewMessage",
     "ValueType",
+    "get_registry_store_class_from_scheme",
+    "get_registry_store_class_from_type",
+    "sql_registry",
     "utils",
 ]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -24,18 +24,16 @@ from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
-from hotfeast.server.plan import PlanBook
+from hotfeast.server.metrics import Metrics, Page, WorkerFiles
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import RedisReader, RedisUnavailable, connection_pool
-from hotfeast.server.registry import RegistryState, read_definitions, read_state
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
+from hotfeast.server.watch import RegistryWatch
 
 logger = logging.getLogger(__name__)
 
 # Bytes of the largest request: 10,000 entities with long string keys fit many times.
 _LARGEST_REQUEST = 64 * 1024 * 1024
-# Seconds between the two reads of a registry that has changed.
-_SETTLE = 0.1
 # Seconds between two attempts to reach Redis before the gateway is ready.
 _REDIS_RETRY = 0.5
 
@@ -64,90 +62,10 @@ class Settings:
     status_mode: str = "strict"
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
-
-
-class RegistryWatch:
-    """Keeps the plans in step with the registry, off the request path.
-
-    A registry that cannot be read leaves the plans as they are.
-    """
-
-    def __init__(self, store: FeatureStore, interval: float) -> None:
-        """Reads the registry and makes the first plans.
-
-        Raises:
-            StartFailure: The registry cannot be read.
-        """
-        self._store = store
-        self._interval = interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
-        try:
-            self._state = read_state(store)
-            definitions = read_definitions(store)
-        except Exception as error:
-            raise StartFailure(
-                f"the registry of project {store.project!r} cannot be read "
-                f"({type(error).__name__}: {error}); has 'feast apply' been run?"
-            ) from error
-        self._book = PlanBook(definitions, generation=1)
-
-    @property
-    def book(self) -> PlanBook:
-        """The plans of the moment."""
-        return self._book
-
-    @property
-    def state(self) -> RegistryState:
-        """The last successful look at the registry."""
-        return self._state
-
-    def start(self) -> None:
-        """Starts looking at the registry."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops looking, and waits for a look that is under way."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def look(self) -> bool:
-        """Reads the registry, and swaps the plans where definitions changed.
-
-        Returns:
-            Whether they changed.
-
-        Raises:
-            Exception: Whatever Feast raises where the registry cannot be read.
-        """
-        state = read_state(self._store)
-        old = self._book
-        if state.fingerprint == old.definitions.fingerprint:
-            self._state = state
-            return False
-        # Feast writes a registry file in place. One that is read half written can look like a
-        # registry with less in it, so a change counts when two reads in a row agree on it.
-        self._stop.wait(_SETTLE)
-        again = read_state(self._store)
-        if again.fingerprint != state.fingerprint:
-            return False
-        book = PlanBook(read_definitions(self._store), old.generation + 1)
-        book.plan_ahead(old.cached_lists)
-        self._book, self._state = book, again
-        logger.info("registry changed; plan generation %d is live", book.generation)
-        return True
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            try:
-                self.look()
-            except Exception as error:
-                age = (datetime.now(UTC) - self._state.read).total_seconds()
-                logger.warning(
-                    "the registry cannot be read (%s: %s); serving the definitions of %.0f s ago",
-                    type(error).__name__, error, age,
-                )  # fmt: skip
+    metrics: tuple[str, int] | None = None
+    """Host and port of a page of figures for Prometheus; none if None."""
+    metrics_files: WorkerFiles | None = None
+    """Where a worker keeps its figures, for its supervisor's page."""
 
 
 class Gateway:
@@ -164,7 +82,15 @@ class Gateway:
         pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
         self._reader = RedisReader(pool, settings.redis_timeout, max_idle=settings.threads)
         self._modes = ReadModes(pool)
-        self._watch = RegistryWatch(store, settings.registry_interval)
+        self._metrics: Metrics | None = None
+        if settings.metrics is not None or settings.metrics_files is not None:
+            self._metrics = Metrics(SERVICE_NAMES, settings.metrics_files)
+        self._watch = RegistryWatch(
+            store,
+            settings.registry_interval,
+            as_feast=settings.status_mode == "feast",
+            tell=self._metrics.looked if self._metrics is not None else lambda _: None,
+        )
         self._stopping = threading.Event()
         clock = Clock(settings.as_of)
         strict = settings.status_mode == "strict"
@@ -173,6 +99,7 @@ class Gateway:
         self._gate = DrainGate()
         self._server = grpc.server(
             ThreadPoolExecutor(settings.threads, thread_name_prefix="request"),
+            interceptors=[self._metrics] if self._metrics is not None else None,
             options=[
                 ("grpc.so_reuseport", int(settings.share_port)),
                 ("grpc.max_receive_message_length", _LARGEST_REQUEST),
@@ -195,6 +122,9 @@ class Gateway:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise StartFailure(f"cannot listen on {address}: {error}") from error
+        self.metrics_page: Page | None = None
+        if self._metrics is not None and settings.metrics is not None:
+            self.metrics_page = Page(self._metrics.collector, *settings.metrics)
 
     @property
     def registry(self) -> RegistryWatch:
@@ -207,6 +137,8 @@ class Gateway:
         Args:
             say: Is told why it takes longer, and in the end what is served where.
         """
+        if self.metrics_page is not None:
+            say(f"metrics on {self.metrics_page.url}")
         self._server.start()
         complained = False
         while not self._stopping.is_set():
@@ -247,6 +179,8 @@ class Gateway:
         self._watch.stop()
         self._modes.stop()
         self._reader.close()
+        if self.metrics_page is not None:
+            self.metrics_page.stop()
 
     def run(self, say: Callable[[str], None]) -> None:
         """Serves until SIGTERM or SIGINT, then drains."""

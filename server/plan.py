@@ -5,12 +5,14 @@ immutable and belong to one state of the registry; when that changes, a whole ne
 the old one's place.
 """
 
+import re
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import grpc
 import mmh3
 
 from hotfeast.hotpath.definition import (
@@ -30,6 +32,7 @@ from hotfeast.serving.v1 import serving_pb2
 _STRING = 2
 # BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP; 0 where the entity's type is not declared.
 _KEY_TYPES = {0, 1, 2, 3, 4, 8}
+_VERSION = re.compile(r"[vV]([0-9]+)")
 # Bytes. A longer list is planned anew each time, so that the cache's memory is bounded too.
 _LONGEST_CACHED_LIST = 65536
 
@@ -63,6 +66,14 @@ class ServingPlan:
     request_fields: tuple[FieldDefinition, ...]
     full_feature_names: bool
 
+    def output_name(self, projection: Projection, feature: str) -> str:
+        """The name of a projection's feature in the answer."""
+        return _output_name(projection, feature, self.full_feature_names)
+
+
+def _output_name(projection: Projection, feature: str, full_feature_names: bool) -> str:
+    return f"{projection.name}__{feature}" if full_feature_names else feature
+
 
 def feature_hash_field(storage_name: str, feature: str) -> bytes:
     """The Redis hash field of a feature: little-endian MurmurHash3 of `view:feature`.
@@ -72,27 +83,53 @@ def feature_hash_field(storage_name: str, feature: str) -> bytes:
     return struct.pack("<I", mmh3.hash(f"{storage_name}:{feature}", signed=False))
 
 
+def storage_name_at(view: str, version: int) -> str:
+    """The name that a view's rows go by where versions are kept apart.
+
+    Source: `feast.infra.online_stores.helpers.compute_versioned_name`.
+    """
+    return f"{view}_v{version}" if version > 0 else view
+
+
 def time_hash_field(storage_name: str) -> bytes:
     """The Redis hash field of a view's row time."""
     return f"_ts:{storage_name}".encode()
 
 
-def parse_reference(reference: str) -> tuple[str, str]:
-    """Splits `view:feature`.
+def parse_reference(reference: str) -> tuple[str, int | None, str]:
+    """Splits `view:feature` or `view@vN:feature` into view, version and feature.
+
+    `view@latest:feature` is the same as `view:feature`. Source: `feast.utils._parse_feature_ref`.
 
     Raises:
         RequestFailure: It is no such reference.
     """
     view, colon, feature = reference.partition(":")
     if not colon or not view or not feature:
-        raise invalid(f"feature reference {reference!r} must have the form 'view:feature'")
-    if view.endswith("@latest"):
-        view = view.removesuffix("@latest")
-    return view, feature
+        raise invalid(
+            f"feature reference {reference!r} must have the form 'view:feature' or "
+            "'view@vN:feature'"
+        )
+    name, _, version = view.partition("@")
+    if version == "" or version.lower() == "latest":
+        return name, None, feature
+    pinned = _VERSION.fullmatch(version)
+    if pinned is None:
+        return view, None, feature
+    return name, int(pinned[1]), feature
 
 
-def plan_service(definitions: Definitions, name: str, full_feature_names: bool) -> ServingPlan:
+def plan_service(
+    definitions: Definitions, name: str, full_feature_names: bool, as_feast: bool = False
+) -> ServingPlan:
     """Plans a feature service.
+
+    Args:
+        definitions: The state of the registry.
+        name: The service.
+        full_feature_names: Whether features are named `view__feature`.
+        as_feast: Whether to read what Feast's Python code reads even where that is another
+            version's row; see `_forgotten_versions`.
 
     Raises:
         RequestFailure: There is no such service, or it cannot be served; the message says why.
@@ -100,44 +137,108 @@ def plan_service(definitions: Definitions, name: str, full_feature_names: bool) 
     service = definitions.services.get(name)
     if service is None:
         raise unknown_name("feature service", name, definitions.services)
-    return _plan(definitions, service.projections, full_feature_names)
+    forgotten: set[str] = set()
+    if as_feast:
+        forgotten = _forgotten_versions(definitions, service.projections, by_service=True)
+    return _plan(definitions, service.projections, full_feature_names, forgotten)
 
 
 def plan_features(
-    definitions: Definitions, references: Sequence[str], full_feature_names: bool
+    definitions: Definitions,
+    references: Sequence[str],
+    full_feature_names: bool,
+    as_feast: bool = False,
 ) -> ServingPlan:
-    """Plans a list of `view:feature` references.
+    """Plans a list of `view:feature` references; arguments as for `plan_service`.
 
     Raises:
         RequestFailure: A reference is malformed or unknown, or two features have one name.
     """
     if not references:
         raise invalid("the feature list is empty: ask for at least one 'view:feature'")
-    wanted: OrderedDict[str, list[str]] = OrderedDict()
+    wanted: OrderedDict[tuple[str, int | None], list[str]] = OrderedDict()
     for reference in references:
-        view_name, feature = parse_reference(reference)
-        if feature in wanted.setdefault(view_name, []):
+        name, version, feature = parse_reference(reference)
+        if feature in wanted.setdefault((name, version), []):
             raise invalid(f"feature {reference!r} is asked for twice")
-        wanted[view_name].append(feature)
+        wanted[name, version].append(feature)
     projections = []
-    for view_name, features in wanted.items():
-        view = _view(definitions, view_name)
+    for (name, version), features in wanted.items():
+        projection = Projection(name, None, tuple(features), {}, version)
+        view = find_view(definitions, projection)
+        if view.problem:
+            raise not_servable(view.problem)
         for feature in features:
             if view.feature(feature) is None:
                 raise unknown_name(
-                    f"feature in view {view_name!r} called",
+                    f"feature in view {projection.name!r} called",
                     feature,
                     [f.name for f in view.features],
                 )
-        projections.append(Projection(view_name, None, tuple(features), {}, None))
-    return _plan(definitions, tuple(projections), full_feature_names)
+        projections.append(projection)
+    forgotten: set[str] = set()
+    if as_feast:
+        forgotten = _forgotten_versions(definitions, projections, by_service=False)
+    return _plan(definitions, tuple(projections), full_feature_names, forgotten)
 
 
-def _view(definitions: Definitions, name: str) -> ViewDefinition:
+def find_view(definitions: Definitions, projection: Projection) -> ViewDefinition:
+    """The view that a projection is of, at its version if it is pinned to one.
+
+    Raises:
+        RequestFailure: There is no such view or version, or versions are not kept apart.
+    """
+    name, version = projection.view, projection.version
     view = definitions.views.get(name)
     if view is None:
         raise unknown_name("feature view", name, definitions.views)
+    if version is None:
+        return view
+    if not definitions.versioned_storage:
+        raise not_servable(
+            f"feature view '{name}@v{version}': the rows of versions are not kept apart; set "
+            "enable_online_feature_view_versioning under 'registry' in feature_store.yaml"
+        )
+    pinned = definitions.versions.get((name, version))
+    if pinned is None:
+        known = ", ".join(f"v{n}" for view, n in sorted(definitions.versions) if view == name)
+        raise RequestFailure(
+            grpc.StatusCode.NOT_FOUND,
+            f"feature view {name!r} has no version v{version}; it has {known}",
+        )
+    return pinned
+
+
+def _servable_view(definitions: Definitions, projection: Projection) -> ViewDefinition:
+    view = find_view(definitions, projection)
+    if view.problem:
+        raise not_servable(view.problem)
+    for feature in projection.features:
+        if view.feature(feature) is None:
+            raise not_servable(
+                f"feature view {projection.name!r} no longer has the feature {feature!r}, which is "
+                "taken from it; apply again what takes it (a feature service or on-demand view)"
+            )
     return view
+
+
+def _forgotten_versions(
+    definitions: Definitions, projections: Sequence[Projection], by_service: bool
+) -> set[str]:
+    """The names of projections whose view's current version Feast's Python code forgets.
+
+    It copies a view to set a feature service's or an on-demand view's projection, and the copy has
+    no version number, so that it reads the rows of version 0 (`FeatureView.__copy__`). Where a view
+    is used more than once, the first use counts.
+    """
+    forgotten: dict[str, bool] = {}
+    for projection in projections:
+        view = find_view(definitions, projection)
+        if view.stored:
+            forgotten.setdefault(projection.name, by_service)
+        for source in view.sources:
+            forgotten.setdefault(source.name, True)
+    return {name for name, is_forgotten in forgotten.items() if is_forgotten}
 
 
 def _merge(projections: Sequence[Projection]) -> list[Projection]:
@@ -154,33 +255,31 @@ def _merge(projections: Sequence[Projection]) -> list[Projection]:
 
 
 def _plan(
-    definitions: Definitions, projections: tuple[Projection, ...], full_feature_names: bool
+    definitions: Definitions,
+    projections: tuple[Projection, ...],
+    full_feature_names: bool,
+    forgotten: set[str],
 ) -> ServingPlan:
     references = tuple(f"{p.name}:{f}" for p in projections for f in p.features)
     _refuse_clashes(references, full_feature_names)
     stored: list[Projection] = []
     on_demand: list[OnDemandRead] = []
     for projection in _merge(projections):
-        view = _view(definitions, projection.view)
-        if view.problem:
-            raise not_servable(view.problem)
+        view = _servable_view(definitions, projection)
         if view.stored:
             stored.append(projection)
         else:
             on_demand.append(OnDemandRead(view, projection))
 
-    def output_name(projection: Projection, feature: str) -> str:
-        return f"{projection.name}__{feature}" if full_feature_names else feature
-
-    asked = [output_name(p, f) for p in stored for f in p.features]
-    asked += [output_name(r.projection, f) for r in on_demand for f in r.projection.features]
+    taken = stored + [r.projection for r in on_demand]
+    asked = [_output_name(p, f, full_feature_names) for p in taken for f in p.features]
 
     inputs = [source for r in on_demand for source in r.view.sources]
     for source in inputs:
-        problem = _view(definitions, source.view).problem
-        if problem:
-            raise not_servable(problem)
-    compiled = Plan(_read_definition(definitions, _merge(stored + inputs), full_feature_names))
+        _servable_view(definitions, source)
+    compiled = Plan(
+        _read_definition(definitions, _merge(stored + inputs), full_feature_names, forgotten)
+    )
     request_fields = {f.name: f for r in on_demand for f in r.view.request_fields}
     return ServingPlan(
         compiled=compiled,
@@ -208,17 +307,24 @@ def _refuse_clashes(references: tuple[str, ...], full_feature_names: bool) -> No
 
 
 def _read_definition(
-    definitions: Definitions, projections: Sequence[Projection], full_feature_names: bool
+    definitions: Definitions,
+    projections: Sequence[Projection],
+    full_feature_names: bool,
+    forgotten: set[str],
 ) -> ReadDefinition:
     join_keys: OrderedDict[str, JoinKey] = OrderedDict()
     recipes: OrderedDict[tuple[tuple[str, int], ...], int] = OrderedDict()
     views: list[ViewRead] = []
     versions: OrderedDict[str, int] = OrderedDict()
     for projection in projections:
-        view = definitions.views[projection.view]
+        view = find_view(definitions, projection)
         parts = _key_parts(definitions, view, projection, join_keys)
         recipe = recipes.setdefault(parts, len(recipes))
-        storage_name = _storage_name(definitions, view)
+        version = 0 if projection.name in forgotten else view.version
+        storage_name = view.name
+        if definitions.versioned_storage:
+            stored_version = version if projection.version is None else projection.version
+            storage_name = storage_name_at(view.name, stored_version)
         views.append(
             ViewRead(
                 name=projection.name,
@@ -227,14 +333,14 @@ def _read_definition(
                 ttl_seconds=view.ttl_seconds,
                 features=tuple(
                     FeatureRead(
-                        f"{projection.name}__{feature}" if full_feature_names else feature,
+                        _output_name(projection, feature, full_feature_names),
                         feature_hash_field(storage_name, feature),
                     )
                     for feature in projection.features
                 ),
             )
         )
-        versions.setdefault(projection.alias or projection.view, view.version)
+        versions.setdefault(projection.alias or projection.view, version)
     return ReadDefinition(
         project=definitions.project,
         join_keys=tuple(join_keys.values()),
@@ -244,12 +350,6 @@ def _read_definition(
     )
 
 
-def _storage_name(definitions: Definitions, view: ViewDefinition) -> str:
-    if definitions.versioned_storage and view.version > 0:
-        return f"{view.name}_v{view.version}"
-    return view.name
-
-
 def _key_parts(
     definitions: Definitions,
     view: ViewDefinition,
@@ -257,10 +357,6 @@ def _key_parts(
     join_keys: OrderedDict[str, JoinKey],
 ) -> tuple[tuple[str, int], ...]:
     """Enters a view's join keys among the plan's, and says which ones its key is made of."""
-    if projection.version is not None:
-        raise not_servable(
-            f"feature view {projection.name!r}: reading a pinned version is not supported"
-        )
     if not view.entities:
         join_keys.setdefault(DUMMY_JOIN_KEY, JoinKey(DUMMY_JOIN_KEY, _STRING, required=False))
         return ()
@@ -297,14 +393,27 @@ class PlanBook:
     Feature services are planned at once, with short and with full names; feature lists when they
     are first asked for, and the least recently used are dropped beyond `capacity`.
 
+    Args:
+        as_feast: As for `plan_service`.
+        pause: Is called after each plan that is made, to let others have their turn.
+
     Attributes:
         definitions: The state of the registry.
         generation: 1 for the first book of the process, one more for each that replaced it.
         failures: Why a service cannot be served, for those that cannot.
     """
 
-    def __init__(self, definitions: Definitions, generation: int, capacity: int = 1024) -> None:
+    def __init__(
+        self,
+        definitions: Definitions,
+        generation: int,
+        capacity: int = 1024,
+        as_feast: bool = False,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
         self.definitions = definitions
+        self._as_feast = as_feast
+        self._pause = pause
         self.generation = generation
         self.failures: dict[str, RequestFailure] = {}
         self._capacity = capacity
@@ -314,13 +423,16 @@ class PlanBook:
         for name in definitions.services:
             for full in (False, True):
                 try:
-                    plan: ServingPlan | RequestFailure = plan_service(definitions, name, full)
+                    plan: ServingPlan | RequestFailure = plan_service(
+                        definitions, name, full, as_feast
+                    )
                 except RequestFailure as failure:
                     plan = failure
                     if full:
                         # With full names nothing clashes: the caller cannot mend this one.
                         self.failures[name] = failure
                 self._services[name.encode(), full] = plan
+                pause()
 
     def find(self, request: Request) -> ServingPlan:
         """The plan for a request.
@@ -342,7 +454,9 @@ class PlanBook:
             if known is not None:
                 self._lists.move_to_end(key)
                 return known
-        made = plan_features(self.definitions, request.features, request.full_feature_names)
+        made = plan_features(
+            self.definitions, request.features, request.full_feature_names, self._as_feast
+        )
         self._remember(key, made)
         return made
 
@@ -375,10 +489,13 @@ class PlanBook:
         """
         for references, full_feature_names in lists:
             try:
-                made = plan_features(self.definitions, references, full_feature_names)
+                made = plan_features(
+                    self.definitions, references, full_feature_names, self._as_feast
+                )
             except RequestFailure:
                 continue
             self._remember((_list_key(references), full_feature_names), made)
+            self._pause()
 
 
 def _list_key(references: Sequence[str]) -> bytes:

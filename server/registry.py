@@ -5,12 +5,28 @@ registry. They are read once per refresh, here; the rest of the server knows onl
 The exception is an on-demand view's own object, which carries its function.
 """
 
-import hashlib
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from hotfeast.server.feast_api import DUMMY_ENTITY_NAME, FeatureStore
+from hotfeast.server.feast_api import (
+    DUMMY_ENTITY_NAME,
+    Entity,
+    EntityMessage,
+    FeatureService,
+    FeatureServiceMessage,
+    FeatureStore,
+    FeatureView,
+    FeatureViewMessage,
+    LabelView,
+    LabelViewMessage,
+    OnDemandFeatureView,
+    OnDemandFeatureViewMessage,
+    StreamFeatureView,
+    StreamFeatureViewMessage,
+)
+from hotfeast.server.registry_source import KINDS, Stored, open_source
 
 # Feast's lifecycle states, by number: 1 CREATED, 2 GENERATED, 3 MATERIALIZING, 4 AVAILABLE_ONLINE.
 # A view that is being materialized has the rows of the last time, and is served.
@@ -24,15 +40,13 @@ _KINDS = {
     "LabelView": "label_view",
 }
 
-# Fields of Feast's registry message that hold what is served.
-_KINDS_IN_REGISTRY = (
-    "entities",
-    "feature_views",
-    "stream_feature_views",
-    "on_demand_feature_views",
-    "label_views",
-    "feature_services",
-)
+# By the kind in the registry: the message that is stored, and what Feast makes of it.
+_VIEWS: dict[str, tuple[Any, Any]] = {
+    "feature_views": (FeatureViewMessage, FeatureView),
+    "stream_feature_views": (StreamFeatureViewMessage, StreamFeatureView),
+    "on_demand_feature_views": (OnDemandFeatureViewMessage, OnDemandFeatureView),
+    "label_views": (LabelViewMessage, LabelView),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,70 +129,134 @@ class Definitions:
     entity_names: dict[str, str]
     """For each entity its join key."""
     views: dict[str, ViewDefinition]
+    versions: dict[tuple[str, int], ViewDefinition]
+    """Views as they were at a version, by name and number; empty unless `versioned_storage`."""
     services: dict[str, ServiceDefinition]
     versioned_storage: bool
-    """Whether the storage names of views carry their version."""
+    """Whether the storage names of views carry their version, so that old ones can be read."""
     fingerprint: str
     """Changes when any definition does."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryState:
-    """What one look at the registry says, without making definitions of it."""
+    """What the looks at the registry have said."""
 
-    fingerprint: str
     updated: datetime | None
     """When the registry says it was last changed."""
     read: datetime
-    """When it was looked at."""
+    """When it was last read."""
+    error: str = ""
+    """Why it could not be read at the last look; empty where it could."""
 
 
-def read_state(store: FeatureStore) -> RegistryState:
-    """Fetches the registry anew, into the cache that `read_definitions` reads.
+class RegistryReader:
+    """Reads a repository's registry, and makes definitions of what it holds.
 
-    Raises:
-        Exception: Whatever Feast raises where the registry cannot be read.
+    What has not changed is not made anew, so that a change costs as much as it changes.
     """
-    store.refresh_registry()
-    proto = store.registry.proto()
-    updated = proto.last_updated.ToDatetime(tzinfo=UTC) if proto.HasField("last_updated") else None
-    return RegistryState(_fingerprint(proto, store.project), updated, datetime.now(UTC))
+
+    def __init__(self, store: FeatureStore) -> None:
+        """
+        Args:
+            store: The repository.
+
+        Raises:
+            Exception: Whatever Feast raises where it knows no registry of this kind.
+        """
+        self._source = open_source(store)
+        self._project = store.project
+        self._versioned = bool(
+            getattr(store.config.registry, "enable_online_feature_view_versioning", False)
+        )
+        self._made: dict[tuple[str, bytes], Any] = {}
+
+    def read(self) -> Stored:
+        """Fetches the registry anew.
+
+        Raises:
+            Exception: It cannot be read.
+        """
+        return self._source.read()
+
+    def define(self, stored: Stored, pause: Callable[[], None] = lambda: None) -> Definitions:
+        """Makes definitions of what was read.
+
+        Args:
+            stored: What was read.
+            pause: Is called after each definition that is made, to let others have their turn.
+
+        Raises:
+            Exception: Whatever Feast raises where a definition cannot be read.
+        """
+        made: dict[tuple[str, bytes], Any] = {}
+
+        def make(kind: str, message: bytes) -> Any:
+            key = kind, message
+            if key not in self._made:
+                made[key] = _make(kind, message)
+                pause()
+            else:
+                made[key] = self._made[key]
+            return made[key]
+
+        views = {
+            view.name: view
+            for kind in KINDS
+            if kind in _VIEWS
+            for view in (make(kind, message) for message in stored.messages[kind])
+        }
+        versions: dict[tuple[str, int], ViewDefinition] = {}
+        if self._versioned and stored.versions is None:
+            # Feast then takes a view for its own version 0, and knows no other.
+            versions = {(name, 0): view for name, view in views.items()}
+        for version in stored.versions or ():
+            if version.view in views:
+                view = make(version.kind, version.message)
+                versions[version.view, version.number] = replace(view, version=version.number)
+        definitions = Definitions(
+            project=self._project,
+            entity_names=dict(make("entities", m) for m in stored.messages["entities"]),
+            views=views,
+            versions=versions,
+            services={
+                service.name: service
+                for service in (
+                    make("feature_services", m) for m in stored.messages["feature_services"]
+                )
+            },
+            versioned_storage=self._versioned,
+            fingerprint=stored.fingerprint,
+        )
+        self._made = made
+        return definitions
 
 
 def read_definitions(store: FeatureStore) -> Definitions:
-    """Makes definitions of the registry as it was last fetched.
+    """Reads a repository's registry, once.
 
     Raises:
-        Exception: Whatever Feast raises where a definition cannot be read.
+        Exception: The registry, or a definition in it, cannot be read.
     """
-    registry, project = store.registry, store.project
-    entities = registry.list_entities(project, allow_cache=True)
-    views = registry.list_all_feature_views(project, allow_cache=True)
-    services = registry.list_feature_services(project, allow_cache=True)
-    return Definitions(
-        project=project,
-        entity_names={e.name: e.join_key for e in entities},
-        views={v.name: _view(v) for v in views},
-        services={s.name: _service(s) for s in services},
-        versioned_storage=bool(
-            getattr(store.config.registry, "enable_online_feature_view_versioning", False)
-        ),
-        fingerprint=_fingerprint(registry.proto(), project),
-    )
+    reader = RegistryReader(store)
+    return reader.define(reader.read())
 
 
-def _fingerprint(registry: Any, project: str) -> str:
-    """A hash of a project's definitions as the registry stores them.
-
-    Not of Feast's objects: serializing a transform's function anew gives other bytes each time.
-    """
-    content = hashlib.sha256()
-    for kind in _KINDS_IN_REGISTRY:
-        stored = [thing for thing in getattr(registry, kind) if thing.spec.project == project]
-        for thing in sorted(stored, key=lambda thing: thing.spec.name):
-            content.update(kind.encode())
-            content.update(thing.SerializeToString(deterministic=True))
-    return content.hexdigest()
+def _make(kind: str, message: bytes) -> Any:
+    """A definition of a stored message; of an entity its name and join key."""
+    if kind == "entities":
+        entity = Entity.from_proto(EntityMessage.FromString(message))
+        return entity.name, entity.join_key
+    if kind == "feature_services":
+        return _service(FeatureService.from_proto(FeatureServiceMessage.FromString(message)))
+    message_class, feast_class = _VIEWS[kind]
+    stored = message_class.FromString(message)
+    try:
+        return _view(feast_class.from_proto(stored))
+    except Exception as error:
+        # Such as a transform whose function needs a module that is not installed here. The other
+        # views do not depend on it.
+        return _unreadable_view(stored.spec, kind, error)
 
 
 def _field(feast_field: Any) -> FieldDefinition:
@@ -243,6 +321,28 @@ def _view(view: Any) -> ViewDefinition:
             for f in source.schema
         ),
         on_demand=view if on_demand else None,
+    )
+
+
+def _unreadable_view(spec: Any, kind: str, error: Exception) -> ViewDefinition:
+    return ViewDefinition(
+        name=spec.name,
+        kind=kind.removesuffix("s"),
+        entities=(),
+        join_keys=(),
+        features=(),
+        ttl_seconds=0,
+        online=True,
+        version=0,
+        problem=(
+            f"feature view {spec.name!r} cannot be loaded here ({type(error).__name__}: {error}); "
+            "a transform needs the modules that it was defined with"
+        ),
+        description=spec.description,
+        tags=dict(spec.tags),
+        owner=spec.owner,
+        materialized_until=None,
+        stored=True,
     )
 
 

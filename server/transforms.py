@@ -4,6 +4,7 @@ The functions run as Feast runs them, through Feast's own code, on a response th
 inputs; then the response is cut down to what was asked for.
 """
 
+from copy import copy
 from typing import Any
 
 import grpc
@@ -18,8 +19,9 @@ from hotfeast.server.feast_api import (
     ValueType,
     utils,
 )
-from hotfeast.server.plan import ServingPlan
+from hotfeast.server.plan import OnDemandRead, ServingPlan, find_view
 from hotfeast.server.registry import Definitions
+from hotfeast.serving.v1 import serving_pb2
 
 
 def request_columns(plan: ServingPlan, request: Request) -> dict[str, RepeatedValue]:
@@ -91,6 +93,8 @@ def apply_on_demand(
             for i, value in enumerate(vector.values):
                 if value.WhichOneof("val") in (None, "null_val"):
                     vector.statuses[i] = FieldStatus.NULL_VALUE
+    if request.partial:
+        _void_computed_cells(plan, response)
     utils._drop_unneeded_columns(response, {*join_keys, *plan.output_names})
     missing = set(plan.output_names) - set(response.metadata.feature_names.val)
     if missing:
@@ -101,13 +105,30 @@ def apply_on_demand(
     return response.SerializeToString()
 
 
-def _feast_projection(read: Any) -> Any:
-    """Feast's own projection of an on-demand view, as a feature service takes it."""
-    from copy import copy
+def _void_computed_cells(plan: ServingPlan, response: GetOnlineFeaturesResponse) -> None:
+    """Takes back what was computed from rows that could not be read."""
+    errors = serving_pb2.GetOnlineFeaturesResponseMetadata.FromString(
+        response.metadata.SerializeToString()
+    ).row_errors
+    vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
+    for read in plan.on_demand:
+        sources = {source.name for source in read.view.sources}
+        rows = {row for e in errors if e.feature_view in sources for row in e.rows}
+        for feature in read.projection.features:
+            vector = vectors.get(plan.output_name(read.projection, feature))
+            if vector is None:
+                continue
+            for row in rows:
+                vector.values[row].Clear()
+                vector.statuses[row] = FieldStatus.INVALID
 
+
+def _feast_projection(read: OnDemandRead) -> Any:
+    """Feast's own projection of an on-demand view, as a feature service takes it."""
     view = read.view.on_demand
     projection = copy(view.projection)
     projection.name_alias = read.projection.alias
+    projection.version_tag = read.projection.version
     projection.features = [f for f in view.features if f.name in read.projection.features]
     return projection
 
@@ -116,7 +137,6 @@ def _input_types(plan: ServingPlan, definitions: Definitions) -> dict[str, Value
     types: dict[str, ValueType] = {}
     for read in plan.on_demand:
         for source in read.view.sources:
-            view = definitions.views[source.view]
-            for field in view.features:
+            for field in find_view(definitions, source).features:
                 types[field.name] = ValueType(field.value_type)
     return types

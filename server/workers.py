@@ -16,9 +16,12 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import Gateway, Settings
+from hotfeast.server.metrics import Page, WorkerFiles, forget_gauges, workers_figures
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ class Supervisor:
         """Takes the port.
 
         Raises:
-            StartFailure: The port cannot be had.
+            StartFailure: The port, or that of the metrics, cannot be had.
         """
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
@@ -62,7 +65,14 @@ class Supervisor:
             raise StartFailure(f"cannot listen on {settings.host}:{settings.port}: {error}") from (
                 error
             )
-        self._settings = replace(settings, port=self._socket.getsockname()[1], share_port=True)
+        self._figures: TemporaryDirectory[str] | None = None
+        self._page: Page | None = None
+        if settings.metrics is not None:
+            self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
+            self._page = Page(workers_figures(Path(self._figures.name)), *settings.metrics)
+        self._settings = replace(
+            settings, port=self._socket.getsockname()[1], share_port=True, metrics=None
+        )
         self._count = count
         # Not fork: gRPC's threads do not survive one.
         self._context = multiprocessing.get_context("spawn")
@@ -80,10 +90,12 @@ class Supervisor:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        for index in range(self._count):
-            self._launch(index)
+        if self._page is not None:
+            say(f"metrics on {self._page.url}")
         ready: set[int] = set()
         try:
+            for index in range(self._count):
+                self._launch(index)
             while not self._stopping:
                 self._turn(ready, say)
         finally:
@@ -94,12 +106,16 @@ class Supervisor:
 
     def _launch(self, index: int) -> None:
         receiver, sender = self._context.Pipe(duplex=False)
+        settings = replace(self._settings, metrics_files=self._files(index))
         process = self._context.Process(
-            target=_work, args=(self._settings, sender), name=f"hotfeast-{index}"
+            target=_work, args=(settings, sender), name=f"hotfeast-{index}"
         )
         process.start()
         sender.close()
         self._workers[index] = (process, receiver, time.monotonic())
+
+    def _files(self, index: int) -> WorkerFiles | None:
+        return None if self._figures is None else WorkerFiles(Path(self._figures.name), index)
 
     def _turn(self, ready: set[int], say: Callable[[str], None]) -> None:
         pipes = {receiver: i for i, (_, receiver, _) in self._workers.items()}
@@ -129,6 +145,9 @@ class Supervisor:
         process, receiver, started = self._workers[index]
         process.join()
         receiver.close()
+        files = self._files(index)
+        if files is not None:
+            forget_gauges(files)
         if self._stopping:
             return
         say(f"worker {index} ended with exit code {process.exitcode}; starting it again")
@@ -149,4 +168,8 @@ class Supervisor:
                 process.join()
             with suppress(OSError):
                 receiver.close()
+        if self._page is not None:
+            self._page.stop()
+        if self._figures is not None:
+            self._figures.cleanup()
         self._socket.close()

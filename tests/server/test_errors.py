@@ -1,5 +1,7 @@
 """Every refusal has the right code and names what is wrong; nothing takes the gateway down."""
 
+from collections.abc import Iterator
+
 import grpc
 import pytest
 import redis
@@ -139,6 +141,63 @@ def test_corrupt_rows_are_data_loss(strict: Served, redis_server: LocalRedis, fi
         assert strict.client.get_online_features("users", {"user_id": [1]}).to_dict()["visits"]
     finally:
         raw.delete(_redis_key("market", key))
+
+
+@pytest.fixture
+def corrupt_user(redis_server: LocalRedis) -> Iterator[int]:
+    """A user whose `user_stats` row cannot be read, and whose `affinity` row for "a" can."""
+    raw = redis_server.client()
+    key = EntityKey(join_keys=["user_id"], entity_values=[Value(int64_val=779)])
+    time = raw.hget(_redis_key("market", USER_1), "_ts:user_stats")
+    raw.hset(
+        _redis_key("market", key),
+        mapping={b"_ts:user_stats": time, _mmh3("user_stats:spend"): b"\xff\xff"},
+    )
+    yield 779
+    raw.delete(_redis_key("market", key))
+
+
+def test_a_partial_answer_has_the_other_rows(strict: Served, corrupt_user: int) -> None:
+    answer = strict.client.get_online_features(
+        ["user_stats:visits", "user_stats:spend", "affinity:score"],
+        {"user_id": [1, corrupt_user, 1, corrupt_user], "sku": ["a"] * 4},
+        allow_partial_response=True,
+    )
+    values = answer.to_dict()
+    assert values["visits"] == [10, None, 10, None]
+    assert values["score"] == [0.1, None, 0.1, None]
+    assert answer.statuses["visits"] == ["PRESENT", "INVALID", "PRESENT", "INVALID"]
+    assert answer.statuses["score"] == ["PRESENT", "NOT_FOUND", "PRESENT", "NOT_FOUND"]
+    (error,) = answer.row_errors
+    assert (error.feature_view, list(error.rows)) == ("user_stats", [1, 3])
+    assert error.code == grpc.StatusCode.DATA_LOSS.value[0]
+    assert "user_id=779: the stored feature 'spend'" in error.message
+    whole = strict.client.get_online_features("part", {"user_id": [1]}, allow_partial_response=True)
+    assert whole.row_errors == []
+
+
+def test_nothing_is_computed_from_what_cannot_be_read(strict: Served, corrupt_user: int) -> None:
+    request = ("cart_service", {"user_id": [1, corrupt_user]})
+    context = {"cart_value": [3.0, 3.0]}
+    with pytest.raises(HotfeastError, match="DATA_LOSS"):
+        strict.client.get_online_features(*request, request_context=context)
+    answer = strict.client.get_online_features(
+        *request, request_context=context, allow_partial_response=True
+    )
+    assert answer.to_dict()["cart_share"] == [2.0, None]
+    assert answer.statuses["cart_share"] == ["PRESENT", "INVALID"]
+    assert [list(e.rows) for e in answer.row_errors] == [[1]]
+
+
+def test_stale_values_are_sent_when_asked_for(strict: Served) -> None:
+    fresh = strict.client.get_online_features("part", {"user_id": [1, 3]})
+    assert fresh.to_dict()["spend"] == [1.5, None]
+    stale = strict.client.get_online_features(
+        "part", {"user_id": [1, 3]}, include_stale_values=True
+    )
+    assert stale.to_dict()["spend"] == [1.5, 3.0]
+    for answer in (fresh, stale):
+        assert answer.statuses["spend"] == ["PRESENT", "OUTSIDE_MAX_AGE"]
 
 
 def test_redis_errors_are_told_and_the_connection_goes_on(

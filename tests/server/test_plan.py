@@ -3,15 +3,24 @@
 import dataclasses
 from pathlib import Path
 
+import market
 import pytest
 from feast import FeatureStore
 from feast.infra.online_stores.helpers import _mmh3
+from feast.protos.feast.core.Registry_pb2 import Registry
+from feast.utils import _parse_feature_ref
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hotfeast.hotpath.request import Request
 from hotfeast.server.errors import RequestFailure
-from hotfeast.server.plan import PlanBook, feature_hash_field, plan_service, time_hash_field
+from hotfeast.server.plan import (
+    PlanBook,
+    feature_hash_field,
+    parse_reference,
+    plan_service,
+    time_hash_field,
+)
 from hotfeast.server.registry import Definitions, Projection, read_definitions
 from hotfeast.serving.v1 import serving_pb2
 
@@ -87,12 +96,59 @@ def test_versions_are_part_of_the_storage_name_where_enabled(definitions: Defini
         assert read.features[0].hash_field == feature_hash_field(name, "spend")
 
 
-def test_a_pinned_version_is_refused(definitions: Definitions) -> None:
+def test_a_pinned_version_needs_rows_kept_apart(definitions: Definitions) -> None:
     service = definitions.services["part"]
     pinned = Projection("user_stats", None, ("spend",), {}, 2)
     changed = dataclasses.replace(
         definitions,
         services={"part": dataclasses.replace(service, projections=(pinned,))},
     )
-    with pytest.raises(RequestFailure, match="pinned version"):
+    with pytest.raises(RequestFailure, match="enable_online_feature_view_versioning"):
         plan_service(changed, "part", False)
+
+
+@given(
+    st.one_of(
+        st.text(alphabet="v@:1Vlatest0 ", max_size=12),
+        st.builds("{}@{}:{}".format, st.text(max_size=3), st.text(max_size=4), st.text(max_size=3)),
+        st.builds("w@{}{}:f".format, st.sampled_from("vV"), st.integers(0, 10**6)),
+    )
+)
+def test_references_are_read_as_feast_reads_them(reference: str) -> None:
+    try:
+        ours = parse_reference(reference)
+    except RequestFailure:
+        # Feast takes an empty view or feature; there can be none of that name.
+        view, _, feature = reference.partition(":")
+        assert not view or not feature
+        return
+    assert ours == _parse_feature_ref(reference)
+
+
+def test_a_feature_that_was_dropped_is_named(definitions: Definitions) -> None:
+    view = definitions.views["user_stats"]
+    kept = tuple(f for f in view.features if f.name != "spend")
+    changed = dataclasses.replace(
+        definitions,
+        views={**definitions.views, "user_stats": dataclasses.replace(view, features=kept)},
+    )
+    for service in ("part", "cart_service"):
+        with pytest.raises(RequestFailure, match="'user_stats' no longer has the feature 'spend'"):
+            plan_service(changed, service, False)
+
+
+def test_a_view_that_cannot_be_loaded_leaves_the_others_alone(
+    market_store: FeatureStore, tmp_path: Path
+) -> None:
+    registry = Registry.FromString((Path(market_store.repo_path) / "registry.db").read_bytes())
+    for view in registry.on_demand_feature_views:
+        if view.spec.name == "cart_share":
+            function = view.spec.feature_transformation.user_defined_function
+            function.body, function.body_text = b"", ""
+    (tmp_path / "registry.db").write_bytes(registry.SerializeToString())
+    market.write_repository(tmp_path, "market", "127.0.0.1:1")
+    book = PlanBook(read_definitions(FeatureStore(repo_path=str(tmp_path))), generation=1)
+    assert book.service_plan("everything") is not None
+    assert set(book.failures) == {"cart_service", "hidden_service"}
+    with pytest.raises(RequestFailure, match=r"'cart_share' cannot be loaded here \("):
+        book.find(ask("cart_share:cart_share"))

@@ -1,0 +1,238 @@
+"""Figures for Prometheus: what a gateway counts, and the page that they are scraped from.
+
+A gateway that is alone keeps its figures in memory. Workers keep theirs in files, one set a worker,
+in a folder of their supervisor's, which serves the sum (prometheus_client's multiprocess mode). A
+worker that takes a dead one's place goes on with its files, so that totals never fall.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import grpc
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    start_http_server,
+    values,
+)
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from hotfeast.server.errors import StartFailure
+from hotfeast.server.plan import PlanBook
+from hotfeast.server.registry import RegistryState
+
+# Seconds. The quickest answers take a quarter of a millisecond; Redis has a second by default.
+_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_READ_TIME = "hotfeast_registry_read_timestamp_seconds"
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class WorkerFiles(NamedTuple):
+    """Where a worker keeps its figures.
+
+    Attributes:
+        folder: The supervisor's.
+        worker: Its number, which no other live worker has.
+    """
+
+    folder: Path
+    worker: int
+
+
+class Watch(Protocol):
+    """What is told of the registry."""
+
+    @property
+    def book(self) -> PlanBook: ...
+
+    @property
+    def state(self) -> RegistryState: ...
+
+
+class Metrics(grpc.ServerInterceptor):
+    """The figures of one gateway process; as an interceptor it counts the calls of a server."""
+
+    def __init__(self, services: tuple[str, ...], files: WorkerFiles | None = None) -> None:
+        """
+        Args:
+            services: Full names of the services whose calls are counted.
+            files: Where figures are kept; in memory if None. A process can have one such place.
+        """
+        # Set in both cases: Feast's own metrics set an environment variable that decides otherwise.
+        if files is None:
+            values.ValueClass = values.MutexValue
+        else:
+            os.environ[_FOLDER] = str(files.folder)
+            by_worker = values.MultiProcessValue(lambda: files.worker)  # type: ignore[no-untyped-call]
+            values.ValueClass = by_worker
+        self.collector = CollectorRegistry()
+        self._services = services
+        self._counted: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._requests = Counter(
+            "hotfeast_requests",
+            "Calls that were answered, by method (service/method) and gRPC status code.",
+            ["method", "code"],
+            registry=self.collector,
+        )
+        self._seconds = Histogram(
+            "hotfeast_request_seconds",
+            "Seconds from the start of a call's handler to its answer, by method.",
+            ["method"],
+            buckets=_BUCKETS,
+            registry=self.collector,
+        )
+        self._read = self._gauge(
+            _READ_TIME,
+            "When the registry was last read, in seconds since 1970; of the worker most behind.",
+            "livemin",
+        )
+        self._readable = self._gauge(
+            "hotfeast_registry_readable",
+            "1 if the registry could be read at the last look, by every worker; else 0.",
+            "livemin",
+        )
+        self._errors = Counter(
+            "hotfeast_registry_errors",
+            "Looks at the registry at which it could not be read.",
+            registry=self.collector,
+        )
+        self._generation = self._gauge(
+            "hotfeast_plan_generation",
+            "Grows by one whenever changed definitions go live; of the worker with the most.",
+            "livemax",
+        )
+        build = Gauge(
+            "hotfeast_build_info",
+            "1, with the versions of Hotfeast and of the Feast library that reads the registry.",
+            ["version", "feast_version"],
+            registry=self.collector,
+            multiprocess_mode="livemax",
+        )
+        build.labels(installed_version("hotfeast"), installed_version("feast")).set(1)
+
+    def _gauge(self, name: str, text: str, mode: Any) -> Gauge:
+        return Gauge(name, text, registry=self.collector, multiprocess_mode=mode)
+
+    def looked(self, watch: Watch) -> None:
+        """Notes how a look at the registry has ended."""
+        state = watch.state
+        self._read.set(state.read.timestamp())
+        self._readable.set(0 if state.error else 1)
+        if state.error:
+            self._errors.inc()
+        self._generation.set(watch.book.generation)
+
+    def intercept_service(
+        self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """The handler of a call, counting."""
+        counted = self._counted.get(details.method)
+        if counted is not None:
+            return counted
+        handler = continuation(details)
+        name = details.method.removeprefix("/")
+        # Names that nobody serves are the callers' and may be any number; streams have no one end.
+        if handler is None or handler.unary_unary is None:
+            return handler
+        if name.partition("/")[0] not in self._services:
+            return handler
+        counted = grpc.unary_unary_rpc_method_handler(
+            self._count(name, handler.unary_unary),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+        self._counted[details.method] = counted
+        return counted
+
+    def _count(self, name: str, method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        observe = self._seconds.labels(name).observe
+        # Looked up once for each code: `labels` costs as much as counting.
+        count: dict[grpc.StatusCode, Callable[[], None]] = {}
+        clock = time.perf_counter
+
+        def counter(code: grpc.StatusCode) -> Callable[[], None]:
+            count[code] = self._requests.labels(name, code.name).inc
+            return count[code]
+
+        def counted(request: Any, context: Any) -> Any:
+            began = clock()
+            # What gRPC answers for a handler that raises without a code.
+            unset = grpc.StatusCode.UNKNOWN
+            try:
+                answer = method(request, context)
+                unset = grpc.StatusCode.OK
+                return answer
+            finally:
+                observe(clock() - began)
+                code = context.code() or unset
+                (count.get(code) or counter(code))()
+
+        return counted
+
+
+class _WithAge(Collector):
+    """Figures, and the registry's age as it is when they are scraped."""
+
+    def __init__(self, figures: Collector) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._figures.collect():
+            yield metric
+            if metric.name == _READ_TIME and metric.samples:
+                yield GaugeMetricFamily(
+                    "hotfeast_registry_age_seconds",
+                    "Seconds since the registry was last read; of the worker most behind.",
+                    value=max(time.time() - min(s.value for s in metric.samples), 0),
+                )
+
+
+class Page:
+    """Serves figures over HTTP, until it is stopped.
+
+    Attributes:
+        url: Where.
+    """
+
+    def __init__(self, figures: Collector, host: str, port: int) -> None:
+        """
+        Args:
+            figures: What is served.
+            host: The interface to listen on.
+            port: 0 for any free one.
+
+        Raises:
+            StartFailure: The address cannot be had.
+        """
+        registry = CollectorRegistry()
+        registry.register(_WithAge(figures))
+        try:
+            self._server, self._thread = start_http_server(port, host.strip("[]"), registry)
+        except OSError as error:
+            raise StartFailure(f"cannot serve metrics on {host}:{port}: {error}") from error
+        self.url = f"http://{host}:{self._server.server_port}/metrics"
+
+    def stop(self) -> None:
+        """Stops serving."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def workers_figures(folder: Path) -> Collector:
+    """The sum of the figures that workers keep in a folder."""
+    collector: Collector = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+    return collector
+
+
+def forget_gauges(files: WorkerFiles) -> None:
+    """Takes what a dead worker said of its state out of the sum; what it counted stays."""
+    mark_process_dead(files.worker, str(files.folder))  # type: ignore[no-untyped-call]

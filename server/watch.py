@@ -1,0 +1,180 @@
+"""The plans in step with the registry, off the request path."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from hotfeast.server.errors import StartFailure
+from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.plan import PlanBook
+from hotfeast.server.registry import RegistryReader, RegistryState
+from hotfeast.server.registry_source import RegistryUnreadable, Stored
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two reads of a registry that has changed, and how many there are at most.
+_SETTLE = 0.1
+_SETTLE_READS = 50
+# Seconds of work on new plans between two pauses, and the pauses' length as a multiple of it.
+# Without them, requests at 1,000 a second wait tens of milliseconds (`python -m bench reload`).
+_STRETCH = 0.0005
+_PAUSES = 5
+# Seconds after which a look that is still waiting is told as an error.
+_LONG_LOOK = 15.0
+# Seconds that a stop waits for a look that is under way; it may be waiting for a dead network.
+_STOP_LIMIT = 1.0
+
+
+class RegistryWatch:
+    """Keeps the plans in step with the registry.
+
+    A registry that cannot be read leaves the plans as they are, and is told by `state.error`.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        interval: float,
+        as_feast: bool = False,
+        tell: Callable[["RegistryWatch"], None] = lambda _: None,
+    ) -> None:
+        """Reads the registry and makes the first plans.
+
+        Args:
+            store: The repository.
+            interval: Seconds between two looks.
+            as_feast: As for `PlanBook`.
+            tell: Is called now, and after each look in the thread that looks.
+
+        Raises:
+            StartFailure: The registry cannot be read.
+        """
+        self._interval = interval
+        self._as_feast = as_feast
+        self._tell = tell
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
+        self._began: float | None = None
+        try:
+            self._reader = RegistryReader(store)
+            stored = self._reader.read()
+            definitions = self._reader.define(stored)
+        except Exception as error:
+            raise StartFailure(
+                f"the registry of project {store.project!r} cannot be read "
+                f"({_words(error)}); has 'feast apply' been run?"
+            ) from error
+        self._state = RegistryState(stored.updated, datetime.now(UTC))
+        self._book = PlanBook(definitions, generation=1, as_feast=as_feast)
+        tell(self)
+
+    @property
+    def book(self) -> PlanBook:
+        """The plans of the moment."""
+        return self._book
+
+    @property
+    def state(self) -> RegistryState:
+        """What the looks at the registry have said so far."""
+        began = self._began
+        if began is not None and (waited := time.monotonic() - began) > _LONG_LOOK:
+            return replace(self._state, error=f"no answer from the registry for {waited:.0f} s")
+        return self._state
+
+    def start(self) -> None:
+        """Starts looking at the registry."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops looking."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_LIMIT)
+
+    def look(self) -> bool:
+        """Reads the registry, and swaps the plans where definitions changed.
+
+        Returns:
+            Whether they changed.
+
+        Raises:
+            Exception: Whatever Feast raises where the registry cannot be read.
+        """
+        old = self._book
+        stored = self._reader.read()
+        changed = stored.fingerprint != old.definitions.fingerprint
+        if changed:
+            settled = self._settle(stored)
+            if settled is None:
+                return False
+            stored = settled
+            pace = _Pace()
+            definitions = self._reader.define(stored, pace)
+            book = PlanBook(definitions, old.generation + 1, as_feast=self._as_feast, pause=pace)
+            book.plan_ahead(old.cached_lists)
+            self._book = book
+            logger.info("registry changed; plan generation %d is live", book.generation)
+        if self._state.error:
+            logger.info("the registry can be read again")
+        self._state = RegistryState(stored.updated, datetime.now(UTC))
+        return changed
+
+    def _settle(self, stored: Stored) -> Stored | None:
+        """Waits until two reads in a row agree; None where that takes too long.
+
+        Feast writes a registry file in place, and rows of tables one by one. What is read in
+        between can look like a registry with less in it.
+        """
+        for _ in range(_SETTLE_READS):
+            self._stop.wait(_SETTLE)
+            again = self._reader.read()
+            if again.fingerprint == stored.fingerprint:
+                return again
+            stored = again
+        return None
+
+    def _run(self) -> None:
+        wait = self._interval
+        while not self._stop.wait(wait):
+            self._began = time.monotonic()
+            try:
+                self.look()
+            except Exception as error:
+                self._complain(_words(error))
+            took = time.monotonic() - self._began
+            self._began = None
+            self._tell(self)
+            wait = max(self._interval - took, self._interval / 10)
+
+    def _complain(self, words: str) -> None:
+        if words != self._state.error:
+            age = (datetime.now(UTC) - self._state.read).total_seconds()
+            logger.warning(
+                "the registry cannot be read (%s); serving the definitions of %.0f s ago",
+                words,
+                age,
+            )
+        self._state = replace(self._state, error=words)
+
+
+class _Pace:
+    """Spreads work over time, so that requests have the interpreter for most of it."""
+
+    def __init__(self) -> None:
+        self._worked_before = time.thread_time()
+
+    def __call__(self) -> None:
+        """Pauses, where the work since the last pause is worth one."""
+        worked = time.thread_time() - self._worked_before
+        if worked > _STRETCH:
+            time.sleep(worked * _PAUSES)
+            self._worked_before = time.thread_time()
+
+
+def _words(error: Exception) -> str:
+    """An error in one line."""
+    text = str(error).strip().split("\n", 1)[0]
+    return text if isinstance(error, RegistryUnreadable) else f"{type(error).__name__}: {text}"
