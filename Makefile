@@ -8,7 +8,7 @@ EXTENSIONS := $(VENV)/.extensions
 SOURCES := $(wildcard hotpath/*.pyx hotpath/*.pxd) setup.py
 ASAN_VENV := .venv-asan
 
-.PHONY: demo serve test test-asan bench bench-quick lint format clean
+.PHONY: demo serve test test-parity-long test-mutations test-asan bench bench-quick lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,6 +32,14 @@ serve: $(EXTENSIONS)
 test: $(EXTENSIONS)
 	@$(BIN)/python -m pytest
 
+## test-parity-long: 2,000 generated repositories and a new seed, for a night
+test-parity-long: $(EXTENSIONS)
+	@HOTFEAST_PARITY_REPOS=2000 HOTFEAST_PARITY_SEED=random $(BIN)/python -m pytest tests/parity
+
+## test-mutations: faults put into copies of the code, each of which the parity tests must find
+test-mutations: $(EXTENSIONS)
+	@$(BIN)/python tests/parity/mutations.py
+
 ## test-asan: the hot path's tests with AddressSanitizer and UndefinedBehaviorSanitizer
 test-asan: $(EXTENSIONS)
 	@tests/run_asan.sh $(BIN)/python $(ASAN_VENV)
@@ -46,7 +54,7 @@ bench-quick: $(EXTENSIONS)
 	@$(BIN)/python -m bench quick
 
 ## lint: ruff, cython-lint and mypy
-lint: export MYPYPATH := build/namespace:feature_repo:tests/server:.
+lint: export MYPYPATH := build/namespace:feature_repo:tests/server:tests/parity:.
 lint: $(EXTENSIONS)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

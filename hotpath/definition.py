@@ -46,8 +46,8 @@ class ViewRead:
     """Index of the view's key recipe in the plan."""
     time_field: bytes
     """The hash field of the row's event time."""
-    ttl_seconds: int
-    """How old a row may be; 0 for any age."""
+    ttl_seconds: float
+    """How old a row may be, to the microsecond; 0 for any age."""
     features: tuple[FeatureRead, ...]
 
 

@@ -39,7 +39,9 @@ cdef struct View:
     uint32_t recipe
     uint32_t first_field      # index of its first feature in the recipe's reply; the time is last
     uint32_t feature_count
-    int64_t ttl_seconds
+    bint expires
+    int64_t ttl_seconds       # how old a row may be, where it expires
+    int64_t ttl_nanos
 
 
 cdef class Plan:

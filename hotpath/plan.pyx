@@ -96,7 +96,11 @@ cdef class Plan:
             view.recipe = view_read.recipe
             view.first_field = len(fields[view_read.recipe])
             view.feature_count = len(view_read.features)
-            view.ttl_seconds = view_read.ttl_seconds
+            # Feast's TTLs are of microseconds.
+            seconds, micros = divmod(round(view_read.ttl_seconds * 1_000_000), 1_000_000)
+            view.expires = view_read.ttl_seconds > 0
+            view.ttl_seconds = seconds
+            view.ttl_nanos = micros * 1000
             self.feature_count += view.feature_count
             fields[view_read.recipe].extend(f.hash_field for f in view_read.features)
             fields[view_read.recipe].append(view_read.time_field)

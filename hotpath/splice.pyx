@@ -68,8 +68,9 @@ cdef enum Tag:
     TAG_NANOS = 0x10          # Timestamp.nanos
 
 cdef enum:
-    # The end of the year 9999.
+    # The end of the year 9999, and of a second.
     LAST_SECOND = 253402300799
+    LAST_NANO = 999999999
     # A Timestamp's two tags and two varints.
     TIME_ROOM = 22
     DATA_LOSS = 15            # google.rpc.Code
@@ -198,8 +199,12 @@ cdef inline int judge_row(
         if parse_row_time(buffer + time.at, time.size, &event) != 0:
             return CORRUPT_TIME
         if strict:
-            if view.ttl_seconds > 0:
+            if view.expires:
                 event.seconds += view.ttl_seconds
+                event.nanos += view.ttl_nanos
+                if event.nanos > LAST_NANO:
+                    event.seconds += 1
+                    event.nanos -= LAST_NANO + 1
                 if event.seconds < now_seconds or (
                     event.seconds == now_seconds and event.nanos < now_nanos
                 ):
@@ -212,7 +217,7 @@ cdef inline int judge_row(
         row_status = NOT_FOUND
         for f in range(view.feature_count):
             if spans[f].size >= 0:
-                row_status = OUTSIDE_MAX_AGE if view.ttl_seconds > 0 else PRESENT
+                row_status = OUTSIDE_MAX_AGE if view.expires else PRESENT
                 break
     if row_status == NOT_FOUND or (row_status == OUTSIDE_MAX_AGE and not stale):
         void_row(view, spans, columns, statuses, copies, row_status)

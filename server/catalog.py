@@ -1,7 +1,7 @@
 """What is served, for people and tools: names, types, descriptions, tags, owners, TTLs."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -105,7 +105,7 @@ def _view(view: ViewDefinition) -> Any:
         online=view.online,
     )
     if view.ttl_seconds:
-        info.ttl.seconds = view.ttl_seconds
+        info.ttl.FromTimedelta(timedelta(seconds=view.ttl_seconds))
     if view.materialized_until is not None:
         info.materialized_until.FromDatetime(view.materialized_until)
     return info

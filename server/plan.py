@@ -228,16 +228,17 @@ def _forgotten_versions(
     """The names of projections whose view's current version Feast's Python code forgets.
 
     It copies a view to set a feature service's or an on-demand view's projection, and the copy has
-    no version number, so that it reads the rows of version 0 (`FeatureView.__copy__`). Where a view
-    is used more than once, the first use counts.
+    no version number, so that it reads the rows of version 0 (`FeatureView.__copy__`; label views
+    keep theirs). Where a view is used more than once, the first use counts.
     """
     forgotten: dict[str, bool] = {}
     for projection in projections:
         view = find_view(definitions, projection)
         if view.stored:
-            forgotten.setdefault(projection.name, by_service)
+            forgotten.setdefault(projection.name, by_service and view.kind != "label_view")
         for source in view.sources:
-            forgotten.setdefault(source.name, True)
+            is_label_view = find_view(definitions, source).kind == "label_view"
+            forgotten.setdefault(source.name, not is_label_view)
     return {name for name, is_forgotten in forgotten.items() if is_forgotten}
 
 
@@ -261,7 +262,7 @@ def _plan(
     forgotten: set[str],
 ) -> ServingPlan:
     references = tuple(f"{p.name}:{f}" for p in projections for f in p.features)
-    _refuse_clashes(references, full_feature_names)
+    _refuse_clashes(projections, full_feature_names)
     stored: list[Projection] = []
     on_demand: list[OnDemandRead] = []
     for projection in _merge(projections):
@@ -291,19 +292,21 @@ def _plan(
     )
 
 
-def _refuse_clashes(references: tuple[str, ...], full_feature_names: bool) -> None:
+def _refuse_clashes(projections: Sequence[Projection], full_feature_names: bool) -> None:
     seen: dict[str, str] = {}
-    for reference in references:
-        name = reference if full_feature_names else reference.rpartition(":")[2]
-        if name not in seen:
-            seen[name] = reference
-        elif seen[name] == reference:
-            raise invalid(f"feature {reference!r} is asked for twice")
-        else:
-            raise invalid(
-                f"features {seen[name]!r} and {reference!r} have the same name; "
-                "set full_feature_names to tell them apart"
-            )
+    for projection in projections:
+        for feature in projection.features:
+            reference = f"{projection.name}:{feature}"
+            name = reference if full_feature_names else feature
+            if name not in seen:
+                seen[name] = reference
+            elif seen[name] == reference:
+                raise invalid(f"feature {reference!r} is asked for twice")
+            else:
+                raise invalid(
+                    f"features {seen[name]!r} and {reference!r} have the same name; "
+                    "set full_feature_names to tell them apart"
+                )
 
 
 def _read_definition(

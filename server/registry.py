@@ -87,7 +87,7 @@ class ViewDefinition:
     """Names of the entities; empty for an entityless view."""
     join_keys: tuple[FieldDefinition, ...]
     features: tuple[FieldDefinition, ...]
-    ttl_seconds: int
+    ttl_seconds: float
     """0 where rows do not expire."""
     online: bool
     version: int
@@ -303,7 +303,7 @@ def _view(view: Any) -> ViewDefinition:
             _field(c) for c in view.entity_columns if view.entities != [DUMMY_ENTITY_NAME]
         ),
         features=tuple(_field(f) for f in view.features),
-        ttl_seconds=int(ttl.total_seconds()) if ttl else 0,
+        ttl_seconds=ttl.total_seconds() if ttl else 0,
         online=online,
         version=getattr(view, "current_version_number", None) or 0,
         problem=_problem(view, online),

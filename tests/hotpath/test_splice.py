@@ -379,6 +379,25 @@ def test_age_is_judged_to_the_nanosecond(nanos: int, status: int) -> None:
     case.check()
 
 
+@pytest.mark.parametrize(
+    ("ttl", "nanos", "status"),
+    [
+        (0.5, 500_000_000, PRESENT),
+        (0.5, 500_000_001, OUTSIDE_MAX_AGE),
+        (1.500001, 1_500_001_000, PRESENT),
+        (1.500001, 1_500_001_001, OUTSIDE_MAX_AGE),
+        (0.000001, 0, PRESENT),
+        (0.000001, 1001, OUTSIDE_MAX_AGE),
+    ],
+)
+def test_a_ttl_may_have_a_fraction(ttl: float, nanos: int, status: int) -> None:
+    case = one_view_case(1)
+    (view,) = case.definition.views
+    case.definition = replace(case.definition, views=(replace(view, ttl_seconds=ttl),))
+    case.put(view, 0, aged(nanos), text(5), None)
+    assert list(Response.FromString(case.respond(strict=True)).results[1].statuses) == [status]
+
+
 def test_a_response_in_full() -> None:
     """The model's rules once more, spelled out."""
     case = one_view_case(1, 2, 3, 1)
