@@ -181,7 +181,7 @@ MUTATIONS = (
     Mutation(
         "clashing names not refused",
         "server/plan.py",
-        "    _refuse_clashes(references, full_feature_names)\n",
+        "    _refuse_clashes(projections, full_feature_names)\n",
         "",
     ),
     Mutation(
