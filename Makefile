@@ -7,8 +7,9 @@ STAMP := $(VENV)/.installed
 EXTENSIONS := $(VENV)/.extensions
 SOURCES := $(wildcard hotpath/*.pyx hotpath/*.pxd) setup.py
 ASAN_VENV := .venv-asan
+FEAST_VENV := .venv-feast-$(FEAST)
 
-.PHONY: demo serve test test-parity-long test-mutations test-asan bench bench-quick lint format clean
+.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +45,19 @@ test-mutations: $(EXTENSIONS)
 test-asan: $(EXTENSIONS)
 	@tests/run_asan.sh $(BIN)/python $(ASAN_VENV)
 
+$(FEAST_VENV)/.installed: pyproject.toml setup.py $(wildcard protos/hotfeast/serving/v1/*.proto)
+	@test -n '$(FEAST)' || { echo 'Which Feast? For instance: make test-feast FEAST=0.64.0' >&2; exit 2; }
+	@test -x $(FEAST_VENV)/bin/python || $(PYTHON) -m venv $(FEAST_VENV)
+	@echo "Installing Hotfeast with Feast $(FEAST) into $(FEAST_VENV)"
+	@# Not what constraints.txt pins: an older Feast cannot do with all of it.
+	@$(FEAST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'feast[redis]==$(FEAST)' --editable '.[dev]'
+	@touch $@
+
+## test-feast: the tests that touch Feast, with another version of it: FEAST=0.64.0
+test-feast: $(FEAST_VENV)/.installed
+	@$(FEAST_VENV)/bin/python setup.py --quiet build_ext --inplace
+	@$(FEAST_VENV)/bin/python -m pytest tests/server tests/parity tests/hotpath
+
 ## bench: every benchmark, with JSON and pictures in bench/out
 bench: $(EXTENSIONS)
 	@$(BIN)/python -m bench stages
@@ -70,5 +84,5 @@ format: $(EXTENSIONS)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(ASAN_VENV) build dist *.egg-info hotpath/*.so hotpath/*.c bench/out
+	rm -rf $(VENV) $(ASAN_VENV) .venv-feast-* build dist *.egg-info hotpath/*.so hotpath/*.c bench/out
 	rm -f protos/hotfeast/serving/v1/*_pb2*.py protos/hotfeast/serving/v1/*_pb2.pyi

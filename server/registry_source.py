@@ -369,7 +369,13 @@ class _RegistryServer:
         return messages
 
     def _updated(self) -> datetime | None:
-        registry = self._remote.stub.Proto(Empty(), timeout=_ANSWER_LIMIT)
+        try:
+            registry = self._remote.stub.Proto(Empty(), timeout=_ANSWER_LIMIT)
+        except grpc.RpcError as error:
+            # The registry server of Feast 0.64 does not tell; those before and after it do.
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                return None
+            raise
         updated: datetime = registry.last_updated.ToDatetime(tzinfo=UTC)
         return updated if registry.HasField("last_updated") else None
 

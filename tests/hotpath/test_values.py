@@ -2,15 +2,17 @@
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.protos.feast.types.Value_pb2 import Value as FeastValue
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotfeast.hotpath.values import row_time, value_state
+from hotfeast.serving.v1.value_pb2 import Value
 from tests.hotpath.helpers import (
     RANDOMS,
     delimited,
@@ -24,6 +26,31 @@ from tests.hotpath.helpers import (
 
 MEMBERS = [field.number for field in Value.DESCRIPTOR.fields]
 FIELDS = sorted({*MEMBERS, 1, 2, 3, 9, 30, 49})
+
+NEW_MEMBERS = {"zoned_timestamp_val"}
+"""Members that the oldest Feast that is supported does not have; this one came with 0.65."""
+
+
+def differences(ours: Any, feasts: Any, seen: set[str]) -> set[str]:
+    """Names of the fields that only one of two messages has, or that they have differently."""
+    if feasts.full_name in seen:
+        return set()
+    seen.add(feasts.full_name)
+    mine, theirs = ours.fields_by_name, feasts.fields_by_name
+    found = set(mine.keys()) ^ set(theirs.keys())
+    for name in set(mine.keys()) & set(theirs.keys()):
+        a, b = mine[name], theirs[name]
+        if (a.number, a.type, a.is_repeated) != (b.number, b.type, b.is_repeated):
+            found.add(name)
+        elif a.message_type is not None and b.message_type is not None:
+            found |= differences(a.message_type, b.message_type, seen)
+    return found
+
+
+def test_the_oracles_schema_is_feasts() -> None:
+    """An older Feast's own message would not do as the oracle: it takes anything in new members."""
+    known = {f.name for f in FeastValue.DESCRIPTOR.fields}
+    assert differences(Value.DESCRIPTOR, FeastValue.DESCRIPTOR, set()) == NEW_MEMBERS - known
 
 
 def oracle(data: bytes) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.Value_pb2 import Value
+from feast_versions import SORTS_BATCHES
 from parity_strategies import (
     BatchSpec,
     DataSpec,
@@ -98,7 +99,7 @@ class Model:
             row = self._rows.setdefault(place, Row())
             # Read once, before the batch; a row of 1970 or earlier counts as none.
             before.setdefault(place, _nanos(row.time) if row.time is not None else 0)
-            latest = max(before[place], newest.get(place, 0))
+            latest = max(before[place], newest.get(place, 0) if SORTS_BATCHES else 0)
             if latest and _nanos(written.time) <= latest:
                 skipped += 1
                 continue

@@ -15,6 +15,7 @@ from typing import Any
 
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.value_type import ValueType
+from feast_versions import ADDS_UP_FEATURES
 from hypothesis import strategies as st
 from parity_values import NULL, SIMPLE, TYPES, UNSET, stored_values
 
@@ -386,7 +387,8 @@ def _service(draw: st.DrawFn, repo: RepoSpec, name: str) -> ServiceSpec:
     # Feast cannot compare two projections of a view where only one has an alias. Where none has, it
     # adds up their features.
     repeated = sorted({index for index in chosen if chosen.count(index) > 1})
-    merged = {index: _shares(draw, repo.views[index]) for index in repeated if one_in(draw, 2)}
+    may_merge = repeated if ADDS_UP_FEATURES else []
+    merged = {index: _shares(draw, repo.views[index]) for index in may_merge if one_in(draw, 2)}
     taken = {v.name.lower() for v in repo.views}
     fresh: dict[str, ValueType] = {}
     projections = []

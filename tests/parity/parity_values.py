@@ -33,7 +33,8 @@ _BASE_TYPES = {
     "time_uuid": feast_types.TimeUuid,
     "decimal": feast_types.Decimal,
     "scalar_map": feast_types.ScalarMap,
-    "zoned_timestamp": feast_types.ZonedTimestamp,
+    # Came with Feast 0.65; before, no member asks for it.
+    "zoned_timestamp": getattr(feast_types, "ZonedTimestamp", None),
 }
 
 
