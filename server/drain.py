@@ -1,10 +1,10 @@
 """A shutdown that no client notices but by its connection's going away.
 
-gRPC core tells clients to go elsewhere (GOAWAY) in the step in which it stops taking calls, and
-a call that is on its way at that moment ends with CANCELLED, which clients rightly do not retry
-(github.com/grpc/grpc/issues/41785). So the calls that arrive just before are held, unanswered, over
-that moment: callers who wait for an answer send nothing more, and once they have been told to go
-elsewhere, the held calls are answered in the ordinary way.
+gRPC core (1.85) tells clients to go elsewhere (GOAWAY) in the step in which it stops taking calls,
+and a call that is on its way at that moment ends with CANCELLED, which clients rightly do not
+retry. So the calls that arrive just before are held, unanswered, over that moment: callers who wait
+for an answer send nothing more, and once they have been told to go elsewhere, the held calls are
+answered in the ordinary way.
 """
 
 import threading
