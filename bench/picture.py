@@ -39,9 +39,7 @@ def draw(panels: Mapping[str, Series], path: Path) -> None:
     figure.suptitle(
         "50 features over 5 views: latency against rows in a request", color=_INK, fontsize=13
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=160)
+    _save(figure, path)
 
 
 def _panel(axis: Axes, title: str, series: Series) -> None:
@@ -70,16 +68,9 @@ def _panel(axis: Axes, title: str, series: Series) -> None:
     axis.xaxis.set_major_locator(FixedLocator(list(ours)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_xlim(min(ours) / 1.7, max(ours) * 1.7)
-    axis.grid(True, which="major", color=_FAINT, linewidth=0.8)
     axis.grid(True, which="minor", color=_FAINT, linewidth=0.3)
-    axis.set_axisbelow(True)
-    axis.tick_params(colors=_INK, which="both")
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axis.spines[side].set_color("#9ca3af")
+    _plain(axis)
 
 
 def draw_times(
@@ -110,8 +101,15 @@ def draw_times(
         )  # fmt: skip
     axis.set_xlabel("seconds", color=_INK)
     axis.set_ylabel("from the time a request was due to its answer, ms", color=_INK)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_xlim(0, due.max())
+    _plain(axis)
+    figure.suptitle(title, color=_INK, fontsize=13)
+    _save(figure, path)
+
+
+def _plain(axis: Axes) -> None:
+    """What all panels have in common: numbers in full, a faint grid behind, two of four sides."""
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.grid(True, which="major", color=_FAINT, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(colors=_INK, which="both")
@@ -119,7 +117,9 @@ def draw_times(
         axis.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axis.spines[side].set_color("#9ca3af")
-    figure.suptitle(title, color=_INK, fontsize=13)
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=160)

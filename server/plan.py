@@ -165,9 +165,7 @@ def plan_features(
     projections = []
     for (name, version), features in wanted.items():
         projection = Projection(name, None, tuple(features), {}, version)
-        view = find_view(definitions, projection)
-        if view.problem:
-            raise not_servable(view.problem)
+        view = _servable_view(definitions, projection)
         for feature in features:
             if view.feature(feature) is None:
                 raise unknown_name(
@@ -213,6 +211,12 @@ def _servable_view(definitions: Definitions, projection: Projection) -> ViewDefi
     view = find_view(definitions, projection)
     if view.problem:
         raise not_servable(view.problem)
+    return view
+
+
+def _whole_view(definitions: Definitions, projection: Projection) -> ViewDefinition:
+    """A view that can be served, with all that a projection takes from it."""
+    view = _servable_view(definitions, projection)
     for feature in projection.features:
         if view.feature(feature) is None:
             raise not_servable(
@@ -266,7 +270,7 @@ def _plan(
     stored: list[Projection] = []
     on_demand: list[OnDemandRead] = []
     for projection in _merge(projections):
-        view = _servable_view(definitions, projection)
+        view = _whole_view(definitions, projection)
         if view.stored:
             stored.append(projection)
         else:
@@ -277,7 +281,7 @@ def _plan(
 
     inputs = [source for r in on_demand for source in r.view.sources]
     for source in inputs:
-        _servable_view(definitions, source)
+        _whole_view(definitions, source)
     compiled = Plan(
         _read_definition(definitions, _merge(stored + inputs), full_feature_names, forgotten)
     )

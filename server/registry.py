@@ -26,7 +26,7 @@ from hotfeast.server.feast_api import (
     StreamFeatureView,
     StreamFeatureViewMessage,
 )
-from hotfeast.server.registry_source import KINDS, Stored, open_source
+from hotfeast.server.registry_source import KINDS, Stored, keeps_versions_apart, open_source
 
 # Feast's lifecycle states, by number: 1 CREATED, 2 GENERATED, 3 MATERIALIZING, 4 AVAILABLE_ONLINE.
 # A view that is being materialized has the rows of the last time, and is served.
@@ -166,9 +166,7 @@ class RegistryReader:
         """
         self._source = open_source(store)
         self._project = store.project
-        self._versioned = bool(
-            getattr(store.config.registry, "enable_online_feature_view_versioning", False)
-        )
+        self._versioned = keeps_versions_apart(store)
         self._made: dict[tuple[str, bytes], Any] = {}
 
     def read(self) -> Stored:

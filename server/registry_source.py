@@ -120,6 +120,11 @@ class RegistrySource(Protocol):
         """
 
 
+def keeps_versions_apart(store: FeatureStore) -> bool:
+    """Whether the rows of a view's versions are: Feast's condition for reading any but its last."""
+    return bool(getattr(store.config.registry, "enable_online_feature_view_versioning", False))
+
+
 def open_source(store: FeatureStore) -> RegistrySource:
     """The place that a repository's registry is read at. Nothing is read yet.
 
@@ -127,8 +132,7 @@ def open_source(store: FeatureStore) -> RegistrySource:
         Exception: Whatever Feast raises where it knows no such place.
     """
     config, project = store.config.registry, store.project
-    # Feast's own condition for reading a view at another version than its last.
-    versioned = bool(getattr(config, "enable_online_feature_view_versioning", False))
+    versioned = keeps_versions_apart(store)
     if config.registry_type == "sql":
         return _Tables(config, project, versioned)
     if config.registry_type == "remote":

@@ -107,10 +107,7 @@ class RegistryWatch:
         stored = self._reader.read()
         changed = stored.fingerprint != old.definitions.fingerprint
         if changed:
-            settled = self._settle(stored)
-            if settled is None:
-                return False
-            stored = settled
+            stored = self._settle(stored)
             pace = _Pace()
             definitions = self._reader.define(stored, pace)
             book = PlanBook(definitions, old.generation + 1, as_feast=self._as_feast, pause=pace)
@@ -122,11 +119,14 @@ class RegistryWatch:
         self._state = RegistryState(stored.updated, datetime.now(UTC))
         return changed
 
-    def _settle(self, stored: Stored) -> Stored | None:
-        """Waits until two reads in a row agree; None where that takes too long.
+    def _settle(self, stored: Stored) -> Stored:
+        """Waits until two reads in a row agree.
 
         Feast writes a registry file in place, and rows of tables one by one. What is read in
         between can look like a registry with less in it.
+
+        Raises:
+            RegistryUnreadable: No two do.
         """
         for _ in range(_SETTLE_READS):
             self._stop.wait(_SETTLE)
@@ -134,7 +134,10 @@ class RegistryWatch:
             if again.fingerprint == stored.fingerprint:
                 return again
             stored = again
-        return None
+        raise RegistryUnreadable(
+            f"it was another one at each of {_SETTLE_READS} reads in a row; is it being written to "
+            "without a pause?"
+        )
 
     def _run(self) -> None:
         wait = self._interval

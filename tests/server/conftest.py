@@ -1,14 +1,12 @@
 """Gateways for the repository of `market.py`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import market
 import pytest
 from feast import FeatureStore
-from served import Served, serve, stop
+from served import Served, serving
 
-from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
 
 
@@ -27,14 +25,12 @@ def market_store(
 @pytest.fixture(scope="session")
 def strict(market_store: FeatureStore) -> Iterator[Served]:
     """A gateway with statuses that tell the truth."""
-    served = serve(market_store, Settings(repo=Path(market_store.repo_path)))
-    yield served
-    stop(served)
+    with serving(market_store) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")
 def lenient(market_store: FeatureStore) -> Iterator[Served]:
     """A gateway with the statuses of Feast's Python server."""
-    served = serve(market_store, Settings(repo=Path(market_store.repo_path), status_mode="feast"))
-    yield served
-    stop(served)
+    with serving(market_store, "feast") as served:
+        yield served

@@ -195,12 +195,22 @@ def _users() -> pd.DataFrame:
     )
 
 
-def write_repository(folder: Path, project: str, connection_string: str) -> Path:
-    """Writes `feature_store.yaml` for a repository with this module's definitions."""
+def write_repository(
+    folder: Path, project: str, connection_string: str, registry: str | None = None
+) -> Path:
+    """Writes `feature_store.yaml` for a repository with this module's definitions.
+
+    Args:
+        folder: Where.
+        project: Feast's project.
+        connection_string: Of the online store.
+        registry: Indented lines to go under `registry`; a file in the folder if None.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "feature_store.yaml").write_text(
         f"""project: {project}
-registry: {folder / "registry.db"}
+registry:
+{registry or f"  path: {folder / 'registry.db'}"}
 provider: local
 online_store:
   type: redis

@@ -124,13 +124,7 @@ class ServerPlace(Place):
 
 
 def _repository(folder: Path, project: str, redis: LocalRedis, registry: str) -> Path:
-    market.write_repository(folder, project, redis.address)
-    settings = folder / "feature_store.yaml"
-    text = settings.read_text()
-    line = f"registry: {folder / 'registry.db'}\n"
-    assert line in text
-    settings.write_text(text.replace(line, f"registry:\n{registry}"))
-    return folder
+    return market.write_repository(folder, project, redis.address, registry)
 
 
 @contextmanager

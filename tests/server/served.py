@@ -1,6 +1,9 @@
 """A gateway in this process, seen through real sockets."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -38,6 +41,14 @@ def serve(store: FeatureStore, settings: Settings) -> Served:
     address = f"127.0.0.1:{gateway.port}"
     channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
     return Served(store, settings, gateway, channel, FeatureClient(address))
+
+
+@contextmanager
+def serving(store: FeatureStore, status_mode: str = "strict") -> Iterator[Served]:
+    """A gateway for as long as it is needed."""
+    served = serve(store, Settings(repo=Path(store.repo_path), status_mode=status_mode))
+    yield served
+    stop(served)
 
 
 def stop(served: Served) -> None:

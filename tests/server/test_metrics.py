@@ -12,8 +12,8 @@ import grpc
 import pytest
 from feast import FeatureStore
 from figures import scrape
+from processes import Process, eventually, run_cli
 from served import Served, serve, stop
-from test_lifecycle import Process, eventually, run_cli
 
 from hotfeast.clients import FeatureClient, HotfeastError
 from hotfeast.server.gateway import Settings

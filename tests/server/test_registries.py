@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,13 +16,14 @@ import pandas as pd
 import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
+from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.types import Float64, Int64
 from feast_versions import TELLS_OF_CHANGES
 from figures import scrape
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from processes import Process, eventually
 from registries import FilePlace, Place, open_place
 from served import Served, serve, stop
-from test_lifecycle import Process, eventually
 
 from hotfeast.clients import FeatureClient, HotfeastError
 from hotfeast.server.errors import StartFailure
@@ -29,6 +31,7 @@ from hotfeast.server.gateway import Gateway, Settings
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.registry import RegistryReader
 from hotfeast.server.registry_source import RegistryUnreadable
+from hotfeast.server.watch import RegistryWatch
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 INTERVAL = 0.2
@@ -351,3 +354,33 @@ def test_failures_are_told_in_the_log_once(
         assert told[2] == "the registry can be read again"
     finally:
         stop(served)
+
+
+def test_a_registry_that_never_rests_is_told(
+    redis_server: LocalRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hotfeast.server.watch._SETTLE_READS", 3)
+    with open_place("file", tmp_path, "restless", redis_server) as place:
+        assert isinstance(place, FilePlace)
+        place.writer().apply([market.user, market.user_stats])
+        watch = RegistryWatch(FeatureStore(repo_path=str(place.repo)), interval=60)
+        registry = Registry.FromString(place.path.read_bytes())
+        rest = threading.Event()
+
+        def write() -> None:
+            while not rest.wait(0.005):
+                registry.feature_views[0].spec.description += "."
+                place.replace(registry.SerializeToString())
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            eventually(lambda: b"...." in place.path.read_bytes())
+            with pytest.raises(RegistryUnreadable, match="3 reads in a row"):
+                watch.look()
+        finally:
+            rest.set()
+            writer.join()
+        assert watch.book.generation == 1
+        assert watch.look()
+        assert watch.book.definitions.views["user_stats"].description.endswith(".")

@@ -10,8 +10,8 @@ from typing import Any
 import market
 from feast import FeatureService, FeatureStore, FeatureView, Field
 from feast.types import Float64, Int64, String
+from processes import eventually
 from served import Served, serve, stop
-from test_lifecycle import eventually
 
 from hotfeast.clients import FeatureClient, HotfeastError
 from hotfeast.server.gateway import Settings

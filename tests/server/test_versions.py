@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import market
@@ -22,10 +21,9 @@ from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesReque
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
 from feast.types import Int64
 from feast_versions import FEAST, PINS_SERVICES
-from served import Served, serve, stop
+from served import Served, serving
 
 from hotfeast.clients import HotfeastError
-from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -66,15 +64,8 @@ def thrice(inputs: dict[str, Any]) -> dict[str, Any]:
 def store(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """Three versions of one view with other rows in each, services on them."""
     folder = tmp_path_factory.mktemp("versions")
-    market.write_repository(folder, "versions", redis_server.address)
-    settings = folder / "feature_store.yaml"
-    settings.write_text(
-        settings.read_text().replace(
-            f"registry: {folder / 'registry.db'}",
-            f"registry:\n  path: {folder / 'registry.db'}\n"
-            "  enable_online_feature_view_versioning: true",
-        )
-    )
+    registry = f"  path: {folder / 'registry.db'}\n  enable_online_feature_view_versioning: true\n"
+    market.write_repository(folder, "versions", redis_server.address, registry)
     store = FeatureStore(repo_path=str(folder))
     versions = [stats("a"), stats("a", "b"), stats("b", "a", "c", days=5)]
     for number, view in enumerate(versions):
@@ -97,16 +88,14 @@ def store(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def strict_gateway(store: FeatureStore) -> Iterator[Served]:
-    served = serve(store, Settings(repo=Path(store.repo_path)))
-    yield served
-    stop(served)
+    with serving(store) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
 def feast_gateway(store: FeatureStore) -> Iterator[Served]:
-    served = serve(store, Settings(repo=Path(store.repo_path), status_mode="feast"))
-    yield served
-    stop(served)
+    with serving(store, "feast") as served:
+        yield served
 
 
 SELECTIONS: list[Any] = [
