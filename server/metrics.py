@@ -89,26 +89,13 @@ class Metrics(grpc.ServerInterceptor):
             buckets=_BUCKETS,
             registry=self.collector,
         )
-        self._read = self._gauge(
-            _READ_TIME,
-            "When the registry was last read, in seconds since 1970; of the worker most behind.",
-            "livemin",
-        )
-        self._readable = self._gauge(
-            "hotfeast_registry_readable",
-            "1 if the registry could be read at the last look, by every worker; else 0.",
-            "livemin",
-        )
         self._errors = Counter(
             "hotfeast_registry_errors",
             "Looks at the registry at which it could not be read.",
             registry=self.collector,
         )
-        self._generation = self._gauge(
-            "hotfeast_plan_generation",
-            "Grows by one whenever changed definitions go live; of the worker with the most.",
-            "livemax",
-        )
+        # Made at the first look: a worker that is still starting would tell of zeros.
+        self._look: _Look | None = None
         build = Gauge(
             "hotfeast_build_info",
             "1, with the versions of Hotfeast and of the Feast library that reads the registry.",
@@ -118,17 +105,13 @@ class Metrics(grpc.ServerInterceptor):
         )
         build.labels(installed_version("hotfeast"), installed_version("feast")).set(1)
 
-    def _gauge(self, name: str, text: str, mode: Any) -> Gauge:
-        return Gauge(name, text, registry=self.collector, multiprocess_mode=mode)
-
     def looked(self, watch: Watch) -> None:
         """Notes how a look at the registry has ended."""
-        state = watch.state
-        self._read.set(state.read.timestamp())
-        self._readable.set(0 if state.error else 1)
-        if state.error:
+        if self._look is None:
+            self._look = _Look(self.collector)
+        if watch.state.error:
             self._errors.inc()
-        self._generation.set(watch.book.generation)
+        self._look.note(watch)
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
@@ -176,6 +159,37 @@ class Metrics(grpc.ServerInterceptor):
                 (count.get(code) or counter(code))()
 
         return counted
+
+
+class _Look:
+    """What the last look at the registry has told, as gauges."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, mode: Any) -> Gauge:
+            return Gauge(name, text, registry=registry, multiprocess_mode=mode)
+
+        self._read = gauge(
+            _READ_TIME,
+            "When the registry was last read, in seconds since 1970; of the worker most behind.",
+            "livemin",
+        )
+        self._readable = gauge(
+            "hotfeast_registry_readable",
+            "1 if the registry could be read at the last look, by every worker; else 0.",
+            "livemin",
+        )
+        self._generation = gauge(
+            "hotfeast_plan_generation",
+            "Grows by one whenever changed definitions go live; of the worker with the most.",
+            "livemax",
+        )
+
+    def note(self, watch: Watch) -> None:
+        """Sets the gauges."""
+        state = watch.state
+        self._read.set(state.read.timestamp())
+        self._readable.set(0 if state.error else 1)
+        self._generation.set(watch.book.generation)
 
 
 class _WithAge(Collector):

@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +178,29 @@ def test_every_worker_is_counted(market_store: FeatureStore) -> None:
         assert len(list(folder.glob("counter_*.db"))) == 2
         assert process.stop() == 0
         assert not folder.exists()
+
+
+_STARTING_WORKER = """
+import sys
+from pathlib import Path
+from prometheus_client import generate_latest, CollectorRegistry
+from hotfeast.server.metrics import Metrics, WorkerFiles, workers_figures
+
+folder = Path(sys.argv[1])
+Metrics(("service",), WorkerFiles(folder, 0))
+figures = CollectorRegistry()
+figures.register(workers_figures(folder))
+sys.stdout.write(generate_latest(figures).decode())
+"""
+
+
+def test_a_starting_worker_tells_nothing_of_the_registry(tmp_path: Path) -> None:
+    """Gauges are files with zeros as soon as they are made: a false alarm until the first look."""
+    command = [sys.executable, "-c", _STARTING_WORKER, str(tmp_path)]
+    page = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "hotfeast_registry_errors_total 0.0" in page
+    assert "hotfeast_registry_readable" not in page
+    assert "hotfeast_registry_read_timestamp_seconds" not in page
 
 
 def _worker_pids(process: Process) -> list[int]:
