@@ -61,3 +61,30 @@ class ReadDefinition:
     views: tuple[ViewRead, ...]
     view_versions: tuple[tuple[str, int], ...] = ()
     """Name and version of each view, for the response's version metadata."""
+
+
+class FeatureWrite(NamedTuple):
+    """A feature that is written with its view's rows."""
+
+    name: str
+    value_type: int
+    """Number in `ValueType.Enum`."""
+    hash_field: bytes
+    """Its field in the entity's Redis hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDefinition:
+    """How rows of one view are stored."""
+
+    project: str
+    join_keys: tuple[tuple[str, int], ...]
+    """Names in the store and declared value types, 0 where none is declared; empty for a view
+    without entities."""
+    features: tuple[FeatureWrite, ...]
+    time_field: bytes
+    """The hash field of the row's event time."""
+    created_field: bytes
+    """The hash field of the row's created time; empty where the view's source has none."""
+    key_ttl_seconds: int
+    """Seconds after which an entity's hash expires; 0 for never."""

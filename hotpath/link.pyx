@@ -19,21 +19,6 @@ from hotfeast.hotpath.reply cimport (
 
 from hotfeast.hotpath.errors import ProtocolError
 
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd* fds, unsigned long count, int timeout_ms)
-    short POLLIN
-    short POLLOUT
-
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t send(int fd, const void* data, size_t size, int flags)
-    ssize_t recv(int fd, void* data, size_t size, int flags)
-    int MSG_DONTWAIT
-    int MSG_NOSIGNAL
-
 cdef enum:
     READ_SIZE = 65536
     # Chunks that are sent ahead of the replies: while one is parsed, Redis works on the next.

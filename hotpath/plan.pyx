@@ -28,7 +28,8 @@ def _length_delimited(tag: bytes, payload: bytes) -> bytes:
     return tag + _varint(len(payload)) + payload
 
 
-def _bulk_string(data: bytes) -> bytes:
+def bulk_string(data: bytes) -> bytes:
+    """A RESP bulk string."""
     return b"$%d\r\n%s\r\n" % (len(data), data)
 
 
@@ -109,7 +110,7 @@ cdef class Plan:
             parts = sorted(key_recipe.parts)
             recipe.key_prefix = self.own(key_prefix(tuple(name for name, _ in parts)))
             recipe.command = self.own(b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields[i])))
-            recipe.fields = self.own(b"".join(_bulk_string(f) for f in fields[i]))
+            recipe.fields = self.own(b"".join(bulk_string(f) for f in fields[i]))
             recipe.field_count = len(fields[i])
             recipe.slot_count = len(parts)
             recipe.slots = <uint32_t*>calloc(len(parts) + 1, sizeof(uint32_t))

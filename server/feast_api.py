@@ -29,6 +29,7 @@ try:
         FeatureStore,
         FeatureView,
         OnDemandFeatureView,
+        PushSource,
         RepoConfig,
         StreamFeatureView,
         utils,
@@ -64,6 +65,7 @@ try:
         GetOnlineFeaturesResponse,
     )
     from feast.protos.feast.types.Value_pb2 import RepeatedValue
+    from feast.type_map import python_values_to_proto_values
     from feast.value_type import ValueType
 finally:
     typeguard.typechecked = _typechecked
@@ -88,6 +90,7 @@ __all__ = [
     "LabelViewMessage",
     "OnDemandFeatureView",
     "OnDemandFeatureViewMessage",
+    "PushSource",
     "RedisOnlineStore",
     "RedisOnlineStoreConfig",
     "RegistryMessage",
@@ -100,6 +103,7 @@ __all__ = [
     "ValueType",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",
+    "python_values_to_proto_values",
     "sql_registry",
     "utils",
 ]

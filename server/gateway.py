@@ -26,7 +26,7 @@ from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import RedisReader, RedisUnavailable, connection_pool
+from hotfeast.server.redis_io import Lanes, RedisReader, RedisUnavailable, connection_pool
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
 from hotfeast.server.watch import RegistryWatch
 
@@ -80,7 +80,8 @@ class Gateway:
         self.settings = settings
         store = open_repository(settings.repo)
         pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
-        self._reader = RedisReader(pool, settings.redis_timeout, max_idle=settings.threads)
+        self._lanes = Lanes(pool, max_idle=settings.threads)
+        reader = RedisReader(self._lanes, settings.redis_timeout)
         self._modes = ReadModes(pool)
         self._metrics: Metrics | None = None
         if settings.metrics is not None or settings.metrics_files is not None:
@@ -109,7 +110,7 @@ class Gateway:
         catalog = Catalog(
             lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
         )
-        servicer = FeatureServicer(self._watch, self._reader, self._modes, clock, strict)
+        servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict)
         self._server.add_generic_rpc_handlers(
             handlers(servicer, catalog, installed_version("hotfeast"), self._gate.guard)
         )
@@ -143,7 +144,7 @@ class Gateway:
         complained = False
         while not self._stopping.is_set():
             try:
-                redis_version = self._reader.ping()
+                redis_version = self._lanes.ping()
                 break
             except RedisUnavailable as error:
                 if not complained:
@@ -178,7 +179,7 @@ class Gateway:
         self._gate.stop(self._server, self.settings.drain if drain is None else drain).wait()
         self._watch.stop()
         self._modes.stop()
-        self._reader.close()
+        self._lanes.close()
         if self.metrics_page is not None:
             self.metrics_page.stop()
 

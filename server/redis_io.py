@@ -1,4 +1,4 @@
-"""Connections to Redis, and one pipelined round trip a request.
+"""Connections to Redis, one pipelined round trip a request, and writes.
 
 redis-py makes the connections: address, authentication, database, TLS. The hot path borrows their
 sockets. A connection that is given back is kept by us, not by redis-py's pool, whose check before
@@ -20,6 +20,8 @@ from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.errors import ProtocolError, ReplyError
 from hotfeast.hotpath.link import exchange
 from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.write_link import exchange_writes
+from hotfeast.hotpath.writes import SCRIPT, WriteBatch
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import RedisOnlineStore, RedisOnlineStoreConfig, RepoConfig
 
@@ -55,6 +57,22 @@ class Lane:
         else:
             self._exchange_encrypted(self.tls, batch, timeout)
 
+    def exchange_writes(self, batch: WriteBatch, patience: float) -> None:
+        """Sends a batch's rows; errors as of `hotfeast.hotpath.write_link.exchange_writes`."""
+        if self.tls is None:
+            exchange_writes(self.descriptor, batch, patience)
+            return
+        batch.begin()
+        self.tls.settimeout(patience)
+        while commands := batch.next_portion():
+            self.tls.sendall(commands)
+            answered = False
+            while not answered:
+                data = self.tls.recv(_TLS_READ)
+                if not data:
+                    raise ConnectionResetError("Redis closed the connection")
+                answered = batch.feed(data)
+
     def _exchange_encrypted(self, tls: ssl.SSLSocket, batch: Batch, timeout: float) -> None:
         self.reply.start(batch)
         commands = batch.command_bytes
@@ -75,22 +93,89 @@ class Lane:
                 raise TimeoutError(f"Redis did not answer within {timeout:.3g} s")
 
 
-class RedisReader:
-    """Reads batches from one Redis server, from any number of threads."""
+class Lanes:
+    """Connections to one Redis server, for any number of threads."""
 
-    def __init__(self, pool: redis.ConnectionPool, timeout: float, max_idle: int = 64) -> None:
+    def __init__(self, pool: redis.ConnectionPool, max_idle: int = 64) -> None:
         """
         Args:
             pool: Makes the connections. Its own limits and checks are not used.
-            timeout: Seconds to connect, and seconds for a round trip.
             max_idle: Connections that are kept open while no request uses them.
         """
         self._pool = pool
-        self._timeout = timeout
         self._max_idle = max_idle
         # LIFO, so that connections that are not needed stay idle. append and pop are atomic.
         self._idle: deque[Lane] = deque()
         self._closed = False
+
+    def take(self) -> Lane:
+        """A connection on loan; an idle one, or a new one.
+
+        Raises:
+            RedisUnavailable: There is none to be had.
+        """
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        try:
+            connection: Any = self._pool.make_connection()
+            connection.connect()
+        except (redis.RedisError, OSError) as error:
+            raise RedisUnavailable(f"cannot connect to Redis: {error}") from error
+        return Lane(connection)
+
+    def release(self, lane: Lane) -> None:
+        """Gives a connection back that is in step."""
+        lane.fresh = False
+        if self._closed or len(self._idle) >= self._max_idle:
+            self.drop(lane)
+        else:
+            self._idle.append(lane)
+
+    def drop(self, lane: Lane) -> None:
+        """Gives a connection back that is out of step, or broken."""
+        lane.connection.disconnect()
+
+    def drop_idle(self) -> None:
+        """Closes all idle connections."""
+        while True:
+            try:
+                self.drop(self._idle.pop())
+            except IndexError:
+                return
+
+    def ping(self) -> str:
+        """Asks Redis for its version.
+
+        Raises:
+            RedisUnavailable: It did not answer.
+        """
+        client = redis.Redis(connection_pool=self._pool)
+        try:
+            info: Any = client.info("server")
+            return str(info.get("redis_version", "unknown"))
+        except redis.RedisError as error:
+            raise RedisUnavailable(f"Redis did not answer: {error}") from error
+
+    def close(self) -> None:
+        """Closes all idle connections; those in use are closed when they are given back."""
+        self._closed = True
+        self.drop_idle()
+        self._pool.disconnect()
+
+
+class RedisReader:
+    """Reads batches, from any number of threads."""
+
+    def __init__(self, lanes: Lanes, timeout: float) -> None:
+        """
+        Args:
+            lanes: The connections.
+            timeout: Seconds for a round trip.
+        """
+        self._lanes = lanes
+        self._timeout = timeout
 
     def read(self, batch: Batch, time_left: float | None) -> Lane:
         """Sends a batch's commands and reads their replies.
@@ -113,79 +198,109 @@ class RedisReader:
             timeout = time_left
         end = time.monotonic() + timeout
         while True:
-            lane = self._take()
+            lane = self._lanes.take()
             try:
                 lane.exchange(batch, timeout)
             except ReplyError:
                 self.release(lane)
                 raise
             except TimeoutError as error:
-                self._drop(lane)
+                self._lanes.drop(lane)
                 raise RedisUnavailable(str(error)) from error
             except ProtocolError:
-                self._drop(lane)
+                self._lanes.drop(lane)
                 raise
             except OSError as error:
-                self._drop(lane)
+                self._lanes.drop(lane)
                 if lane.fresh:
                     raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
                 # An idle connection had died; the other idle ones probably have, too.
-                self._drop_idle()
+                self._lanes.drop_idle()
                 timeout = max(end - time.monotonic(), 0.0)
                 continue
             except BaseException:
-                self._drop(lane)
+                self._lanes.drop(lane)
                 raise
-            lane.fresh = False
             return lane
 
     def release(self, lane: Lane) -> None:
         """Gives a connection back."""
-        if self._closed or len(self._idle) >= self._max_idle:
-            self._drop(lane)
-        else:
-            self._idle.append(lane)
+        self._lanes.release(lane)
 
-    def ping(self) -> str:
-        """Asks Redis for its version.
+
+class RedisWriter:
+    """Writes batches, from any number of threads."""
+
+    def __init__(self, lanes: Lanes, timeout: float) -> None:
+        """
+        Args:
+            lanes: The connections.
+            timeout: Seconds to wait for each next reply.
+        """
+        self._lanes = lanes
+        self._timeout = timeout
+
+    def write(self, batch: WriteBatch, time_left: float | None = None) -> None:
+        """Sends a batch's rows; their outcomes are in the batch.
+
+        Sending rows again is safe: they are compared with what is stored, themselves included. So
+        a connection that had died while it was idle is replaced, and a Redis that has forgotten the
+        script is given it again.
+
+        Args:
+            batch: What to write.
+            time_left: Seconds until the caller's deadline; None where it has none.
 
         Raises:
-            RedisUnavailable: It did not answer.
+            RedisUnavailable: There is no connection, or no answer in time. Rows that are still
+                pending may have been written or not.
+            ProtocolError: What answers is not Redis, or out of step.
         """
-        client = redis.Redis(connection_pool=self._pool)
-        try:
-            info: Any = client.info("server")
-            return str(info.get("redis_version", "unknown"))
-        except redis.RedisError as error:
-            raise RedisUnavailable(f"Redis did not answer: {error}") from error
-
-    def close(self) -> None:
-        """Closes all idle connections; those in use are closed when they are given back."""
-        self._closed = True
-        self._drop_idle()
-        self._pool.disconnect()
-
-    def _take(self) -> Lane:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
-        try:
-            connection: Any = self._pool.make_connection()
-            connection.connect()
-        except (redis.RedisError, OSError) as error:
-            raise RedisUnavailable(f"cannot connect to Redis: {error}") from error
-        return Lane(connection)
-
-    def _drop(self, lane: Lane) -> None:
-        lane.connection.disconnect()
-
-    def _drop_idle(self) -> None:
-        while True:
+        patience = self._timeout
+        if time_left is not None and time_left < patience:
+            patience = time_left
+        end = time.monotonic() + patience
+        loaded = False
+        while batch.unfinished:
+            lane = self._lanes.take()
             try:
-                self._drop(self._idle.pop())
-            except IndexError:
-                return
+                lane.exchange_writes(batch, patience)
+            except TimeoutError as error:
+                self._lanes.drop(lane)
+                raise RedisUnavailable(str(error)) from error
+            except ProtocolError:
+                self._lanes.drop(lane)
+                raise
+            except OSError as error:
+                self._lanes.drop(lane)
+                if lane.fresh:
+                    raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
+                self._lanes.drop_idle()
+                patience = max(end - time.monotonic(), 0.001)
+                continue
+            except BaseException:
+                self._lanes.drop(lane)
+                raise
+            if not batch.no_script:
+                self._lanes.release(lane)
+                continue
+            if loaded:
+                self._lanes.release(lane)
+                raise RedisUnavailable("Redis forgets the script that compares event times")
+            self._load_script(lane)
+            loaded = True
+
+    def _load_script(self, lane: Lane) -> None:
+        try:
+            lane.connection.send_command("SCRIPT", "LOAD", SCRIPT)
+            lane.connection.read_response()
+        except redis.ResponseError as error:
+            self._lanes.release(lane)
+            raise RedisUnavailable(f"Redis does not take the script: {error}") from error
+        except (redis.RedisError, OSError) as error:
+            self._lanes.drop(lane)
+            raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
+        self._lanes.release(lane)
 
 
 def connection_pool(config: RepoConfig, url: str | None, timeout: float) -> redis.ConnectionPool:

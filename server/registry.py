@@ -23,6 +23,7 @@ from hotfeast.server.feast_api import (
     LabelViewMessage,
     OnDemandFeatureView,
     OnDemandFeatureViewMessage,
+    PushSource,
     StreamFeatureView,
     StreamFeatureViewMessage,
 )
@@ -58,6 +59,8 @@ class FieldDefinition:
     """Number in `ValueType.Enum`."""
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    vector_length: int = 0
+    """How many elements each vector of an indexed vector field has; 0 where it is not declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,19 @@ class Projection:
         """The name that features of this projection are prefixed with."""
         name = self.alias or self.view
         return name if self.version is None else f"{name}@v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDefinition:
+    """Where the rows of a view come from."""
+
+    timestamp_field: str
+    created_timestamp_column: str
+    """Empty where there is none."""
+    field_mapping: dict[str, str]
+    """Column names in the source to names in the view, for those that differ."""
+    push_source: str
+    """Name of the push source that feeds the view; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,8 @@ class ViewDefinition:
     request_fields: tuple[FieldDefinition, ...] = ()
     on_demand: Any = None
     """Feast's object of an on-demand view."""
+    source: SourceDefinition | None = None
+    """None where the view has no batch source."""
 
     def feature(self, name: str) -> FieldDefinition | None:
         """The feature called `name`, or None."""
@@ -263,6 +281,20 @@ def _field(feast_field: Any) -> FieldDefinition:
         value_type=feast_field.dtype.to_value_type().value,
         description=feast_field.description or "",
         tags=dict(feast_field.tags or {}),
+        vector_length=int(feast_field.vector_length or 0) if feast_field.vector_index else 0,
+    )
+
+
+def _source(view: Any) -> SourceDefinition | None:
+    batch = getattr(view, "batch_source", None)
+    if batch is None:
+        return None
+    stream = getattr(view, "stream_source", None)
+    return SourceDefinition(
+        timestamp_field=batch.timestamp_field or "",
+        created_timestamp_column=batch.created_timestamp_column or "",
+        field_mapping=dict(batch.field_mapping or {}),
+        push_source=stream.name if isinstance(stream, PushSource) else "",
     )
 
 
@@ -319,6 +351,7 @@ def _view(view: Any) -> ViewDefinition:
             for f in source.schema
         ),
         on_demand=view if on_demand else None,
+        source=None if on_demand else _source(view),
     )
 
 

@@ -1,0 +1,120 @@
+-- Writes rows of one feature view, each as one step with the comparison of its event time.
+--
+-- KEYS  one hash for each row
+-- ARGV  1 whether event times are compared ('1' or '0'); 2 seconds until a key expires, 0 for never;
+--       3 the field of created times, '' for none; 4 the number of fields; 5 and on their names, the
+--       event time's first; then for each row its values, and its created time where there is such
+--       a field
+--
+-- Answers one character for each row: 1 written, 0 older than what is stored, F refused by Redis,
+-- and behind them what Redis said of the first refusal.
+local call, pcall, byte, sub = redis.call, redis.pcall, string.byte, string.sub
+
+-- A google.protobuf.Timestamp as seconds and nanoseconds; nil where the bytes are none.
+local function decode(b)
+  local seconds, nanos, at, size = 0, 0, 1, #b
+  while at <= size do
+    local tag = byte(b, at)
+    at = at + 1
+    local low, high, factor, c = 0, 0, 1, nil
+    for i = 0, 9 do
+      c = byte(b, at)
+      if not c then return nil end
+      at = at + 1
+      if i == 4 then factor = 1 end
+      local bits = c % 128
+      if i == 9 then bits = bits % 2 end
+      if i < 4 then low = low + bits * factor else high = high + bits * factor end
+      factor = factor * 128
+      if c < 128 then break end
+    end
+    if c >= 128 then return nil end
+    -- Two's complement of 64 bits, in two parts that a double holds exactly.
+    if high >= 34359738368 then high = high - 68719476736 end
+    if tag == 8 then seconds = high * 268435456 + low
+    elseif tag == 16 then nanos = high * 268435456 + low
+    else return nil end
+  end
+  return seconds, nanos
+end
+
+-- Whether time b is before time a; a stored time that cannot be read is before all.
+local function older(a, b)
+  local as, an = decode(a)
+  if not as then return false end
+  local bs, bn = decode(b)
+  return bs < as or (bs == as and bn < an)
+end
+
+local check, ttl, created_field = ARGV[1] == '1', tonumber(ARGV[2]), ARGV[3]
+local width = tonumber(ARGV[4])
+local time_field = ARGV[5]
+local has_created = created_field ~= ''
+local outcomes, complaint = {}, nil
+
+local row = {}
+for i = 1, width do row[2 * i - 1] = ARGV[4 + i] end
+local columns = 2 * width
+if has_created then row[columns + 1] = created_field columns = columns + 2 end
+local at = 4 + width
+
+for k = 1, #KEYS do
+  local key = KEYS[k]
+  local new = ARGV[at + 1]
+  local created = has_created and ARGV[at + width + 1] or ''
+  local write = true
+  if check then
+    local stored = pcall('HGET', key, time_field)
+    if type(stored) == 'table' then
+      complaint = complaint or stored.err
+      outcomes[k] = 'F'
+      write = false
+    elseif stored then
+      if stored == new then
+        if created ~= '' then
+          local mark = call('HGET', key, created_field)
+          if mark and byte(mark, 1) == #new and sub(mark, 2, 1 + #new) == new then
+            local before = sub(mark, 2 + #new)
+            if before ~= '' and older(before, created) then write = false end
+          end
+        end
+      elseif older(stored, new) then
+        write = false
+      end
+      if not write then outcomes[k] = '0' end
+    end
+  end
+  if write then
+    for i = 1, width do row[2 * i] = ARGV[at + i] end
+    if has_created then row[columns] = string.char(#new) .. new .. created end
+    local answer
+    if columns <= 4000 then
+      answer = pcall('HSET', key, unpack(row, 1, columns))
+    else
+      for first = 1, columns, 4000 do
+        answer = pcall('HSET', key, unpack(row, first, math.min(first + 3999, columns)))
+        if type(answer) == 'table' then break end
+      end
+    end
+    if type(answer) == 'table' then
+      complaint = complaint or answer.err
+      outcomes[k] = 'F'
+    else
+      outcomes[k] = '1'
+      if ttl > 0 then
+        local left = call('PTTL', key)
+        -- A key that never expires may hold rows of other views, whose life is not to be cut.
+        if left >= 0 then
+          if left < ttl * 1000 then call('EXPIRE', key, ttl) end
+        elseif call('HLEN', key) * 2 <= columns then
+          call('EXPIRE', key, ttl)
+        end
+      end
+    end
+  end
+  at = at + width
+  if has_created then at = at + 1 end
+end
+local answer = table.concat(outcomes)
+if complaint then answer = answer .. complaint end
+return answer

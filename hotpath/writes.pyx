@@ -1,0 +1,628 @@
+"""Rows of one feature view to Redis commands, and Redis' replies to what became of each row.
+
+Where event times are compared, rows go through a script that Redis runs as one step: it reads the
+stored time, compares, and replaces the view's whole row. An entity is one hash and its rows in a
+view are compared with nothing else, so it holds on a cluster, too. Several rows share a call, which
+sends the field names once. Without comparison a row is one HSET.
+
+Fields are those of Feast, and one more for views whose source has a created timestamp,
+`_ct:view`: the event time it belongs to, behind its length, and the created time. It decides between
+rows of equal event time, and counts only as long as the stored event time is the one it was written
+with, so that a row written by Feast is never judged by the created time of its predecessor.
+"""
+
+import hashlib
+from importlib.resources import files
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove
+
+from hotfeast.hotpath.columns cimport FINE, TimeColumn, ValueColumn
+from hotfeast.hotpath.values cimport (
+    BYTES_VAL,
+    INT32_VAL,
+    INT64_VAL,
+    STRING_VAL,
+    UNIX_TIMESTAMP_VAL,
+)
+from hotfeast.hotpath.wire cimport (
+    Cursor,
+    left,
+    put_cursor,
+    put_varint,
+    read_span,
+    read_varint,
+    varint_size,
+)
+
+from hotfeast.hotpath.definition import WriteDefinition
+from hotfeast.hotpath.errors import ProtocolError
+from hotfeast.hotpath.plan import bulk_string, key_prefix
+
+OUTCOMES = ("pending", "written", "stale", "rejected", "failed", "superseded")
+"""Names of the outcomes, by number."""
+
+KEY_TYPES = (BYTES_VAL, STRING_VAL, INT32_VAL, INT64_VAL, UNIX_TIMESTAMP_VAL)
+"""Value types that a join key can have."""
+
+SCRIPT = files("hotfeast.hotpath").joinpath("write_rows.lua").read_bytes()
+"""The script that compares and writes, as SCRIPT LOAD wants it."""
+
+SCRIPT_SHA = hashlib.sha1(SCRIPT).hexdigest().encode()
+"""What EVALSHA calls the script by."""
+
+cdef char SHA[40]
+memcpy(SHA, PyBytes_AS_STRING(SCRIPT_SHA), 40)
+
+cdef enum:
+    # Bytes of a serialized Timestamp at most: two tags and two varints of 10 bytes.
+    TIME_ROOM = 22
+    # Bytes of `$` and a length and two line ends at most, around a bulk string.
+    BULK_ROOM = 16
+    # Bytes of a reply at most: an error's line, or the outcomes of one call.
+    MAX_LINE = 65536
+
+
+cdef class WritePlan:
+    """How rows of one view are stored. Immutable, shared by all threads.
+
+    Attributes:
+        definition: What it was made from.
+    """
+
+    def __cinit__(self, definition not None: WriteDefinition):
+        if list(definition.join_keys) != sorted(definition.join_keys):
+            raise ValueError("join keys must be sorted by name")
+        names = [definition.time_field, *(f.hash_field for f in definition.features)]
+        width = len(names)
+        self.definition = definition
+        self.owned = []
+        self.expires = definition.key_ttl_seconds > 0
+        self.project = self.own(definition.project.encode("utf-8"))
+        self.key_prefix = self.own(key_prefix(tuple(name for name, _ in definition.join_keys)))
+        self.key_count = len(definition.join_keys)
+        self.feature_count = len(definition.features)
+        self.has_created = bool(definition.created_field)
+        for name, value_type in definition.join_keys:
+            if value_type not in (0, *KEY_TYPES):
+                raise ValueError(f"join key {name!r} has value type {value_type}, which is no key's")
+        count = 2 + 2 * width + (2 if self.has_created else 0)
+        self.hset_head = self.own(b"*%d\r\n$4\r\nHSET\r\n" % count)
+        head = [b"%d" % definition.key_ttl_seconds, definition.created_field, b"%d" % width]
+        self.call_names = self.own(b"".join(map(bulk_string, head + names)))
+        self.call_name_count = len(head) + width
+        if self.has_created:
+            names.append(definition.created_field)
+        self.names = <Cursor*>calloc(len(names), sizeof(Cursor))
+        if self.names == NULL:
+            raise MemoryError
+        for i, name in enumerate(names):
+            self.names[<uint32_t>i] = self.own(bulk_string(name))
+
+    def __dealloc__(self):
+        free(self.names)
+
+    cdef Cursor own(self, bytes data):
+        cdef Cursor c
+        self.owned.append(data)
+        c.at = <const uint8_t*>PyBytes_AS_STRING(data)
+        c.end = c.at + PyBytes_GET_SIZE(data)
+        return c
+
+
+cdef inline size_t decimal_size(size_t value) noexcept nogil:
+    cdef size_t size = 1
+    while value >= 10:
+        value //= 10
+        size += 1
+    return size
+
+
+cdef inline uint8_t* put_decimal(uint8_t* at, size_t value) noexcept nogil:
+    cdef size_t size = decimal_size(value)
+    cdef uint8_t* end = at + size
+    cdef uint8_t* digit = end
+    while size:
+        digit -= 1
+        digit[0] = <uint8_t>(48 + value % 10)
+        value //= 10
+        size -= 1
+    return end
+
+
+cdef inline uint8_t* put_line_end(uint8_t* at) noexcept nogil:
+    at[0] = 13
+    at[1] = 10
+    return at + 2
+
+
+cdef inline uint8_t* put_head(uint8_t* at, uint8_t kind, size_t value) noexcept nogil:
+    """Writes `*value` or `$value` and a line end."""
+    at[0] = kind
+    return put_line_end(put_decimal(at + 1, value))
+
+
+cdef inline uint8_t* put_bulk(uint8_t* at, const Cursor* c) noexcept nogil:
+    return put_line_end(put_cursor(put_head(at, 36, left(c)), c))
+
+
+cdef inline size_t time_size(int64_t seconds, int32_t nanos) noexcept nogil:
+    """Bytes of a serialized Timestamp, which leaves out zeros."""
+    cdef size_t size = 0
+    if seconds != 0:
+        size += 1 + varint_size(<uint64_t>seconds)
+    if nanos > 0:
+        size += 1 + varint_size(<uint64_t>nanos)
+    return size
+
+
+cdef inline uint8_t* put_time(uint8_t* at, int64_t seconds, int32_t nanos) noexcept nogil:
+    if seconds != 0:
+        at[0] = 0x08
+        at = put_varint(at + 1, <uint64_t>seconds)
+    if nanos > 0:
+        at[0] = 0x10
+        at = put_varint(at + 1, <uint64_t>nanos)
+    return at
+
+
+cdef inline uint8_t* put_u32(uint8_t* at, uint32_t value) noexcept nogil:
+    cdef int i
+    for i in range(4):
+        at[i] = <uint8_t>(value >> (8 * i))
+    return at + 4
+
+
+cdef class WriteBatch:
+    """Rows of one view, ready to be sent.
+
+    Attributes:
+        plan: How they are stored.
+        rows: How many there are.
+        check: Whether event times are compared.
+        no_script: Whether Redis did not know the script at the last exchange.
+    """
+
+    def __cinit__(
+        self,
+        WritePlan plan not None,
+        list keys not None,
+        list features not None,
+        TimeColumn times not None,
+        TimeColumn created=None,
+        bint check=True,
+    ):
+        """
+        Args:
+            plan: How rows are stored.
+            keys: A `ValueColumn` for each join key, in the order of the definition; none for a view
+                without entities.
+            features: A `ValueColumn` for each feature, in the order of the definition.
+            times: The event times.
+            created: The created times; needed where the definition has a created field.
+            check: Whether event times are compared in Redis, so that a newer row stays.
+
+        Raises:
+            ValueError: The columns are not those of the plan, or differ in length.
+        """
+        cdef uint32_t row, i
+        cdef ValueColumn column
+        self.plan = plan
+        self.rows = times.rows
+        self.check = check
+        self.columns = [keys, features, times, created]
+        if len(keys) != plan.key_count or len(features) != plan.feature_count:
+            raise ValueError("the columns are not those of the plan")
+        if plan.has_created != (created is not None):
+            raise ValueError("created times are for views with a created field, and only for those")
+        self.keys = <Cursor**>calloc(plan.key_count + 1, sizeof(Cursor*))
+        self.features = <Cursor**>calloc(plan.feature_count + 1, sizeof(Cursor*))
+        self.states = <uint8_t*>calloc(<size_t>self.rows + 1, 1)
+        self.order = <uint32_t*>malloc((<size_t>self.rows + 1) * sizeof(uint32_t))
+        self.calls = <uint16_t*>malloc((<size_t>self.rows + 1) * sizeof(uint16_t))
+        if not (self.keys and self.features and self.states and self.order and self.calls):
+            raise MemoryError
+        for i, (column, (name, value_type)) in enumerate(
+            zip(keys, plan.definition.join_keys, strict=True)
+        ):
+            if column.rows != self.rows:
+                raise ValueError(f"column {name!r} has {column.rows} rows, not {self.rows}")
+            if column.value_type not in KEY_TYPES or value_type not in (0, column.value_type):
+                raise ValueError(f"join key {name!r} cannot be of value type {column.value_type}")
+            self.keys[i] = column.cells
+            self.reject_faults(column)
+            for row in range(self.rows):
+                if column.cells[row].at == column.cells[row].end:
+                    self.states[row] = REJECTED
+        for i, (column, feature) in enumerate(zip(features, plan.definition.features, strict=True)):
+            if column.rows != self.rows:
+                raise ValueError(f"column {feature.name!r} has {column.rows} rows, not {self.rows}")
+            self.features[i] = column.cells
+            self.reject_faults(column)
+        self.seconds = times.seconds
+        self.nanos = times.nanos
+        for row in range(self.rows):
+            if times.faults[row] != FINE or times.nanos[row] < 0:
+                self.states[row] = REJECTED
+        if created is not None:
+            if created.rows != self.rows:
+                raise ValueError(f"there are {created.rows} created times for {self.rows} rows")
+            self.created_seconds = created.seconds
+            self.created_nanos = created.nanos
+            for row in range(self.rows):
+                if created.faults[row] != FINE:
+                    self.states[row] = REJECTED
+
+    def __dealloc__(self):
+        free(self.keys)
+        free(self.features)
+        free(self.states)
+        free(self.by_script)
+        free(self.order)
+        free(self.calls)
+        free(self.out)
+        free(self.pending_in)
+
+    cdef reject_faults(self, ValueColumn column):
+        cdef uint32_t row
+        if column.faults != NULL:
+            for row in range(self.rows):
+                if column.faults[row] != FINE:
+                    self.states[row] = REJECTED
+
+    def reject(self, uint32_t row) -> None:
+        """Takes a row out of what is sent, because it is invalid."""
+        if row >= self.rows:
+            raise IndexError(row)
+        self.states[row] = REJECTED
+
+    @property
+    def outcomes(self) -> bytes:
+        """The outcome of each row, as the numbers of `OUTCOMES`."""
+        return PyBytes_FromStringAndSize(<const char*>self.states, self.rows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows have each outcome."""
+        cdef uint32_t counted[6]
+        cdef uint32_t row
+        cdef int i
+        for i in range(6):
+            counted[i] = 0
+        for row in range(self.rows):
+            counted[self.states[row]] += 1
+        return {name: counted[i] for i, name in enumerate(OUTCOMES)}
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether rows are left to be sent."""
+        cdef uint32_t row
+        for row in range(self.rows):
+            if self.states[row] == PENDING:
+                return True
+        return False
+
+    def key(self, uint32_t row) -> bytes:
+        """The Redis key of a row that is not rejected."""
+        cdef size_t size
+        if row >= self.rows or self.states[row] == REJECTED:
+            raise IndexError(row)
+        size = self.key_size(row)
+        data = PyBytes_FromStringAndSize(NULL, size)
+        self.put_key(<uint8_t*>PyBytes_AS_STRING(data), row)
+        return data
+
+    def begin(self) -> None:
+        """Starts sending what is pending, from the first row; also after a broken connection."""
+        self.rewind()
+        self.no_script = False
+
+    def next_portion(self) -> bytes:
+        """The next commands to send, for callers that send them themselves; empty at the end."""
+        self.out_size = 0
+        if self.fill() != 0:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<const char*>self.out, self.out_size)
+
+    def feed(self, bytes data not None) -> bool:
+        """Takes bytes that came from Redis, for callers that receive them themselves.
+
+        Returns:
+            Whether all that was sent has been answered.
+
+        Raises:
+            ProtocolError: They are no replies to what was sent.
+        """
+        cdef size_t size = PyBytes_GET_SIZE(data)
+        if self.make_room(size) != 0:
+            raise MemoryError
+        memcpy(self.pending_in + self.in_size, PyBytes_AS_STRING(data), size)
+        self.in_size += size
+        if self.take_replies() != 0:
+            raise ProtocolError("Redis' reply is not the RESP reply to what was sent")
+        return self.done_calls == self.sent_calls
+
+    cdef int make_room(self, size_t wanted) noexcept nogil:
+        cdef size_t capacity = self.in_capacity if self.in_capacity else 65536
+        cdef uint8_t* grown
+        while capacity < self.in_size + wanted:
+            capacity *= 2
+        if capacity != self.in_capacity:
+            grown = <uint8_t*>realloc(self.pending_in, capacity)
+            if grown == NULL:
+                return -1
+            self.pending_in = grown
+            self.in_capacity = capacity
+        return 0
+
+    cdef void rewind(self) noexcept nogil:
+        self.next_row = 0
+        self.sent_rows = self.sent_calls = self.done_rows = self.done_calls = 0
+        self.out_size = self.in_size = 0
+
+    cdef int make_out(self, size_t wanted) noexcept nogil:
+        """Makes room for `wanted` more bytes of commands. Returns 0, or -1 without memory."""
+        cdef size_t capacity = self.out_capacity if self.out_capacity else 2 * PORTION_BYTES
+        cdef uint8_t* grown
+        while capacity < self.out_size + wanted:
+            capacity *= 2
+        if capacity != self.out_capacity:
+            grown = <uint8_t*>realloc(self.out, capacity)
+            if grown == NULL:
+                return -1
+            self.out = grown
+            self.out_capacity = capacity
+        return 0
+
+    cdef size_t key_size(self, uint32_t row) noexcept nogil:
+        cdef size_t size = left(&self.plan.key_prefix) + left(&self.plan.project)
+        cdef uint32_t i
+        cdef uint8_t tag
+        cdef Cursor c, span
+        for i in range(self.plan.key_count):
+            c = span = self.keys[i][row]
+            tag = c.at[0]
+            c.at += 1
+            if tag == (INT32_VAL << 3):
+                size += 12
+            elif tag == (INT64_VAL << 3) or tag == (UNIX_TIMESTAMP_VAL << 3):
+                size += 16
+            else:
+                read_span(&c, &span)
+                size += 8 + left(&span)
+        return size
+
+    cdef uint8_t* put_key(self, uint8_t* at, uint32_t row) noexcept nogil:
+        """Writes a row's Redis key: the serialized entity key, version 3, and the project."""
+        cdef uint32_t i, value_type, size, j
+        cdef uint64_t number = 0
+        cdef Cursor c, span
+        at = put_cursor(at, &self.plan.key_prefix)
+        for i in range(self.plan.key_count):
+            c = span = self.keys[i][row]
+            value_type = c.at[0] >> 3
+            c.at += 1
+            if value_type == BYTES_VAL or value_type == STRING_VAL:
+                read_span(&c, &span)
+                at = put_u32(put_u32(at, value_type), <uint32_t>left(&span))
+                at = put_cursor(at, &span)
+            else:
+                size = 4 if value_type == INT32_VAL else 8
+                read_varint(&c, &number)
+                at = put_u32(put_u32(at, value_type), size)
+                for j in range(size):
+                    at[j] = <uint8_t>(number >> (8 * j))
+                at += size
+        return put_cursor(at, &self.plan.project)
+
+    cdef size_t row_size(self, uint32_t row) noexcept nogil:
+        """Bytes of a row's values as bulk strings, at most."""
+        cdef size_t size = TIME_ROOM + BULK_ROOM
+        cdef uint32_t i
+        for i in range(self.plan.feature_count):
+            size += BULK_ROOM + left(&self.features[i][row])
+        if self.plan.has_created:
+            size += 1 + 2 * TIME_ROOM + BULK_ROOM
+        return size
+
+    cdef int put_hset(self, uint32_t row) noexcept nogil:
+        """Writes a row as one HSET. Returns 0, or -1 without memory."""
+        cdef size_t size = self.key_size(row), names = 0, time, created
+        cdef uint32_t i
+        cdef uint8_t* at
+        for i in range(self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)):
+            names += left(&self.plan.names[i])
+        if self.make_out(
+            left(&self.plan.hset_head) + BULK_ROOM + size + names + self.row_size(row)
+        ) != 0:
+            return -1
+        at = put_cursor(self.out + self.out_size, &self.plan.hset_head)
+        at = put_line_end(self.put_key(put_head(at, 36, size), row))
+        time = time_size(self.seconds[row], self.nanos[row])
+        at = put_head(put_cursor(at, &self.plan.names[0]), 36, time)
+        at = put_line_end(put_time(at, self.seconds[row], self.nanos[row]))
+        for i in range(self.plan.feature_count):
+            at = put_bulk(put_cursor(at, &self.plan.names[i + 1]), &self.features[i][row])
+        if self.plan.has_created:
+            created = self.created_size(row)
+            at = put_cursor(at, &self.plan.names[self.plan.feature_count + 1])
+            at = put_head(at, 36, 1 + time + created)
+            at[0] = <uint8_t>time
+            at = put_time(at + 1, self.seconds[row], self.nanos[row])
+            if created:
+                at = put_time(at, self.created_seconds[row], self.created_nanos[row])
+            at = put_line_end(at)
+        self.out_size = <size_t>(at - self.out)
+        return 0
+
+    cdef int put_call(self, const uint32_t* rows, uint32_t count, bint check) noexcept nogil:
+        """Writes rows as one script call. Returns 0, or -1 without memory."""
+        cdef size_t wanted = 128 + left(&self.plan.call_names), size
+        cdef uint32_t i, j, row, width = self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)
+        cdef uint8_t* at
+        for j in range(count):
+            wanted += BULK_ROOM + self.key_size(rows[j]) + self.row_size(rows[j])
+        if self.make_out(wanted) != 0:
+            return -1
+        at = put_head(
+            self.out + self.out_size, 42, 4 + self.plan.call_name_count + <size_t>count * (1 + width)
+        )
+        memcpy(at, b"$7\r\nEVALSHA\r\n$40\r\n", 18)
+        memcpy(at + 18, SHA, 40)
+        at = put_line_end(at + 58)
+        at = put_head(at, 36, decimal_size(count))
+        at = put_line_end(put_decimal(at, count))
+        for j in range(count):
+            at = put_head(at, 36, self.key_size(rows[j]))
+            at = put_line_end(self.put_key(at, rows[j]))
+        memcpy(at, b"$1\r\n1\r\n" if check else b"$1\r\n0\r\n", 7)
+        at = put_cursor(at + 7, &self.plan.call_names)
+        for j in range(count):
+            row = rows[j]
+            at = put_head(at, 36, time_size(self.seconds[row], self.nanos[row]))
+            at = put_line_end(put_time(at, self.seconds[row], self.nanos[row]))
+            for i in range(self.plan.feature_count):
+                at = put_bulk(at, &self.features[i][row])
+            if self.plan.has_created:
+                size = self.created_size(row)
+                at = put_head(at, 36, size)
+                if size:
+                    at = put_time(at, self.created_seconds[row], self.created_nanos[row])
+                at = put_line_end(at)
+        self.out_size = <size_t>(at - self.out)
+        return 0
+
+    cdef size_t created_size(self, uint32_t row) noexcept nogil:
+        """Bytes of a row's created time; 0 where it has none."""
+        if self.created_nanos[row] < 0:
+            return 0
+        return time_size(self.created_seconds[row], self.created_nanos[row])
+
+    cdef inline bint compares(self, uint32_t row) noexcept nogil:
+        return self.check or (self.by_script != NULL and self.by_script[row] != 0)
+
+    cdef int fill(self) noexcept nogil:
+        """Appends commands for the next pending rows, a portion at most. 0, or -1 without memory."""
+        cdef size_t limit = self.out_size + PORTION_BYTES, bytes_in_call
+        cdef uint32_t group[ROWS_PER_CALL]
+        cdef uint32_t count, row
+        cdef bint compares
+        while self.next_row < self.rows and self.out_size < limit:
+            row = self.next_row
+            if self.states[row] != PENDING:
+                self.next_row += 1
+                continue
+            compares = self.compares(row)
+            count = 0
+            if not compares and not self.plan.expires:
+                if self.put_hset(row) != 0:
+                    return -1
+                self.next_row += 1
+                self.order[self.sent_rows] = row
+                count = 1
+            else:
+                bytes_in_call = 0
+                while self.next_row < self.rows and count < ROWS_PER_CALL:
+                    row = self.next_row
+                    if self.states[row] == PENDING:
+                        if bytes_in_call > CALL_BYTES or self.compares(row) != compares:
+                            break
+                        bytes_in_call += self.row_size(row)
+                        group[count] = row
+                        self.order[self.sent_rows + count] = row
+                        count += 1
+                    self.next_row += 1
+                if self.put_call(group, count, compares) != 0:
+                    return -1
+            self.calls[self.sent_calls] = <uint16_t>count
+            self.sent_calls += 1
+            self.sent_rows += count
+        return 0
+
+    cdef int take_replies(self) noexcept nogil:
+        """Takes the whole replies that have come in. Returns 0, or -1 where they are no replies."""
+        cdef const uint8_t* at = self.pending_in
+        cdef const uint8_t* end = at + self.in_size
+        cdef const uint8_t* line
+        cdef size_t size
+        cdef uint8_t kind
+        while at < end:
+            line = <const uint8_t*>memchr(at, 10, <size_t>(end - at))
+            if line == NULL:
+                if end - at > MAX_LINE:
+                    return -1
+                break
+            kind = at[0]
+            if line - at < 3 or (line - 1)[0] != 13 or self.done_calls == self.sent_calls:
+                return -1
+            if kind == 36:  # `$`, the script's answer
+                size = 0
+                at += 1
+                while 48 <= at[0] <= 57 and size <= MAX_LINE:
+                    size = size * 10 + (at[0] - 48)
+                    at += 1
+                if at[0] != 13 or size > MAX_LINE:
+                    return -1
+                if <size_t>(end - line) < size + 3:
+                    at = line - 1
+                    while at[0] != 36:
+                        at -= 1
+                    break
+                if line[size + 1] != 13 or line[size + 2] != 10:
+                    return -1
+                if self.finish_call(line + 1, size, kind) != 0:
+                    return -1
+                at = line + size + 3
+            elif kind == 58 or kind == 45:  # `:` the number of new fields, `-` an error
+                if self.finish_call(at + 1, <size_t>(line - at - 2), kind) != 0:
+                    return -1
+                at = line + 1
+            else:
+                return -1
+        self.in_size = <size_t>(end - at)
+        memmove(self.pending_in, at, self.in_size)
+        return 0
+
+    cdef int finish_call(self, const uint8_t* at, size_t size, uint8_t kind) noexcept nogil:
+        """Notes the outcome of the oldest call without one. Returns 0, or -1 for no such reply."""
+        cdef uint32_t count = self.calls[self.done_calls], i, row
+        cdef uint8_t state
+        if kind == 36 and size < count:
+            return -1
+        if kind == 45 and size >= 8 and memcmp(at, b"NOSCRIPT", 8) == 0:
+            self.no_script = True
+            self.done_rows += count
+            self.done_calls += 1
+            return 0
+        for i in range(count):
+            row = self.order[self.done_rows + i]
+            if kind == 58:
+                state = WRITTEN
+            elif kind == 45:
+                state = FAILED
+            elif at[i] == 49:
+                state = WRITTEN
+            elif at[i] == 48:
+                state = STALE
+            else:
+                state = FAILED
+            self.states[row] = state
+        if self.error_size == 0:
+            if kind == 45:
+                self.keep_error(at, size)
+            elif kind == 36 and size > count:
+                self.keep_error(at + count, size - count)
+        self.done_rows += count
+        self.done_calls += 1
+        return 0
+
+    cdef void keep_error(self, const uint8_t* at, size_t size) noexcept nogil:
+        self.error_size = <uint32_t>min(size, <size_t>sizeof(self.error_text))
+        memcpy(self.error_text, at, self.error_size)
+
+    @property
+    def error(self) -> str:
+        """The first refusal of a row, as Redis worded it; empty where there is none."""
+        return self.error_text[: self.error_size].decode("utf-8", "replace")

@@ -1,0 +1,303 @@
+"""Columns of a push or a materialization to a batch of rows, each of them judged.
+
+Nothing is written here, and nothing that is wrong gets past: a row that cannot be written, or
+breaks a rule of its field, is rejected with the view, the field, the rule and the value.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
+from hotfeast.hotpath.errors import InvalidRequest
+from hotfeast.hotpath.writes import KEY_TYPES, WriteBatch
+from hotfeast.server.errors import invalid
+from hotfeast.server.feast_api import ValueType, python_values_to_proto_values
+from hotfeast.server.write_plan import ViewWrite
+from hotfeast.serving.v1 import value_pb2
+
+ColumnData = pa.Array | bytes | TimeColumn
+"""A column as it came: an Arrow array, a serialized `RepeatedValue`, or times."""
+
+# Characters of a value that a message quotes.
+_LONGEST_QUOTE = 100
+
+
+class Rejection(NamedTuple):
+    """Why a row is not written."""
+
+    row: int
+    feature_view: str
+    field: str
+    rule: str
+    message: str
+
+
+class EncodedRows(NamedTuple):
+    """Rows that are ready to be written, and those that are not.
+
+    Attributes:
+        batch: All rows; those that are rejected are marked so.
+        rejections: Why, once for each rejected row.
+    """
+
+    batch: WriteBatch
+    rejections: list[Rejection]
+
+
+def unpack(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """An array in one piece, in one of the plain forms that the hot path reads."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks) if column.chunks else column.cast(column.type)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return unpack(column.dictionary_decode())
+    if pa.types.is_run_end_encoded(kind):
+        return unpack(pa.compute.run_end_decode(column))
+    if kind == pa.string_view():
+        return column.cast(pa.large_string())
+    if kind == pa.binary_view():
+        return column.cast(pa.large_binary())
+    if pa.types.is_float16(kind):
+        return column.cast(pa.float32())
+    return column
+
+
+def map_fields(write: ViewWrite, columns: Mapping[str, ColumnData]) -> dict[str, ColumnData]:
+    """Columns under the names that the view has for them.
+
+    Raises:
+        RequestFailure: Two columns have one name.
+    """
+    mapped: dict[str, ColumnData] = {}
+    for name, column in columns.items():
+        new = write.field_mapping.get(name, name)
+        if new in mapped:
+            raise invalid(f"column {new!r} of feature view {write.name!r} is given twice")
+        mapped[new] = column
+    return mapped
+
+
+def encode(
+    write: ViewWrite,
+    columns: Mapping[str, ColumnData],
+    *,
+    check: bool = True,
+    latest_time: int | None = None,
+) -> EncodedRows:
+    """Makes a batch of rows.
+
+    Args:
+        write: The view.
+        columns: Its columns, by their names in the view (see `map_fields`); others are ignored.
+        check: Whether event times are compared in Redis.
+        latest_time: Rows whose event time is after it, in seconds since 1970, are rejected.
+
+    Raises:
+        RequestFailure: A column is missing, of a type that cannot be converted, or of another
+            length than the others.
+    """
+    missing = sorted(n for n in write.columns if n not in columns and n != write.created_column)
+    if missing:
+        raise invalid(
+            f"feature view {write.name!r}: missing column{'s' * (len(missing) > 1)} "
+            + ", ".join(map(repr, missing))
+        )
+    definition = write.compiled.definition
+    times = _times(write, write.timestamp_column, columns)
+    keys = [_values(write, n, t, columns[n]) for n, t in definition.join_keys]
+    features = [_values(write, f.name, f.value_type, columns[f.name]) for f in definition.features]
+    created = None
+    if write.created_column:
+        if write.created_column in columns:
+            created = _times(write, write.created_column, columns)
+        else:
+            created = TimeColumn.none(times.rows)
+    names = [n for n, _ in definition.join_keys] + [f.name for f in definition.features]
+    for name, column in zip(names, [*keys, *features], strict=True):
+        if column.rows != times.rows:
+            raise invalid(
+                f"feature view {write.name!r}: column {name!r} has {column.rows} rows, and "
+                f"{write.timestamp_column!r} has {times.rows}"
+            )
+    if created is not None and created.rows != times.rows:
+        raise invalid(
+            f"feature view {write.name!r}: column {write.created_column!r} has {created.rows} "
+            f"rows, and {write.timestamp_column!r} has {times.rows}"
+        )
+    for (name, _), column in zip(definition.join_keys, keys, strict=True):
+        # A column of nothing but nulls has no type.
+        if column.value_type not in KEY_TYPES and len(column.null_rows) < column.rows:
+            raise invalid(
+                f"feature view {write.name!r}: join key {name!r} must be INT32, INT64, STRING, "
+                "BYTES or UNIX_TIMESTAMP"
+            )
+    judge = _Judge(write.name)
+    judge.times(write.timestamp_column, times, latest_time)
+    for (name, _), column in zip(definition.join_keys, keys, strict=True):
+        judge.faults(name, column)
+        judge.broken(name, "null_key", column.null_rows, "is null")
+    if created is not None:
+        judge.created(write.created_column, created)
+    for feature, column in zip(definition.features, features, strict=True):
+        judge.faults(feature.name, column)
+        for rule in write.rules.get(feature.name, ()):
+            judge.rule(feature.name, column, rule.name, rule.text, rule.failing(column))
+    # What is null throughout is rejected throughout; any type will do for the batch.
+    typed = [
+        ValueColumn.constant(KEY_TYPES[0], b"", times.rows)
+        if column.value_type not in KEY_TYPES
+        else column
+        for column in keys
+    ]
+    batch = WriteBatch(write.compiled, typed, features, times, created, check)
+    for row in judge.rejected:
+        batch.reject(row)
+    return EncodedRows(batch, [judge.rejected[row] for row in sorted(judge.rejected)])
+
+
+class _Judge:
+    """Collects the first thing that is wrong with each row."""
+
+    def __init__(self, view: str) -> None:
+        self._view = view
+        self.rejected: dict[int, Rejection] = {}
+
+    def _reject(self, row: int, field: str, rule: str, message: str) -> None:
+        if row not in self.rejected:
+            text = f"feature view {self._view!r}, row {row}: {message}"
+            self.rejected[row] = Rejection(row, self._view, field, rule, text)
+
+    def times(self, name: str, column: TimeColumn, latest: int | None) -> None:
+        for row in column.null_rows:
+            self._reject(row, name, "timestamp", f"event timestamp {name!r} is missing")
+        for row, _ in column.faults:
+            self._reject(
+                row, name, "timestamp", f"event timestamp {name!r} is no time of the years 1 to 9999"
+            )
+        if latest is not None:
+            for row in column.later_than(latest):
+                self._reject(
+                    row, name, "timestamp", f"event timestamp {name!r} is too far in the future"
+                )
+
+    def created(self, name: str, column: TimeColumn) -> None:
+        for row, _ in column.faults:
+            self._reject(
+                row, name, "timestamp", f"created timestamp {name!r} is no time of the years 1 to 9999"
+            )
+
+    def faults(self, name: str, column: ValueColumn) -> None:
+        for row, why in column.faults:
+            value = _quote(_source_value(column.source, row))
+            self._reject(row, name, "type", f"{name!r} is {value}: {why}")
+
+    def broken(self, name: str, rule: str, rows: list[int], words: str) -> None:
+        for row in rows:
+            self._reject(row, name, rule, f"{name!r} {words}")
+
+    def rule(
+        self, name: str, column: ValueColumn, rule: str, text: str, rows: list[int]
+    ) -> None:
+        for row in rows:
+            if row not in self.rejected:
+                value = _quote(_python_value(column.value(row)))
+                self._reject(row, name, rule, f"{name!r} is {value}, and {rule} wants {text}")
+
+
+def _quote(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
+
+
+def _python_value(serialized: bytes) -> Any:
+    value = value_pb2.Value.FromString(serialized)
+    member = value.WhichOneof("val")
+    if member is None:
+        return None
+    content = getattr(value, member)
+    return list(content.val) if hasattr(content, "val") else content
+
+
+def _source_value(source: Any, row: int) -> Any:
+    """A value as it came, for messages."""
+    if isinstance(source, bytes):
+        try:
+            return _python_value(
+                value_pb2.RepeatedValue.FromString(source).val[row].SerializeToString()
+            )
+        except Exception:
+            return "not a serialized Value"
+    if isinstance(source, pa.Array):
+        return source[row].as_py()
+    return source[row]
+
+
+def _times(write: ViewWrite, name: str, columns: Mapping[str, ColumnData]) -> TimeColumn:
+    column = columns[name]
+    if isinstance(column, TimeColumn):
+        return column
+    try:
+        if isinstance(column, bytes):
+            return TimeColumn.from_values(column)
+        return TimeColumn.from_arrow(unpack(column))
+    except NoEncoder:
+        raise invalid(
+            f"feature view {write.name!r}: column {name!r} must hold timestamps, and is of Arrow "
+            f"type {column.type}"
+        ) from None
+    except InvalidRequest as error:
+        raise invalid(f"column {name!r} is {error}") from None
+
+
+def _values(write: ViewWrite, name: str, value_type: int, column: ColumnData) -> ValueColumn:
+    if isinstance(column, TimeColumn):
+        raise invalid(
+            f"feature view {write.name!r}: {name!r} is a join key or feature, not a timestamp"
+        )
+    try:
+        if isinstance(column, bytes):
+            return ValueColumn.from_values(value_type, column)
+        array = unpack(column)
+        return ValueColumn.from_arrow(value_type, array)
+    except InvalidRequest as error:
+        raise invalid(f"column {name!r} is {error}") from None
+    except NoEncoder:
+        if value_type in _BY_FEAST:
+            return _by_feast(value_type, array)
+        declared = ValueType(value_type).name if value_type else "entity key"
+        raise invalid(
+            f"feature view {write.name!r}: column {name!r} of Arrow type {array.type} cannot be "
+            f"converted to {declared} without loss"
+        ) from None
+
+
+# Types whose values are made of others, or are texts in a form of their own. Feast converts them.
+_BY_FEAST = {
+    *range(20, 30), 32, 33, 34, 35, 36, 37, *range(38, 49),
+}  # fmt: skip
+
+
+def _by_feast(value_type: int, array: pa.Array) -> ValueColumn:
+    """Has Feast convert a column, value by value where it refuses the whole."""
+    kind = ValueType(value_type)
+    # As Feast has it when it writes.
+    values = list(array.to_numpy(zero_copy_only=False))
+    try:
+        made = [v.SerializeToString() for v in python_values_to_proto_values(values, kind)]
+        return ValueColumn.from_serialized(value_type, made, [], array)
+    except Exception:
+        pass
+    made, faults = [], []
+    for row, value in enumerate(values):
+        try:
+            made.append(python_values_to_proto_values([value], kind)[0].SerializeToString())
+        except Exception:
+            made.append(b"")
+            faults.append(row)
+    return ValueColumn.from_serialized(value_type, made, faults, array)

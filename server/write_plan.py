@@ -1,0 +1,141 @@
+"""From definitions to how rows of a view are written; the twin of `plan` for the write path."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hotfeast.hotpath.definition import FeatureWrite, WriteDefinition
+from hotfeast.hotpath.writes import KEY_TYPES, WritePlan
+from hotfeast.server.errors import not_servable, unknown_name
+from hotfeast.server.plan import feature_hash_field, storage_name_at, time_hash_field
+from hotfeast.server.registry import Definitions, ViewDefinition
+from hotfeast.server.rules import BadRule, Rule, rules_of
+
+
+@dataclass(frozen=True, slots=True)
+class ViewWrite:
+    """How rows of one view are written.
+
+    Attributes:
+        view: The view.
+        compiled: The same for the hot path. Its join keys are sorted by name, its features in the
+            view's order.
+        rules: For each feature that has any, what is expected of it.
+        timestamp_column: Name of the event time's column, after the source's field mapping.
+        created_column: Name of the created time's column; empty where the source has none.
+        field_mapping: Names in the source to names in the view, for those that differ.
+    """
+
+    view: ViewDefinition
+    compiled: WritePlan
+    rules: dict[str, tuple[Rule, ...]]
+    timestamp_column: str
+    created_column: str
+    field_mapping: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The view's name."""
+        return self.view.name
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of all columns that its rows are made of, after the field mapping."""
+        names = {k.name for k in self.view.join_keys} | {f.name for f in self.view.features}
+        names |= {self.timestamp_column, self.created_column} - {""}
+        return frozenset(names)
+
+
+def created_hash_field(storage_name: str) -> bytes:
+    """The Redis hash field of a row's created time, which is not Feast's; see `writes`."""
+    return f"_ct:{storage_name}".encode()
+
+
+def plan_write(
+    definitions: Definitions, name: str, key_ttl_seconds: int, version: int | None = None
+) -> ViewWrite:
+    """Plans the writing of a view's rows.
+
+    Args:
+        definitions: The state of the registry.
+        name: The view.
+        key_ttl_seconds: Seconds after which an entity's hash expires; 0 for never.
+        version: The version to write, where versions are kept apart; the current one if None.
+
+    Raises:
+        RequestFailure: There is no such view or version, or it cannot be written; the message says
+            why.
+    """
+    view = definitions.views.get(name)
+    if view is None:
+        raise unknown_name("feature view", name, definitions.views)
+    if version is not None:
+        if not definitions.versioned_storage or (name, version) not in definitions.versions:
+            raise not_servable(
+                f"feature view {name!r} has no version v{version} that can be written; versions "
+                "are kept apart where enable_online_feature_view_versioning is set"
+            )
+        view = definitions.versions[name, version]
+    if view.on_demand is not None:
+        raise not_servable(
+            f"feature view {name!r} is an on-demand view: push the rows that it is computed from"
+        )
+    if not view.online:
+        raise not_servable(
+            f"feature view {name!r} is defined with online=False; set online=True and apply"
+        )
+    if view.source is None or not view.source.timestamp_field:
+        why = view.problem or f"feature view {name!r} has no batch source with a timestamp field"
+        raise not_servable(why)
+    for key in view.join_keys:
+        if key.value_type not in (0, *KEY_TYPES):
+            raise not_servable(
+                f"feature view {name!r}: join key {key.name!r} has a type that Feast cannot store "
+                "as an entity key; use INT32, INT64, STRING, BYTES or UNIX_TIMESTAMP"
+            )
+    try:
+        rules = {f.name: made for f in view.features if (made := rules_of(f))}
+    except BadRule as error:
+        raise not_servable(f"feature view {name!r}: {error}") from error
+    storage = name
+    if definitions.versioned_storage:
+        storage = storage_name_at(name, view.version)
+    created = view.source.created_timestamp_column
+    compiled = WritePlan(
+        WriteDefinition(
+            project=definitions.project,
+            join_keys=tuple(sorted((k.name, k.value_type) for k in view.join_keys)),
+            features=tuple(
+                FeatureWrite(f.name, f.value_type, feature_hash_field(storage, f.name))
+                for f in view.features
+            ),
+            time_field=time_hash_field(storage),
+            created_field=created_hash_field(storage) if created else b"",
+            key_ttl_seconds=key_ttl_seconds,
+        )
+    )
+    mapping = view.source.field_mapping
+    return ViewWrite(
+        view=view,
+        compiled=compiled,
+        rules=rules,
+        timestamp_column=mapping.get(view.source.timestamp_field, view.source.timestamp_field),
+        created_column=mapping.get(created, created),
+        field_mapping=mapping,
+    )
+
+
+def views_of_push_source(definitions: Definitions, name: str) -> Sequence[ViewDefinition]:
+    """The views that a push source feeds, sorted by name.
+
+    Raises:
+        RequestFailure: It feeds none.
+    """
+    sources: dict[str, list[ViewDefinition]] = {}
+    for view in definitions.views.values():
+        if view.source is not None and view.source.push_source:
+            sources.setdefault(view.source.push_source, []).append(view)
+    if name not in sources:
+        raise unknown_name("push source", name, sources)
+    return sorted(sources[name], key=lambda view: view.name)
+
+
