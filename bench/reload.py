@@ -12,7 +12,6 @@ Writes `reload.json`, `reload.png` and `reload.svg`.
 import multiprocessing
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
-import numpy.typing as npt
 from feast import FeatureService, FeatureStore, FeatureView, Field
 from feast.types import Float64
 from rich.table import Table
@@ -37,6 +34,7 @@ from bench.data import (
     make_requests,
     view_name,
 )
+from bench.load import Clients, Load, open_clients
 from bench.measure import machine, write_json
 from bench.peers import Encoding, Server, open_store
 from bench.picture import draw_times
@@ -45,10 +43,8 @@ from hotfeast.serving.v1 import serving_pb2
 
 RATE = 1000
 """Requests a second."""
-CLIENTS = 2
-"""Processes that send them."""
-THREADS = 12
-"""Requests that each of them has under way at most."""
+CLIENTS = Clients(rate=RATE, processes=2, threads=12)
+"""Who sends them."""
 MORE_VIEWS = 200
 FEATURES = 20
 MORE_SERVICES = 50
@@ -66,22 +62,6 @@ _POLL = 0.05
 _METHOD = (
     f"/{serving_pb2.DESCRIPTOR.services_by_name['FeatureServing'].full_name}/GetOnlineFeatures"
 )
-_CALL_LIMIT = 10.0
-
-Times = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Load:
-    """All requests, in the order of their times.
-
-    Attributes:
-        due: When each had to be sent, in seconds since the start.
-        latency: Milliseconds from then to its answer.
-    """
-
-    due: Times
-    latency: Times
 
 
 @dataclass(frozen=True)
@@ -274,39 +254,6 @@ def _changer(served: Path, other: Path) -> Iterator[Callable[[str, int, int], No
         process.join()
 
 
-def _send(port: int, requests: list[bytes], number: int, pipe: Connection) -> None:
-    """A process that sends its share of the requests, each at its time."""
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-    call: Any = channel.unary_unary(_METHOD)
-    for request in requests:
-        call(request, timeout=_CALL_LIMIT)
-    pipe.send("ready")
-    start, length = pipe.recv()
-    streams = CLIENTS * THREADS
-    period = streams / RATE
-    taken: list[tuple[float, float]] = []
-
-    def send(stream: int) -> None:
-        at = stream * period / streams
-        turn = stream
-        while at < length:
-            wait = start + at - time.time()
-            if wait > 0:
-                time.sleep(wait)
-            call(requests[turn % len(requests)], timeout=_CALL_LIMIT)
-            taken.append((at, (time.time() - start - at) * 1e3))
-            at += period
-            turn += streams
-
-    threads = [threading.Thread(target=send, args=(number + CLIENTS * i,)) for i in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    pipe.send(np.array(taken))
-    channel.close()
-
-
 def _measure(
     port: int,
     requests: list[bytes],
@@ -322,21 +269,14 @@ def _measure(
     Raises:
         RuntimeError: A change did not go live before the next one.
     """
-    context = multiprocessing.get_context("spawn")
-    pipes = []
-    for number in range(CLIENTS):
-        ours, theirs = context.Pipe()
-        context.Process(target=_send, args=(port, requests, number, theirs), daemon=True).start()
-        pipes.append(ours)
-    for pipe in pipes:
-        pipe.recv()
-    start = time.time() + 0.2
-    for pipe in pipes:
-        pipe.send((start, length))
     reloads: list[tuple[str, float]] = []
     applies: list[tuple[str, float]] = []
     names = list(CHANGES)
-    with FeatureClient(f"127.0.0.1:{port}") as client:
+    with (
+        open_clients(port, _METHOD, requests, CLIENTS) as load,
+        FeatureClient(f"127.0.0.1:{port}") as client,
+    ):
+        start = load.begin(length)
         for i in range(2 * count):
             turn, name = divmod(i // 2, len(names))
             due = start + _WARM_UP + PAUSE * i
@@ -351,9 +291,7 @@ def _measure(
                     raise RuntimeError(f"{names[name]}: not live after {PAUSE} s")
                 time.sleep(_POLL)
             reloads.append((names[name], time.time() - start))
-    parts = np.concatenate([pipe.recv() for pipe in pipes])
-    parts = parts[np.argsort(parts[:, 0])]
-    return Load(parts[:, 0], parts[:, 1]), reloads, applies
+        return load.finish(), reloads, applies
 
 
 def _windows(
