@@ -9,10 +9,15 @@ end_to_end   latency against rows, with a table and a picture
 quick        the budgets, each with a verdict
 read_modes   what HMGET and HGETALL cost Redis
 reload       what a change of definitions costs the requests under way
+load         requests at a fixed rate, from processes of their own
 stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
+write_data   what is written: one view of 10 features
+write_rates  materialization beside Feast and Redis alone, and its memory
+write_latency, write_mixed  pushes, alone and beside reads
+writes       all of these, with verdicts
 
-Run as `python -m bench stages | end-to-end | quick | read-modes | reload` from the root of the
-checkout.
+Run as `python -m bench stages | end-to-end | quick | read-modes | reload | writes` from the root of
+the checkout.
 """
 
 from pathlib import Path

@@ -83,5 +83,23 @@ def reload(
     console.print(table(run(entities, rounds, console.log)))
 
 
+@app.command()
+def writes(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")
+    ] = None,
+) -> None:
+    """Materialization, pushes, and both beside reads; exit code 1 past a budget."""
+    from bench.writes import PARTS, run, table
+
+    chosen = parts or list(PARTS)
+    if unknown := sorted(set(chosen) - set(PARTS)):
+        raise typer.BadParameter(f"there is no part {unknown[0]!r}", param_hint="PARTS")
+    verdicts = run(chosen, console.log)
+    console.print(table(verdicts))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     app()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -256,18 +256,12 @@ def open_peers(
         RuntimeError: A peer did not start, or answers wrongly.
     """
     with ExitStack() as stack:
-        ours = stack.enter_context(
-            Server(
-                "hotfeast.server", "serve", "--repo", str(store.repo), "--bind", "127.0.0.1:0",
-                "--registry-interval", str(_REGISTRY_INTERVAL),
-                ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
-            )
-        )  # fmt: skip
+        ours = stack.enter_context(open_gateway(store.repo))
         feast = stack.enter_context(
             Server("bench.servers", "feast", str(store.repo), str(free_port()), ready=_READY)
         )
-        call_ours = _caller(stack, ours.port(), _METHOD)
-        call_feast = _caller(stack, feast.port(), _FEAST_METHOD)
+        call_ours = caller(stack, ours, _METHOD)
+        call_feast = caller(stack, feast.port(), _FEAST_METHOD)
 
         requests = {w.rows: make_requests(store.rows.entities, w.rows, w.ring) for w in workloads}
         answers = {rows: [call_ours(r) for r in ring] for rows, ring in requests.items()}
@@ -286,20 +280,12 @@ def open_peers(
             _await_same_commands(
                 store.client, partial(call_ours, ring[0]), partial(raw.read, reads[rows][0])
             )
-        path = store.repo / "answers.pickle"
-        path.write_bytes(pickle.dumps(prepared))
-        echo = stack.enter_context(
-            Server(
-                *("bench.servers", "echo", str(path), "--redis-port", str(store.server.port)),
-                ready=_READY,
-            )
-        )
-        echo_port = echo.port()
+        echo_port = stack.enter_context(open_echo(store.repo, prepared, store.server.port))
 
         contenders: dict[int, list[Contender]] = {}
         for w in workloads:
             ring = requests[w.rows]
-            call_echo = _caller(stack, echo_port, f"/{ECHO_SERVICE}/Echo{w.rows}")
+            call_echo = caller(stack, echo_port, f"/{ECHO_SERVICE}/Echo{w.rows}")
             for request, answer in zip(ring, answers[w.rows], strict=True):
                 if call_echo(request) != answer:
                     raise RuntimeError("the echo server is out of step")
@@ -310,7 +296,7 @@ def open_peers(
                 Contender(RAW, raw.read, reads[w.rows], w.calls),
             ]
             if more:
-                call_both = _caller(stack, echo_port, f"/{ECHO_SERVICE}/EchoAfterRaw{w.rows}")
+                call_both = caller(stack, echo_port, f"/{ECHO_SERVICE}/EchoAfterRaw{w.rows}")
                 commands = (plans.commands_per_view(request, store.rows) for request in ring)
                 contenders[w.rows] += [
                     Contender(ECHO_AND_RAW, call_both, ring, w.calls),
@@ -319,10 +305,45 @@ def open_peers(
         yield contenders
 
 
+@contextmanager
+def open_gateway(repo: Path, interval: float = _REGISTRY_INTERVAL) -> Iterator[int]:
+    """Serves a repository with the gateway; gives its port.
+
+    Args:
+        repo: The repository.
+        interval: Seconds between two looks at the registry.
+    """
+    with Server(
+        *("hotfeast.server", "serve", "--repo", str(repo), "--bind", "127.0.0.1:0"),
+        *("--registry-interval", str(interval)),
+        ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
+    ) as server:
+        yield server.port()
+
+
+@contextmanager
+def open_echo(
+    folder: Path, prepared: Mapping[str, Sequence[Prepared]], redis_port: int = 0
+) -> Iterator[int]:
+    """Serves prepared answers from a server like the gateway's; gives its port.
+
+    Args:
+        folder: Where the answers are put.
+        prepared: For each method its answers, which are given in turn.
+        redis_port: Where answers with a read have it done.
+    """
+    path = folder / "answers.pickle"
+    path.write_bytes(pickle.dumps(prepared))
+    with Server(
+        *("bench.servers", "echo", str(path), "--redis-port", str(redis_port)), ready=_READY
+    ) as server:
+        yield server.port()
+
+
 _READY = r"(?m)^ready (\d+)$"
 
 
-def _caller(stack: ExitStack, port: int, method: str) -> Callable[[bytes], bytes]:
+def caller(stack: ExitStack, port: int, method: str) -> Callable[[bytes], bytes]:
     """A call of bytes to bytes: the client costs the same whoever is called."""
     channel = grpc.insecure_channel(
         f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)]

@@ -36,7 +36,7 @@ from bench.data import (
 )
 from bench.load import Clients, Load, open_clients
 from bench.measure import machine, write_json
-from bench.peers import Encoding, Server, open_store
+from bench.peers import Encoding, open_gateway, open_store
 from bench.picture import draw_times
 from hotfeast.clients import FeatureClient
 from hotfeast.serving.v1 import serving_pb2
@@ -116,14 +116,9 @@ def run(
         settings.write_text(settings.read_text().replace(str(store.repo), str(other)))
         facts = machine(store.client)
         with (
-            Server(
-                *("hotfeast.server", "serve", "--repo", str(store.repo)),
-                *("--bind", "127.0.0.1:0", "--registry-interval", str(INTERVAL)),
-                ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
-            ) as server,
+            open_gateway(store.repo, INTERVAL) as port,
             _changer(store.repo, other) as change,
         ):
-            port = server.port()
             requests = make_requests(rows.entities, 1, 200)
             count = len(CHANGES) * rounds
             length = _WARM_UP + PAUSE * (2 * count + 1)
