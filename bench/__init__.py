@@ -9,7 +9,7 @@ end_to_end   latency against rows, with a table and a picture
 quick        the budgets, each with a verdict
 read_modes   what HMGET and HGETALL cost Redis
 reload       what a change of definitions costs the requests under way
-load         requests at a fixed rate, from processes of their own
+http2, load  requests at a fixed rate, from a client that takes next to no time itself
 stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
 write_data   what is written: one view of 10 features
 write_rates  materialization beside Feast and Redis alone, and its memory

@@ -1,27 +1,28 @@
 """Requests at a fixed rate, each at its time whether the last one has been answered or not.
 
 Latency counts from the time a request was due, so that a server that falls behind cannot hide it by
-slowing the clients down. The requests are sent by processes of their own.
+slowing the clients down. The requests are sent by a process of its own.
 """
 
 import multiprocessing
-import threading
+import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
+from bench.http2 import Call, Connection
+
 Times = npt.NDArray[np.float64]
 
-# Seconds that one call may take.
-_CALL_LIMIT = 10.0
-# Seconds from the order to start to the first request, for all processes to be there.
+# Seconds that the last answers may take.
+_LAST_ANSWERS = 10.0
+# Seconds from the order to start to the first request, for the process to be there.
 _LEAD = 0.2
 
 
@@ -38,38 +39,21 @@ class Load:
     latency: Times
 
 
-@dataclass(frozen=True)
-class Clients:
-    """Who sends.
-
-    Attributes:
-        rate: Requests a second, of all together.
-        processes: How many there are.
-        threads: Requests that each of them has under way at most.
-    """
-
-    rate: float
-    processes: int
-    threads: int
-
-
 class RunningLoad:
-    """Clients that are ready to send."""
+    """A client that is ready to send."""
 
-    def __init__(self, pipes: Sequence[Connection]) -> None:
-        self._pipes = pipes
-        self.start = 0.0
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
 
     def begin(self, length: float) -> float:
-        """Has the clients send for `length` seconds.
+        """Has the client send for `length` seconds.
 
         Returns:
             The time of the first request, as of `time.time()`.
         """
-        self.start = time.time() + _LEAD
-        for pipe in self._pipes:
-            pipe.send((self.start, length))
-        return self.start
+        start = time.time() + _LEAD
+        self._pipe.send((start, length))
+        return start
 
     def finish(self) -> Load:
         """Waits for all answers.
@@ -77,83 +61,96 @@ class RunningLoad:
         Raises:
             RuntimeError: A request failed.
         """
-        received = [pipe.recv() for pipe in self._pipes]
-        for item in received:
-            if isinstance(item, str):
-                raise RuntimeError(item)
-        parts = np.concatenate(received)
-        parts = parts[np.argsort(parts[:, 0])]
-        return Load(parts[:, 0], parts[:, 1])
+        received = self._pipe.recv()
+        if isinstance(received, str):
+            raise RuntimeError(received)
+        return Load(received[:, 0], received[:, 1])
 
 
 @contextmanager
-def open_clients(
-    port: int, method: str, requests: Sequence[bytes], clients: Clients
+def open_load(
+    port: int, method: str, requests: Sequence[bytes], rate: float, connections: int
 ) -> Iterator[RunningLoad]:
-    """Starts the clients, and has each of them send all requests once to be warm."""
+    """Starts the client, which sends each request once to be warm.
+
+    Args:
+        port: Of the server, on 127.0.0.1.
+        method: `/package.Service/Method`.
+        requests: Serialized messages, sent in turn.
+        rate: Requests a second.
+        connections: What they are spread over.
+    """
     context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    for number in range(clients.processes):
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_send, args=(port, method, requests, clients, number, theirs), daemon=True
-        )
-        process.start()
-        processes.append(process)
-        pipes.append(ours)
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_send, args=(port, method, list(requests), rate, connections, theirs), daemon=True
+    )
+    process.start()
     try:
-        for pipe in pipes:
-            pipe.recv()
-        yield RunningLoad(pipes)
+        if (said := ours.recv()) != "ready":
+            raise RuntimeError(said)
+        yield RunningLoad(ours)
     finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        process.terminate()
+        process.join()
 
 
 def _send(
-    port: int,
-    method: str,
-    requests: Sequence[bytes],
-    clients: Clients,
-    number: int,
-    pipe: Connection,
+    port: int, method: str, requests: list[bytes], rate: float, connections: int, pipe: Pipe
 ) -> None:
-    """A process that sends its share of the requests, each at its time."""
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-    call: Callable[..., Any] = channel.unary_unary(method)
-    for request in requests:
-        call(request, timeout=_CALL_LIMIT)
-    pipe.send("ready")
-    start, length = pipe.recv()
-    streams = clients.processes * clients.threads
-    period = streams / clients.rate
-    taken: list[tuple[float, float]] = []
-    failures: list[str] = []
+    """The process that sends."""
+    try:
+        client = _Client(port, Call(method, requests), connections)
+        client.run([0.0] * len(requests), time.time())
+        pipe.send("ready")
+        start, length = pipe.recv()
+        due = np.arange(0, length, 1 / rate)
+        pipe.send(np.column_stack([due, client.run(due.tolist(), start)]))
+    except Exception as error:
+        pipe.send(f"the load ended: {type(error).__name__}: {error}")
 
-    def send(stream: int) -> None:
-        at = stream * period / streams
-        turn = stream
-        while at < length:
-            wait = start + at - time.time()
-            if wait > 0:
-                time.sleep(wait)
-            try:
-                call(requests[turn % len(requests)], timeout=_CALL_LIMIT)
-            except grpc.RpcError as error:
-                failures.append(f"a request failed: {error}")
-                return
-            taken.append((at, (time.time() - start - at) * 1e3))
-            at += period
-            turn += streams
 
-    threads = [
-        threading.Thread(target=send, args=(number + clients.processes * i,))
-        for i in range(clients.threads)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    pipe.send(failures[0] if failures else np.array(taken))
-    channel.close()
+class _Client:
+    def __init__(self, port: int, call: Call, connections: int) -> None:
+        self._call = call
+        self._taken: list[float] = []
+        self._left = 0
+        self._failed = 0
+        self._connections = [Connection(port, self._answered) for _ in range(connections)]
+
+    def _answered(self, ticket: int, succeeded: bool) -> None:
+        self._taken[ticket] = time.time()
+        self._left -= 1
+        self._failed += not succeeded
+
+    def run(self, due: Sequence[float], start: float) -> npt.NDArray[np.float64]:
+        """Sends one request at each time, in seconds since `start`.
+
+        Returns:
+            Milliseconds from its time to its answer.
+
+        Raises:
+            RuntimeError: A request failed, or was not answered.
+        """
+        self._taken = [0.0] * len(due)
+        self._left = len(due)
+        self._failed = 0
+        at = 0
+        while self._left:
+            now = time.time()
+            while at < len(due) and start + due[at] <= now:
+                self._connections[at % len(self._connections)].send(self._call, at, at)
+                at += 1
+            if at < len(due):
+                wait = max(start + due[at] - time.time(), 0.0)
+            else:
+                wait = start + due[-1] + _LAST_ANSWERS - now
+                if wait < 0:
+                    raise RuntimeError(f"{self._left} requests were not answered")
+            # Not poll, whose time is in whole milliseconds.
+            for connection in select.select(self._connections, [], [], wait)[0]:
+                connection.receive()
+        if self._failed:
+            raise RuntimeError(f"{self._failed} requests failed")
+        latency: npt.NDArray[np.float64] = (np.array(self._taken) - start - np.array(due)) * 1e3
+        return latency

@@ -34,7 +34,7 @@ from bench.data import (
     make_requests,
     view_name,
 )
-from bench.load import Clients, Load, open_clients
+from bench.load import Load, open_load
 from bench.measure import machine, write_json
 from bench.peers import Encoding, open_gateway, open_store
 from bench.picture import draw_times
@@ -43,8 +43,8 @@ from hotfeast.serving.v1 import serving_pb2
 
 RATE = 1000
 """Requests a second."""
-CLIENTS = Clients(rate=RATE, processes=2, threads=12)
-"""Who sends them."""
+CONNECTIONS = 4
+"""That they are spread over."""
 MORE_VIEWS = 200
 FEATURES = 20
 MORE_SERVICES = 50
@@ -268,7 +268,7 @@ def _measure(
     applies: list[tuple[str, float]] = []
     names = list(CHANGES)
     with (
-        open_clients(port, _METHOD, requests, CLIENTS) as load,
+        open_load(port, _METHOD, requests, RATE, CONNECTIONS) as load,
         FeatureClient(f"127.0.0.1:{port}") as client,
     ):
         start = load.begin(length)

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 
 from bench.data import SEED
-from bench.load import Clients, open_clients
+from bench.load import open_load
 from bench.measure import machine
 from bench.peers import open_gateway
 from bench.write_data import (
@@ -31,6 +31,8 @@ from hotfeast.server.local_redis import LocalRedis
 from hotfeast.serving.v1 import push_pb2, serving_pb2, value_pb2
 
 READS_PER_SECOND = 2000
+CONNECTIONS = 4
+"""That the reads are spread over."""
 PUSHED_PER_SECOND = 5000
 READ_P99_MS = 10.0
 """At most this beside pushes."""
@@ -57,11 +59,12 @@ def measure_mixed(report: Report, say: Callable[[str], None]) -> None:
         report.facts = report.facts or machine(server.client())
         make_repository(folder, server.address, 1000)
         port = stack.enter_context(open_gateway(folder))
-        clients = Clients(rate=READS_PER_SECOND, processes=2, threads=12)
         references = [f"{VIEW}:{name}" for name in FEATURES]
-        acknowledged = multiprocessing.get_context("spawn").Array("q", MIXED_ENTITIES)
+        acknowledged: Any = multiprocessing.get_context("spawn").Array("q", MIXED_ENTITIES)
         requests = [_read_request(references, [i * 7 % MIXED_ENTITIES]) for i in range(200)]
-        load = stack.enter_context(open_clients(port, _READ_METHOD, requests, clients))
+        load = stack.enter_context(
+            open_load(port, _READ_METHOD, requests, READS_PER_SECOND, CONNECTIONS)
+        )
         writer = stack.enter_context(_process(_push_stream, port, MIXED_SECONDS + 1, acknowledged))
         checker = stack.enter_context(
             _process(_watch, port, references, MIXED_SECONDS + 1, acknowledged)
