@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.writes import KEY_TYPES, WriteBatch
-from hotfeast.server.errors import invalid
+from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.feast_api import ValueType, python_values_to_proto_values
 from hotfeast.server.write_plan import ViewWrite
 from hotfeast.serving.v1 import value_pb2
@@ -50,7 +50,13 @@ class EncodedRows(NamedTuple):
 
 
 def unpack(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """An array in one piece, in one of the plain forms that the hot path reads."""
+    """An array in one piece, in one of the plain forms that the hot path reads.
+
+    What came from outside must have passed `validate(full=True)` before.
+
+    Raises:
+        pyarrow.ArrowException: It is in a form that pyarrow itself does not read.
+    """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
@@ -59,7 +65,9 @@ def unpack(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         column = column.storage
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return unpack(column.dictionary_decode())
+        # The values first: pyarrow does not decode dictionaries of views.
+        values = unpack(column.dictionary)
+        return pa.DictionaryArray.from_arrays(column.indices, values).dictionary_decode()
     if pa.types.is_run_end_encoded(kind):
         return unpack(pa.compute.run_end_decode(column))
     if kind == pa.string_view():
@@ -277,8 +285,17 @@ def _times(write: ViewWrite, name: str, columns: Mapping[str, ColumnData]) -> Ti
             f"feature view {write.name!r}: column {name!r} must hold timestamps, and is of Arrow "
             f"type {array.type}"
         ) from None
+    except pa.ArrowException as error:
+        raise _unreadable(write, name, error) from error
     except InvalidRequest as error:
         raise invalid(f"column {name!r} is {error}") from None
+
+
+def _unreadable(write: ViewWrite, name: str, error: Exception) -> RequestFailure:
+    return invalid(
+        f"feature view {write.name!r}: column {name!r} is in an Arrow form that cannot be read: "
+        f"{error}; send it as a plain array"
+    )
 
 
 def _values(write: ViewWrite, name: str, value_type: int, column: ColumnData) -> ValueColumn:
@@ -293,6 +310,8 @@ def _values(write: ViewWrite, name: str, value_type: int, column: ColumnData) ->
         return ValueColumn.from_arrow(value_type, array)
     except InvalidRequest as error:
         raise invalid(f"column {name!r} is {error}") from None
+    except pa.ArrowException as error:
+        raise _unreadable(write, name, error) from error
     except NoEncoder:
         if value_type in _BY_FEAST and not _would_be_quoted(value_type, array.type):
             return _by_feast(value_type, array)
