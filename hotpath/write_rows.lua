@@ -10,7 +10,8 @@
 -- and behind them what Redis said of the first refusal.
 local call, pcall, byte, sub = redis.call, redis.pcall, string.byte, string.sub
 
--- A google.protobuf.Timestamp as seconds and nanoseconds; nil where the bytes are none.
+-- A google.protobuf.Timestamp as seconds and nanoseconds; nil where the bytes are none, or a time
+-- that protobuf does not allow, which no reader would take.
 local function decode(b)
   local seconds, nanos, at, size = 0, 0, 1, #b
   while at <= size do
@@ -34,6 +35,9 @@ local function decode(b)
     if tag == 8 then seconds = high * 268435456 + low
     elseif tag == 16 then nanos = high * 268435456 + low
     else return nil end
+  end
+  if seconds < -62135596800 or seconds > 253402300799 or nanos < 0 or nanos > 999999999 then
+    return nil
   end
   return seconds, nanos
 end

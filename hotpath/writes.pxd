@@ -48,7 +48,7 @@ cdef class WriteBatch:
     cdef Cursor** features        # [feature][row]
     cdef int64_t* seconds
     cdef int32_t* nanos
-    cdef int64_t* created_seconds # NULL where the view has no created time
+    cdef int64_t* created_seconds  # NULL where the view has no created time
     cdef int32_t* created_nanos
     cdef uint8_t* states          # an Outcome for each row
     cdef uint8_t* by_script       # whether a row is compared although `check` is off; may be NULL
@@ -75,6 +75,7 @@ cdef class WriteBatch:
     cdef uint8_t* put_key(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef size_t row_size(self, uint32_t row) noexcept nogil
     cdef size_t created_size(self, uint32_t row) noexcept nogil
+    cdef uint8_t* put_created(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef bint compares(self, uint32_t row) noexcept nogil
     cdef int put_hset(self, uint32_t row) noexcept nogil
     cdef int put_call(self, const uint32_t* rows, uint32_t count, bint check) noexcept nogil

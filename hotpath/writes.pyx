@@ -2,13 +2,14 @@
 
 Where event times are compared, rows go through a script that Redis runs as one step: it reads the
 stored time, compares, and replaces the view's whole row. An entity is one hash and its rows in a
-view are compared with nothing else, so it holds on a cluster, too. Several rows share a call, which
-sends the field names once. Without comparison a row is one HSET.
+view are compared with nothing else. Several rows share a call, which sends the field names once.
+Without comparison a row is one HSET.
 
 Fields are those of Feast, and one more for views whose source has a created timestamp,
-`_ct:view`: the event time it belongs to, behind its length, and the created time. It decides between
-rows of equal event time, and counts only as long as the stored event time is the one it was written
-with, so that a row written by Feast is never judged by the created time of its predecessor.
+`_ct:view`: the event time it belongs to, behind its length, and the created time. It decides
+between rows of equal event time, and counts only as long as the stored event time is the one it was
+written with, so that a row that Feast writes with another event time is never judged by the created
+time of its predecessor.
 """
 
 import hashlib
@@ -87,7 +88,7 @@ cdef class WritePlan:
         self.has_created = bool(definition.created_field)
         for name, value_type in definition.join_keys:
             if value_type not in (0, *KEY_TYPES):
-                raise ValueError(f"join key {name!r} has value type {value_type}, which is no key's")
+                raise ValueError(f"join key {name!r} has value type {value_type}: no key's")
         count = 2 + 2 * width + (2 if self.has_created else 0)
         self.hset_head = self.own(b"*%d\r\n$4\r\nHSET\r\n" % count)
         head = [b"%d" % definition.key_ttl_seconds, definition.created_field, b"%d" % width]
@@ -176,7 +177,7 @@ cdef inline uint8_t* put_u32(uint8_t* at, uint32_t value) noexcept nogil:
 
 
 cdef class WriteBatch:
-    """Rows of one view, ready to be sent.
+    """Rows of one view, ready to be sent. One thread at a time may use it.
 
     Attributes:
         plan: How they are stored.
@@ -212,6 +213,9 @@ cdef class WriteBatch:
         self.plan = plan
         self.rows = times.rows
         self.check = check
+        # Copies: the caller's lists may change, and cells point into the columns.
+        keys = [<ValueColumn?>each for each in keys]
+        features = [<ValueColumn?>each for each in features]
         self.columns = [keys, features, times, created]
         if len(keys) != plan.key_count or len(features) != plan.feature_count:
             raise ValueError("the columns are not those of the plan")
@@ -451,23 +455,24 @@ cdef class WriteBatch:
             at = put_head(at, 36, 1 + time + created)
             at[0] = <uint8_t>time
             at = put_time(at + 1, self.seconds[row], self.nanos[row])
-            if created:
-                at = put_time(at, self.created_seconds[row], self.created_nanos[row])
-            at = put_line_end(at)
+            at = put_line_end(self.put_created(at, row))
         self.out_size = <size_t>(at - self.out)
         return 0
 
     cdef int put_call(self, const uint32_t* rows, uint32_t count, bint check) noexcept nogil:
         """Writes rows as one script call. Returns 0, or -1 without memory."""
-        cdef size_t wanted = 128 + left(&self.plan.call_names), size
-        cdef uint32_t i, j, row, width = self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)
+        cdef size_t wanted = 128 + left(&self.plan.call_names)
+        cdef uint32_t i, j, row
+        cdef uint32_t width = self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)
         cdef uint8_t* at
         for j in range(count):
             wanted += BULK_ROOM + self.key_size(rows[j]) + self.row_size(rows[j])
         if self.make_out(wanted) != 0:
             return -1
         at = put_head(
-            self.out + self.out_size, 42, 4 + self.plan.call_name_count + <size_t>count * (1 + width)
+            self.out + self.out_size,
+            42,
+            4 + self.plan.call_name_count + <size_t>count * (1 + width),
         )
         memcpy(at, b"$7\r\nEVALSHA\r\n$40\r\n", 18)
         memcpy(at + 18, SHA, 40)
@@ -486,11 +491,8 @@ cdef class WriteBatch:
             for i in range(self.plan.feature_count):
                 at = put_bulk(at, &self.features[i][row])
             if self.plan.has_created:
-                size = self.created_size(row)
-                at = put_head(at, 36, size)
-                if size:
-                    at = put_time(at, self.created_seconds[row], self.created_nanos[row])
-                at = put_line_end(at)
+                at = put_head(at, 36, self.created_size(row))
+                at = put_line_end(self.put_created(at, row))
         self.out_size = <size_t>(at - self.out)
         return 0
 
@@ -498,13 +500,24 @@ cdef class WriteBatch:
         """Bytes of a row's created time; 0 where it has none."""
         if self.created_nanos[row] < 0:
             return 0
-        return time_size(self.created_seconds[row], self.created_nanos[row])
+        # The start of 1970 has no bytes of its own, which would be no time at all.
+        return time_size(self.created_seconds[row], self.created_nanos[row]) or 2
+
+    cdef uint8_t* put_created(self, uint8_t* at, uint32_t row) noexcept nogil:
+        """Writes a row's created time, if it has one."""
+        if self.created_nanos[row] < 0:
+            return at
+        if self.created_seconds[row] == 0 and self.created_nanos[row] == 0:
+            at[0] = 0x08
+            at[1] = 0
+            return at + 2
+        return put_time(at, self.created_seconds[row], self.created_nanos[row])
 
     cdef inline bint compares(self, uint32_t row) noexcept nogil:
         return self.check or (self.by_script != NULL and self.by_script[row] != 0)
 
     cdef int fill(self) noexcept nogil:
-        """Appends commands for the next pending rows, a portion at most. 0, or -1 without memory."""
+        """Appends about a portion of commands for pending rows. 0, or -1 without memory."""
         cdef size_t limit = self.out_size + PORTION_BYTES, bytes_in_call
         cdef uint32_t group[ROWS_PER_CALL]
         cdef uint32_t count, row
@@ -563,7 +576,7 @@ cdef class WriteBatch:
                 while 48 <= at[0] <= 57 and size <= MAX_LINE:
                     size = size * 10 + (at[0] - 48)
                     at += 1
-                if at[0] != 13 or size > MAX_LINE:
+                if at != line - 1 or size > MAX_LINE:
                     return -1
                 if <size_t>(end - line) < size + 3:
                     at = line - 1
@@ -589,8 +602,14 @@ cdef class WriteBatch:
         """Notes the outcome of the oldest call without one. Returns 0, or -1 for no such reply."""
         cdef uint32_t count = self.calls[self.done_calls], i, row
         cdef uint8_t state
-        if kind == 36 and size < count:
+        cdef bint script = self.plan.expires or self.compares(self.order[self.done_rows])
+        # Scripts answer with a string, HSETs with a number.
+        if kind == (58 if script else 36) or kind == 36 and size < count:
             return -1
+        if kind == 36:
+            for i in range(count):
+                if at[i] not in (48, 49, 70):
+                    return -1
         if kind == 45 and size >= 8 and memcmp(at, b"NOSCRIPT", 8) == 0:
             self.no_script = True
             self.done_rows += count
