@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from hotfeast.server.errors import invalid
 from hotfeast.server.feast_api import (
@@ -28,12 +29,14 @@ from hotfeast.server.feast_api import (
 )
 from hotfeast.server.write_plan import ViewWrite
 
-BATCH_ROWS = 65536
+BATCH_ROWS = 32768
 """Rows of a batch at most."""
 
 # Bytes of a batch, roughly; rows with large values come in smaller batches.
 _BATCH_BYTES = 32 * 1024 * 1024
 _FEWEST_ROWS = 256
+# Bytes that are read of a column at once.
+_READ_BYTES = 1024 * 1024
 _FILE_STORES = {"file", "dask", "duckdb"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -134,46 +137,67 @@ def _file_rows(
     elif filesystem is None and not os.path.exists(path):
         raise FileNotFoundError(f"no file or folder {path}")
     dataset = ds.dataset(found, filesystem=filesystem, format="parquet", partitioning="hive")
-    columns = source_columns(write)
-    missing = sorted(columns - set(dataset.schema.names))
+    columns = sorted(source_columns(write))
+    missing = [name for name in columns if name not in dataset.schema.names]
     if missing:
         raise invalid(
             f"feature view {write.name!r}: {path} has no column {', '.join(map(repr, missing))}; "
             f"it has {', '.join(map(repr, sorted(dataset.schema.names)))}"
         )
     time_name = source_name(write, write.timestamp_column)
-    low, high = _bounds(write, time_name, dataset.schema.field(time_name).type, start, end)
-    within = (ds.field(time_name) >= low) & (ds.field(time_name) <= high)
-    # Row groups that lie outside the interval, as their statistics say, are not read.
-    fragments = [f for f in (g.subset(within) for g in dataset.get_fragments()) if f.row_groups]
-    groups = [group for fragment in fragments for group in fragment.row_groups]
-    total = sum(group.num_rows for group in groups)
-    size = sum(group.total_byte_size for group in groups)
+    files = []
+    for fragment in dataset.get_fragments():
+        kind = fragment.physical_schema.field(time_name).type
+        low, high = _bounds(write, time_name, kind, start, end)
+        # Row groups that lie outside the interval, as their statistics say, are not read.
+        within = (ds.field(time_name) >= low) & (ds.field(time_name) <= high)
+        groups = fragment.subset(within).row_groups
+        if groups:
+            files.append(_File(fragment, groups, low, high))
+    total = sum(group.num_rows for file in files for group in file.groups)
+    size = sum(group.total_byte_size for file in files for group in file.groups)
     batch_rows = BATCH_ROWS
     if size:
         batch_rows = max(_FEWEST_ROWS, min(BATCH_ROWS, _BATCH_BYTES * total // size))
-    chosen = ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
-    scanner = chosen.scanner(
-        columns=sorted(columns),
-        batch_size=batch_rows,
-        batch_readahead=2,
-        fragment_readahead=1,
-        fragment_scan_options=ds.ParquetFragmentScanOptions(
-            use_buffered_stream=True, pre_buffer=False
-        ),
+    portions = (
+        portion
+        for file in files
+        for portion in _read_file(dataset.filesystem, file, columns, time_name, batch_rows)
     )
-    portions = _within(scanner.to_batches(), time_name, low, high)
     return OfflineRows("files", _joined(portions, batch_rows), total)
 
 
-def _within(
-    batches: Iterator[pa.RecordBatch], time_name: str, low: pa.Scalar, high: pa.Scalar
+class _File(NamedTuple):
+    """The part of a Parquet file that is read: row groups, and the interval in its own ticks."""
+
+    fragment: ds.ParquetFileFragment
+    groups: list[ds.RowGroupInfo]
+    low: pa.Scalar
+    high: pa.Scalar
+
+
+def _read_file(
+    filesystem: pa.fs.FileSystem, file: _File, columns: list[str], time_name: str, batch_rows: int
 ) -> Iterator[Portion]:
-    for batch in batches:
-        times = batch.column(time_name)
-        inside = pc.and_(pc.greater_equal(times, low), pc.less_equal(times, high))
-        keep = batch if pc.all(inside, skip_nulls=False).as_py() else batch.filter(inside)
-        yield Portion(keep, batch.num_rows)
+    """Reads page by page: a scanner of the data set would hold whole row groups."""
+    constants = ds.get_partition_keys(file.fragment.partition_expression)
+    stored = [name for name in columns if name in file.fragment.physical_schema.names]
+    with (
+        filesystem.open_input_file(file.fragment.path) as opened,
+        pq.ParquetFile(opened, buffer_size=_READ_BYTES, pre_buffer=False) as parquet,
+    ):
+        for batch in parquet.iter_batches(
+            batch_rows, [group.id for group in file.groups], stored, use_threads=False
+        ):
+            times = batch.column(time_name)
+            inside = pc.and_(pc.greater_equal(times, file.low), pc.less_equal(times, file.high))
+            rows = batch if pc.all(inside, skip_nulls=False).as_py() else batch.filter(inside)
+            for name in columns:
+                if name not in stored:
+                    # Part of the path, or absent from this file and there in others.
+                    value = pa.scalar(constants.get(name))
+                    rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+            yield Portion(rows, batch.num_rows)
 
 
 def _joined(portions: Iterator[Portion], batch_rows: int) -> Iterator[Portion]:
@@ -181,7 +205,8 @@ def _joined(portions: Iterator[Portion], batch_rows: int) -> Iterator[Portion]:
     held: list[pa.RecordBatch] = []
     rows = seen = 0
     for portion in portions:
-        if held and rows + portion.rows.num_rows > batch_rows:
+        full = rows + portion.rows.num_rows > batch_rows
+        if held and (full or portion.rows.schema != held[0].schema):
             yield Portion(_one(held), seen)
             held, rows, seen = [], 0, 0
         held.append(portion.rows)

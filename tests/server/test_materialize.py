@@ -1,0 +1,281 @@
+"""Materialization as a library call and as a command, beside and in turns with Feast's own."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from feast import FeatureStore
+from feast.feature_view import FeatureViewState
+from lake import DAY, END, START, Lake, stats_table, stats_view
+from processes import run_cli
+
+from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.materialize import Summary, materialize, materialize_incremental
+
+
+@pytest.fixture
+def lake(tmp_path: Path, redis_server: LocalRedis) -> Lake:
+    return Lake(tmp_path, redis_server, 4)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[LocalRedis]:
+    """A server that a test may break."""
+    with LocalRedis() as server:
+        yield server
+
+
+def daily(days: int, users: int = 3) -> pa.Table:
+    """A row for each day from START on and each user, of amount 100 x day + user."""
+    pairs = [(day, user) for day in range(days) for user in range(users)]
+    return stats_table(
+        [user for _, user in pairs],
+        [START + day * DAY for day, _ in pairs],
+        [100 * day + user for day, user in pairs],
+    )
+
+
+def amounts(store: FeatureStore, users: int = 3, view: str = "stats") -> list[Any]:
+    rows = [{"user_id": user} for user in range(users)]
+    found: list[Any] = store.get_online_features([f"{view}:amount"], rows).to_dict()["amount"]
+    return found
+
+
+def told(store: FeatureStore, view: str = "stats") -> tuple[Any, Any]:
+    """What the registry says of a view: its state and its intervals."""
+    found = store.get_feature_view(view)
+    return found.state, [(a.isoformat(), b.isoformat()) for a, b in found.materialization_intervals]
+
+
+def only(summary: Summary) -> Any:
+    (view,) = summary.views
+    return view
+
+
+def test_bookkeeping_is_that_of_feast(lake: Lake) -> None:
+    """Steps by Feast and by us in turns, in two repositories; after each, Redis and registry say
+    the same."""
+    lake.store.apply(stats_view(lake.write("t.parquet", daily(20))))
+    (lake.folder / "twin").mkdir()
+    twin = Lake(lake.folder / "twin", lake.redis, 5)
+    twin.store.apply(stats_view(lake.folder / "t.parquet"))
+    steps = [
+        (START, START + 2 * DAY),
+        (None, START + 5 * DAY),
+        (None, START + 6 * DAY),
+        (START, START + DAY),
+        (None, START + 9 * DAY),
+    ]
+    for first in (0, 1):
+        for number, (start, end) in enumerate(steps):
+            theirs, mixed = lake.fresh(), twin.fresh()
+            if start is None:
+                theirs.materialize_incremental(end)
+            else:
+                theirs.materialize(start, end)
+            if number % 2 == first:
+                if start is None:
+                    mixed.materialize_incremental(end)
+                else:
+                    mixed.materialize(start, end)
+            elif start is None:
+                assert materialize_incremental(mixed, end).exit_code == 0
+            else:
+                assert materialize(mixed, start, end).exit_code == 0
+            assert told(twin.fresh()) == told(lake.fresh())
+            assert twin.stored() == lake.stored()
+        state, intervals = told(twin.fresh())
+        assert state == FeatureViewState.AVAILABLE_ONLINE
+        assert len(intervals) == (first + 1) * len(steps)
+        assert amounts(twin.fresh()) == [900, 901, 902]
+
+
+def test_an_older_row_is_stale_and_a_repeat_does_no_harm(lake: Lake) -> None:
+    lake.store.apply(stats_view(lake.write("t.parquet", daily(4))))
+    first = only(materialize(lake.folder, START, END)).counts
+    assert (first.read, first.superseded, first.written) == (12, 9, 3)
+    before = lake.stored()
+    again = materialize(lake.folder, START, END)
+    assert lake.stored() == before
+    assert again.exit_code == 0
+    older = only(materialize(lake.folder, START, START + DAY)).counts
+    assert (older.read, older.stale, older.written) == (6, 3, 0)
+    assert lake.stored() == before
+
+
+def test_without_the_check_what_is_stored_does_not_matter(lake: Lake) -> None:
+    """But within the run, the latest row still wins, wherever it stands."""
+    table = daily(4).take(pa.array([9, 10, 11, 0, 1, 2, 3, 4, 5]))
+    lake.store.apply(stats_view(lake.write("t.parquet", table, row_group_size=2)))
+    counts = only(materialize(lake.folder, START, END, event_time_check=False)).counts
+    assert (counts.written, counts.superseded) == (3, 6)
+    assert amounts(lake.fresh()) == [300, 301, 302]
+    materialize(lake.folder, START, START + DAY, event_time_check=False)
+    assert amounts(lake.fresh()) == [100, 101, 102]
+
+
+def test_incremental_starts_the_ttl_ago_or_is_refused(lake: Lake) -> None:
+    now = datetime.now(UTC)
+    table = stats_table([0, 1, 2], [now - 3 * DAY, now - DAY, now - 300 * DAY], [1, 2, 3])
+    path = lake.write("t.parquet", table)
+    lake.store.apply([*stats_view(path, ttl=2 * DAY), stats_view(path, "forever")[1]])
+    assert materialize_incremental(lake.folder, now).exit_code == 0
+    assert amounts(lake.fresh()) == [None, 2, None]
+    assert amounts(lake.fresh(), view="forever") == [1, 2, 3]
+    lake.store.apply([stats_view(path, "endless", ttl=None)[1]])
+    done = run_cli("materialize-incremental", now.isoformat(), "--repo", str(lake.folder))
+    assert done.returncode == 2
+    assert "'endless' has no ttl and was never materialized" in done.stderr
+
+
+@pytest.mark.parametrize(("on_invalid", "code"), [("reject", 1), ("skip", 0), ("fail", 1)])
+def test_invalid_rows(lake: Lake, on_invalid: str, code: int) -> None:
+    table = stats_table([0, 1, 2, 3], [START] * 4, [5, -1, None, 11])
+    tags = {"min": "0", "max": "10", "not_null": "true"}
+    lake.store.apply(stats_view(lake.write("t.parquet", table), tags=tags))
+    summary = materialize(lake.folder, START, END, on_invalid=on_invalid)
+    assert summary.exit_code == code
+    view = only(summary)
+    state, intervals = told(lake.fresh())
+    if on_invalid == "fail":
+        assert view.state == "failed"
+        assert "'amount' is -1, and min wants at least 0 (user_id=1)" in view.error
+        assert (state, intervals) == (FeatureViewState.GENERATED, [])
+        assert not lake.stored()
+        return
+    assert view.counts.rules == {("amount", r): 1 for r in ("min", "max", "not_null")}
+    assert (view.counts.written, view.counts.rejected) == (1, 3)
+    assert len(view.counts.examples) == 3
+    assert state == FeatureViewState.AVAILABLE_ONLINE
+    assert len(intervals) == 1
+    assert amounts(lake.fresh(), 4) == [5, None, None, None]
+
+
+def test_rows_that_redis_refuses(lake: Lake) -> None:
+    """Counted, told and not recorded; the others are written."""
+    lake.store.apply(stats_view(lake.write("t.parquet", daily(1))))
+    materialize(lake.folder, START, END)
+    key = sorted(lake.stored())[0]
+    recorded = told(lake.fresh())
+    lake.client.flushdb()
+    lake.client.set(key, "not a hash")
+    summary = materialize(lake.folder, START, END)
+    view = only(summary)
+    assert summary.exit_code == 1
+    assert (view.state, view.counts.failed, view.counts.written) == ("failed", 1, 2)
+    assert "Redis refused 1 rows: WRONGTYPE" in view.error
+    assert told(lake.fresh()) == recorded
+
+
+def test_a_redis_that_goes_away_and_comes_back(tmp_path: Path, own_redis: LocalRedis) -> None:
+    """The run waits for it, and goes on."""
+    lake = Lake(tmp_path, own_redis, 0)
+    lake.store.apply(stats_view(lake.write("t.parquet", daily(2))))
+    own_redis.stop()
+
+    def back() -> None:
+        own_redis.start()
+
+    starter = threading.Timer(0.5, back)
+    starter.start()
+    summary = materialize(tmp_path, START, END)
+    starter.join()
+    assert summary.exit_code == 0, summary
+    assert amounts(lake.fresh()) == [100, 101, 102]
+
+
+def test_a_redis_that_stays_away(tmp_path: Path, own_redis: LocalRedis) -> None:
+    """The view fails, its state goes back, the next is not begun; later a repeat does it all."""
+    lake = Lake(tmp_path, own_redis, 0)
+    path = lake.write("t.parquet", daily(2))
+    lake.store.apply([*stats_view(path), stats_view(path, "more")[1]])
+    before = told(lake.fresh())
+    own_redis.stop()
+    summary = materialize(tmp_path, START, END, ["stats", "more"], patience=0.3)
+    assert [view.state for view in summary.views] == ["failed", "not started"]
+    assert "cannot connect to Redis" in summary.views[0].error
+    assert summary.exit_code == 1
+    assert told(lake.fresh()) == before
+    own_redis.start()
+    assert materialize(tmp_path, START, END).exit_code == 0
+    assert amounts(lake.fresh(), view="more") == [100, 101, 102]
+
+
+def test_a_run_that_is_stopped(lake: Lake) -> None:
+    """The state goes back; what is written stays, and a repeat writes the rest."""
+    count = 200_000
+    path = lake.write("t.parquet", stats_table(range(count), [START] * count, range(count)))
+    lake.store.apply([*stats_view(path), stats_view(path, "more")[1]])
+    before = told(lake.fresh())
+    stop = threading.Event()
+
+    def progress(view: str, done: int, total: int | None) -> None:
+        if done:
+            stop.set()
+
+    summary = materialize(
+        lake.folder, START, END, ["stats", "more"], stop=stop, progress=progress
+    )
+    assert summary.exit_code == 130
+    assert [view.state for view in summary.views] == ["interrupted", "not started"]
+    assert 0 < summary.views[0].counts.written < count
+    assert told(lake.fresh()) == before
+    assert materialize(lake.folder, START, END, ["stats"]).exit_code == 0
+    assert lake.client.dbsize() == count
+
+
+def test_a_source_that_cannot_be_read_leaves_the_others(lake: Lake) -> None:
+    path = lake.write("t.parquet", daily(1))
+    other = lake.write("u.parquet", daily(1))
+    lake.store.apply([*stats_view(path), stats_view(other, "more")[1]])
+    path.unlink()
+    summary = materialize(lake.folder, START, END, ["stats", "more"])
+    assert [view.state for view in summary.views] == ["failed", "done"]
+    assert "FileNotFoundError: no file or folder" in summary.views[0].error
+    assert summary.exit_code == 1
+    assert told(lake.fresh()) == (FeatureViewState.GENERATED, [])
+
+
+def test_keys_expire_as_the_repository_says(tmp_path: Path, redis_server: LocalRedis) -> None:
+    lake = Lake(tmp_path, redis_server, 4, "  key_ttl_seconds: 1000\n")
+    lake.store.apply(stats_view(lake.write("t.parquet", daily(1))))
+    for check in (True, False):
+        lake.client.flushdb()
+        assert materialize(tmp_path, START, END, event_time_check=check).exit_code == 0
+        assert {0 < lake.client.ttl(key) <= 1000 for key in lake.client.keys()} == {True}
+
+
+def test_command(lake: Lake) -> None:
+    """Its table, its exit codes, and what it says of rows that are lost."""
+    path = lake.write("t.parquet", daily(3))
+    lake.store.apply([*stats_view(path), stats_view(path, "more", tags={"min": "1"})[1]])
+    repo = ("--repo", str(lake.folder))
+    day = "2024-01-01T00:00:00"
+    done = run_cli("materialize", day, "2024-01-02", *repo, "--views", "stats")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert amounts(lake.fresh()) == [100, 101, 102]
+    cells = next(line for line in done.stdout.splitlines() if "stats" in line).split("│")
+    assert [cell.strip() for cell in cells[1:8]] == ["stats", "6", "3", "3", "0", "0", "0"]
+    assert told(lake.fresh())[1] == [("2024-01-01T00:00:00+00:00", "2024-01-02T00:00:00+00:00")]
+    done = run_cli("materialize-incremental", "2024-01-03T00:00Z", *repo, "-v", "stats")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert amounts(lake.fresh()) == [200, 201, 202]
+    done = run_cli("materialize", "--disable-event-timestamp", *repo)
+    assert done.returncode == 1
+    assert "more: 1 rows rejected by min of amount" in done.stdout
+    assert "'amount' is 0, and min wants at least 1 (user_id=0)" in done.stdout
+    for arguments, words in (
+        ((day, "2023-01-01"), "is after end"),
+        ((day, day, "--views", "statz"), "statz"),
+        ((day,), "END"),
+        ((day, "tomorrow"), "END"),
+        ((day, day, "--disable-event-timestamp"), "without START and END"),
+        ((day, day, "--version", "v1"), "exactly one feature view"),
+    ):
+        done = run_cli("materialize", *arguments, *repo)
+        assert done.returncode == 2, (arguments, done.stdout, done.stderr)
+        assert words in done.stderr, (arguments, done.stderr)
