@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hotfeast.server.errors import not_servable
 from hotfeast.server.feast_api import (
     FeatureStore,
     FeatureViewState,
@@ -73,7 +72,6 @@ def choose(
     Raises:
         ValueError: A view cannot be materialized, the version is malformed, or start is after end.
         FeastObjectNotFoundException: There is no such view or version.
-        RequestFailure: Nothing says where an incremental run starts.
     """
     end = aware(end)
     if start is not None and aware(start) > end:
@@ -103,11 +101,6 @@ def _go_on(store: FeatureStore, view: Any, end: datetime) -> datetime:
         return end - (max((t for t in ttls if t), default=None) or _A_YEAR)
     if view.most_recent_end_time is not None:
         return aware(view.most_recent_end_time)
-    if view.ttl is None:
-        raise not_servable(
-            f"feature view {view.name!r} has no ttl and was never materialized, so nothing says "
-            "where to start; run 'hotfeast materialize START END' once"
-        )
     return datetime.now(UTC) - (view.ttl or _A_YEAR)
 
 

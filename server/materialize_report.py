@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -31,6 +32,7 @@ from hotfeast.server.materialize import (
     materialize_incremental,
 )
 
+_FILE_WIDTH = 140
 _STATE_STYLES = {"failed": "red", "interrupted": "yellow", "not started": "yellow"}
 _NOTES = {
     "Feast": "written by Feast itself: its rows are not counted, nor judged by rules",
@@ -67,16 +69,16 @@ def progress_bars(console: Console) -> Iterator[ProgressCallback]:
 
 def print_summary(console: Console, summary: Summary) -> None:
     """The table, and below it whatever was lost and why."""
-    table = Table(title="Materialized")
-    table.add_column("view", overflow="fold")
+    table = Table(title="Materialized", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("view", overflow="fold", min_width=12)
     names = ("read", "superseded", "written", "stale", "rejected", "failed", "seconds", "rows/s")
     for name in names:
-        table.add_column(name, justify="right")
-    table.add_column("")
+        table.add_column(name, justify="right", overflow="fold")
     for view in summary.views:
-        style = _STATE_STYLES.get(view.state, "")
-        table.add_row(view.view, *_figures(view), view.state, style=style)
-    console.print(table)
+        name = view.view if view.state == "done" else f"{view.view} ({view.state})"
+        table.add_row(name, *_figures(view), style=_STATE_STYLES.get(view.state))
+    # In a file nothing limits the width; on a narrow terminal, figures are folded and never cut.
+    console.print(table, width=None if console.is_terminal else max(console.width, _FILE_WIDTH))
     for way, note in _NOTES.items():
         names_of_way = [view.view for view in summary.views if view.way == way]
         if names_of_way:

@@ -167,7 +167,9 @@ def test_bounds_between_two_ticks(lake: Lake, unit: str, kept: list[int]) -> Non
     """A start within a second takes the next whole second, and not the one before."""
     times = [START, START + timedelta(seconds=1), START + timedelta(seconds=2)]
     table = stats_table([1, 2, 3], times, [0, 1, 2])
-    table = table.set_column(1, "event_timestamp", table["event_timestamp"].cast(pa.timestamp(unit)))
+    table = table.set_column(
+        1, "event_timestamp", table["event_timestamp"].cast(pa.timestamp(unit))
+    )
     lake.store.apply(stats_view(lake.write("t.parquet", table)))
     assert amounts(opened(lake, start=START + timedelta(microseconds=1))) == kept
 
@@ -284,6 +286,7 @@ def test_batch_views_are_computed_by_feasts_engine(lake: Lake) -> None:
                 schema=view.schema,
                 source=view.batch_source,
                 udf=doubled,
+                online=True,
             ),
         ]
     )
