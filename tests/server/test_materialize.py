@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +257,7 @@ def test_keys_expire_as_the_repository_says(tmp_path: Path, redis_server: LocalR
     for check in (True, False):
         lake.client.flushdb()
         assert materialize(tmp_path, START, END, event_time_check=check).exit_code == 0
-        assert {0 < lake.client.ttl(key) <= 1000 for key in lake.client.keys()} == {True}
+        assert {0 < lake.client.ttl(key) <= 1000 for key in lake.stored()} == {True}
 
 
 def test_command(lake: Lake) -> None:
