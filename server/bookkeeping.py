@@ -78,13 +78,14 @@ def choose(
         raise ValueError(f"start {aware(start).isoformat()} is after end {end.isoformat()}")
     listed = list(names) if names is not None else None
     number = store._validate_materialize_version(version, listed)
+    if number is not None and listed is not None:
+        current = store.registry.get_any_feature_view(listed[0], store.project)
+        if current.current_version_number == number:
+            number = None
     if number is None:
         views = store._get_feature_views_to_materialize(listed)
     else:
         views = store._get_feature_views_to_materialize(listed, version=number)
-        current = store.registry.get_any_feature_view(views[0].name, store.project)
-        if current.current_version_number == number:
-            number = None
     return [
         Task(view, aware(start) if start is not None else _go_on(store, view, end), end, number)
         for view in views

@@ -1,17 +1,24 @@
 """Materialization as a library call and as a command, beside and in turns with Feast's own."""
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView, Field
+from feast.errors import FeastObjectNotFoundException
 from feast.feature_view import FeatureViewState
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Int64
 from lake import DAY, END, START, Lake, stats_table, stats_view
-from processes import run_cli
+from processes import eventually, run_cli
 
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.materialize import Summary, materialize, materialize_incremental
@@ -258,6 +265,89 @@ def test_keys_expire_as_the_repository_says(tmp_path: Path, redis_server: LocalR
         lake.client.flushdb()
         assert materialize(tmp_path, START, END, event_time_check=check).exit_code == 0
         assert {0 < lake.client.ttl(key) <= 1000 for key in lake.stored()} == {True}
+
+
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
+    sources=[stats_view(Path("nowhere.parquet"))[1]],
+    schema=[Field(name="twice", dtype=Int64)],
+    mode="pandas",
+    write_to_online_store=True,
+)
+def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
+    """An on-demand view whose results are stored."""
+    import pandas as pd
+
+    return pd.DataFrame({"twice": inputs["amount"] * 2})
+
+
+def test_what_only_feast_can_write_is_left_to_it_and_said(lake: Lake) -> None:
+    lake.store.apply([*stats_view(lake.write("t.parquet", daily(2))), doubled])
+    lake.fresh().materialize(START, END)
+    theirs = lake.taken()
+    summary = materialize(lake.folder, START, END)
+    assert summary.exit_code == 0, summary
+    assert {view.view: view.way for view in summary.views} == {"stats": "files", "doubled": "Feast"}
+    assert lake.taken() == theirs
+
+
+def test_versions(tmp_path: Path, redis_server: LocalRedis) -> None:
+    """The rows of a version go where they belong. Of one that is not the current one the registry
+    is told nothing: what it keeps is of the current one, which has no such rows."""
+    lake = Lake(tmp_path, redis_server, 4)
+    settings = tmp_path / "feature_store.yaml"
+    apart = (
+        f"registry:\n  path: {tmp_path}/registry.db\n  enable_online_feature_view_versioning: true"
+    )
+    settings.write_text(settings.read_text().replace(f"registry: {tmp_path}/registry.db", apart))
+    table = daily(1).append_column("more", pa.array([7, 8, 9]))
+    user, first = stats_view(lake.write("t.parquet", table))
+    lake.fresh().apply([user, first])
+    more = Field(name="more", dtype=Int64)
+    second = FeatureView(
+        name="stats", entities=[user], schema=[*first.schema, more], source=first.batch_source
+    )
+    lake.fresh().apply([user, second])
+    make_ready(lake, "stats")
+    before = told(lake.fresh())
+    lake.fresh().materialize(START, END, ["stats"], version="v0")
+    theirs = lake.taken()
+    recorded = told(lake.fresh())
+    assert materialize(tmp_path, START, END, ["stats"], version="v0").exit_code == 0
+    assert told(lake.fresh()) == recorded != before
+    assert lake.taken() == theirs
+    for version in ("v1", "latest"):
+        assert materialize(tmp_path, START, END, ["stats"], version=version).exit_code == 0
+        ours = lake.taken()
+        assert {len(row) for row in ours.values()} == {3}
+    assert len(told(lake.fresh())[1]) == len(recorded[1]) + 2
+    with pytest.raises(FeastObjectNotFoundException):
+        materialize(tmp_path, START, END, ["stats"], version="v9")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run(tmp_path: Path, own_redis: LocalRedis, number: int) -> None:
+    """In the middle of a batch that Redis does not answer."""
+    lake = Lake(tmp_path, own_redis, 0)
+    lake.store.apply(stats_view(lake.write("t.parquet", daily(2))))
+    make_ready(lake, "stats")
+    own_redis.freeze()
+    with subprocess.Popen(
+        [sys.executable, "-m", "hotfeast.server", "materialize", "2024-01-01", "2024-02-01"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        try:
+            eventually(lambda: told(lake.fresh())[0] == FeatureViewState.MATERIALIZING)
+            run.send_signal(number)
+            output, errors = run.communicate(timeout=60)
+        finally:
+            own_redis.thaw()
+            run.kill()
+    assert run.returncode == 130, output + errors
+    assert "stats (interrupted)" in output
+    assert told(lake.fresh()) == (FeatureViewState.GENERATED, [])
 
 
 def test_command(lake: Lake) -> None:
