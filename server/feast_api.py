@@ -28,13 +28,19 @@ try:
         FeatureService,
         FeatureStore,
         FeatureView,
+        FileSource,
         OnDemandFeatureView,
         PushSource,
         RepoConfig,
         StreamFeatureView,
         utils,
     )
-    from feast.feature_view import DUMMY_ENTITY_NAME
+    from feast.data_format import ParquetFormat
+    from feast.errors import FeastObjectNotFoundException
+    from feast.feature_view import DUMMY_ENTITY_NAME, FeatureViewState
+    from feast.infra.common.materialization_job import MaterializationTask
+    from feast.infra.compute_engines.local.compute import LocalComputeEngine
+    from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
     from feast.infra.registry import sql as sql_registry
     from feast.infra.registry.file import FileRegistryStore
@@ -76,20 +82,27 @@ __all__ = [
     "SERVING_SERVICE_FILE",
     "Entity",
     "EntityMessage",
+    "FeastObjectNotFoundException",
     "FeatureService",
     "FeatureServiceMessage",
     "FeatureStore",
     "FeatureView",
     "FeatureViewMessage",
+    "FeatureViewState",
     "FieldStatus",
     "FileRegistryStore",
+    "FileSource",
     "GetFeastServingInfoRequest",
     "GetFeastServingInfoResponse",
     "GetOnlineFeaturesResponse",
     "LabelView",
     "LabelViewMessage",
+    "LocalComputeEngine",
+    "LocalFeatureBuilder",
+    "MaterializationTask",
     "OnDemandFeatureView",
     "OnDemandFeatureViewMessage",
+    "ParquetFormat",
     "PushSource",
     "RedisOnlineStore",
     "RedisOnlineStoreConfig",
