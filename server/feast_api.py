@@ -28,6 +28,7 @@ try:
         FeatureService,
         FeatureStore,
         FeatureView,
+        FileSource,
         OnDemandFeatureView,
         PushSource,
         RepoConfig,
@@ -35,6 +36,7 @@ try:
         utils,
     )
     from feast.feature_view import DUMMY_ENTITY_NAME
+    from feast.infra.offline_stores.offline_utils import get_pyarrow_schema_from_batch_source
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
     from feast.infra.registry import sql as sql_registry
     from feast.infra.registry.file import FileRegistryStore
@@ -57,6 +59,12 @@ try:
     )
     from feast.protos.feast.registry import RegistryServer_pb2
     from feast.protos.feast.serving.GrpcServer_pb2 import DESCRIPTOR as GRPC_SERVER_FILE
+    from feast.protos.feast.serving.GrpcServer_pb2 import PushRequest as FeastPushRequest
+    from feast.protos.feast.serving.GrpcServer_pb2 import PushResponse as FeastPushResponse
+    from feast.protos.feast.serving.GrpcServer_pb2 import (
+        WriteToOnlineStoreRequest,
+        WriteToOnlineStoreResponse,
+    )
     from feast.protos.feast.serving.ServingService_pb2 import DESCRIPTOR as SERVING_SERVICE_FILE
     from feast.protos.feast.serving.ServingService_pb2 import (
         FieldStatus,
@@ -76,6 +84,8 @@ __all__ = [
     "SERVING_SERVICE_FILE",
     "Entity",
     "EntityMessage",
+    "FeastPushRequest",
+    "FeastPushResponse",
     "FeatureService",
     "FeatureServiceMessage",
     "FeatureStore",
@@ -83,6 +93,7 @@ __all__ = [
     "FeatureViewMessage",
     "FieldStatus",
     "FileRegistryStore",
+    "FileSource",
     "GetFeastServingInfoRequest",
     "GetFeastServingInfoResponse",
     "GetOnlineFeaturesResponse",
@@ -101,9 +112,22 @@ __all__ = [
     "StreamFeatureView",
     "StreamFeatureViewMessage",
     "ValueType",
+    "WriteToOnlineStoreRequest",
+    "WriteToOnlineStoreResponse",
+    "batch_source_schema",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",
     "python_values_to_proto_values",
     "sql_registry",
     "utils",
 ]
+
+
+def batch_source_schema(store: FeatureStore, source: Any) -> Any:
+    """The columns that a batch source has now, as the `pyarrow.Schema` that is appended to it.
+
+    Raises:
+        Exception: Whatever Feast raises where the source cannot be read.
+    """
+    schema, _ = get_pyarrow_schema_from_batch_source(store.config, source)
+    return schema

@@ -178,7 +178,10 @@ class _Judge:
             self._reject(row, name, "timestamp", f"event timestamp {name!r} is missing")
         for row, _ in column.faults:
             self._reject(
-                row, name, "timestamp", f"event timestamp {name!r} is no time of the years 1 to 9999"
+                row,
+                name,
+                "timestamp",
+                f"event timestamp {name!r} is no time of the years 1 to 9999",
             )
         if latest is not None:
             for row in column.later_than(latest):
@@ -189,7 +192,10 @@ class _Judge:
     def created(self, name: str, column: TimeColumn) -> None:
         for row, _ in column.faults:
             self._reject(
-                row, name, "timestamp", f"created timestamp {name!r} is no time of the years 1 to 9999"
+                row,
+                name,
+                "timestamp",
+                f"created timestamp {name!r} is no time of the years 1 to 9999",
             )
 
     def faults(self, name: str, column: ValueColumn) -> None:
@@ -201,9 +207,7 @@ class _Judge:
         for row in rows:
             self._reject(row, name, rule, f"{name!r} {words}")
 
-    def rule(
-        self, name: str, column: ValueColumn, rule: str, text: str, rows: list[int]
-    ) -> None:
+    def rule(self, name: str, column: ValueColumn, rule: str, text: str, rows: list[int]) -> None:
         for row in rows:
             if row not in self.rejected:
                 value = _quote(_python_value(column.value(row)))
@@ -215,13 +219,24 @@ def _quote(value: Any) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
-def _python_value(serialized: bytes) -> Any:
-    value = value_pb2.Value.FromString(serialized)
+def python_value(value: value_pb2.Value) -> Any:
+    """A `Value` as Python has it; times are seconds since 1970."""
     member = value.WhichOneof("val")
-    if member is None:
+    if member is None or member == "null_val":
         return None
     content = getattr(value, member)
-    return list(content.val) if hasattr(content, "val") else content
+    if not hasattr(content, "val"):
+        return content
+    if isinstance(content.val, Mapping):
+        return {key: python_value(element) for key, element in content.val.items()}
+    return [
+        python_value(element) if isinstance(element, value_pb2.Value) else element
+        for element in content.val
+    ]
+
+
+def _python_value(serialized: bytes) -> Any:
+    return python_value(value_pb2.Value.FromString(serialized))
 
 
 def _source_value(source: Any, row: int) -> Any:
