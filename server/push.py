@@ -224,7 +224,8 @@ def _failure(error: Exception) -> RequestFailure:
 
 
 def _answer(batch_id: str, pushed: Pushed) -> bytes:
-    answer: Any = push_pb2.PushResponse(batch_id=batch_id, outcomes=pushed.outcomes)
+    answer: Any = push_pb2.PushResponse(batch_id=batch_id)
+    answer.outcomes.extend(pushed.outcomes)
     for row, view, field, rule, message in pushed.rejections:
         answer.rejections.add(row=row, feature_view=view, field=field, rule=rule, message=message)
     for target, view, message in pushed.failures:

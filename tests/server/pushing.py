@@ -143,9 +143,7 @@ def definitions(folder: Path) -> list[Any]:
     ttl = timedelta(days=365)
 
     def view(name: str, source: Any, entities: list[Entity], **types: Any) -> FeatureView:
-        keys = [
-            Field(name=e.join_key, dtype=Int64 if e is user else String) for e in entities
-        ]
+        keys = [Field(name=e.join_key, dtype=Int64 if e is user else String) for e in entities]
         fields = [Field(name=n, dtype=t) for n, t in types.items()]
         return FeatureView(
             name=name, entities=entities, ttl=ttl, schema=keys + fields, source=source
