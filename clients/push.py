@@ -129,7 +129,7 @@ def push_request(
     if not hasattr(columns, "items"):
         request.arrow_ipc = _arrow_stream(columns)
         return request
-    by_name = {name: _plain(values) for name, values in columns.items()}
+    by_name = {name: _plain(name, values) for name, values in columns.items()}
     if any(_needs_arrow(value) for values in by_name.values() for value in values):
         request.arrow_ipc = _arrow_stream(_table(by_name))
         return request
@@ -139,25 +139,36 @@ def push_request(
     return request
 
 
-def _plain(values: Any) -> list[Any]:
+def _plain(name: str, values: Any) -> list[Any]:
     """A column as a list; what pandas and numpy have for no time is None."""
-    if getattr(getattr(values, "dtype", None), "kind", "") == "M" and hasattr(values, "astype"):
-        # As `item` has it, times finer than a microsecond are bare numbers.
-        kept = values if hasattr(values, "dt") else values.astype("datetime64[us]")
-        if kept is not values and not (kept == values).all():
-            raise TypeError("times finer than a microsecond: send a pyarrow.Table")
-        values = kept if hasattr(values, "dt") else kept.tolist()
-    return [None if isinstance(v, datetime) and v != v else v for v in values]
+    return [_time(name, v) if _is_time(v) else v for v in values]
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, datetime) or getattr(getattr(value, "dtype", None), "kind", "") == "M"
+
+
+def _time(name: str, value: Any) -> datetime | None:
+    """A time of Python's, numpy's or pandas' with its zone; None for what they have for no time."""
+    if value != value:
+        return None
+    if not isinstance(value, datetime):
+        # numpy has a bare number for a time that is finer than a microsecond.
+        whole = value.astype("datetime64[us]")
+        if whole != value:
+            raise TypeError(
+                f"column {name!r}: times finer than a microsecond; send a pyarrow.Table"
+            )
+        value = whole.item()
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
 def _needs_arrow(value: Any) -> bool:
     """Whether a value says more, or less, than a protobuf column of unknown type can."""
     if isinstance(value, datetime):
         return value.microsecond != 0 or getattr(value, "nanosecond", 0) != 0
-    return (
-        (isinstance(value, Sequence | Mapping)
-        and not isinstance(value, str | bytes))
-        or (getattr(value, "ndim", 0) > 0)
+    return (isinstance(value, Sequence | Mapping) and not isinstance(value, str | bytes)) or (
+        getattr(value, "ndim", 0) > 0
     )
 
 
@@ -165,18 +176,26 @@ def _table(columns: Mapping[str, list[Any]]) -> Any:
     arrow = _pyarrow()
     made = {}
     for name, values in columns.items():
-        zoned = [
-            v.replace(tzinfo=UTC) if isinstance(v, datetime) and v.tzinfo is None else v
-            for v in values
-        ]
         try:
-            made[name] = arrow.array(zoned)
+            if any(isinstance(v, Mapping) for v in values):
+                made[name] = _maps(arrow, values)
+            else:
+                made[name] = arrow.array(values)
         except (arrow.ArrowException, TypeError, OverflowError) as error:
             raise TypeError(f"column {name!r}: {error}") from None
     try:
         return arrow.table(made)
     except arrow.ArrowInvalid as error:
         raise TypeError(f"columns of different lengths: {error}") from None
+
+
+def _maps(arrow: Any, values: list[Any]) -> Any:
+    """Dictionaries as maps: as structs, each would have the keys of all."""
+    inner = [element for value in values if value is not None for element in value.values()]
+    if any(isinstance(element, Mapping) for element in inner):
+        raise TypeError("dictionaries in dictionaries; send a pyarrow.Table")
+    kind = arrow.map_(arrow.string(), arrow.array(inner).type)
+    return arrow.array([None if v is None else list(v.items()) for v in values], kind)
 
 
 def _arrow_stream(rows: Any) -> bytes:

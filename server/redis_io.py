@@ -328,6 +328,8 @@ def connection_pool(config: RepoConfig, url: str | None, timeout: float) -> redi
         )
     options: dict[str, Any] = {
         "socket_connect_timeout": timeout,
+        # For the greeting that redis-py exchanges on a new connection, and for loading scripts.
+        "socket_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
     }
     if url is not None:

@@ -178,10 +178,7 @@ class _Judge:
             self._reject(row, name, "timestamp", f"event timestamp {name!r} is missing")
         for row, _ in column.faults:
             self._reject(
-                row,
-                name,
-                "timestamp",
-                f"event timestamp {name!r} is no time of the years 1 to 9999",
+                row, name, "timestamp", f"event timestamp {name!r} is no time of the years 1 to 9999"
             )
         if latest is not None:
             for row in column.later_than(latest):
@@ -192,10 +189,7 @@ class _Judge:
     def created(self, name: str, column: TimeColumn) -> None:
         for row, _ in column.faults:
             self._reject(
-                row,
-                name,
-                "timestamp",
-                f"created timestamp {name!r} is no time of the years 1 to 9999",
+                row, name, "timestamp", f"created timestamp {name!r} is no time of the years 1 to 9999"
             )
 
     def faults(self, name: str, column: ValueColumn) -> None:
@@ -207,7 +201,9 @@ class _Judge:
         for row in rows:
             self._reject(row, name, rule, f"{name!r} {words}")
 
-    def rule(self, name: str, column: ValueColumn, rule: str, text: str, rows: list[int]) -> None:
+    def rule(
+        self, name: str, column: ValueColumn, rule: str, text: str, rows: list[int]
+    ) -> None:
         for row in rows:
             if row not in self.rejected:
                 value = _quote(_python_value(column.value(row)))
@@ -301,8 +297,11 @@ _BY_FEAST = {
 def _by_feast(value_type: int, array: pa.Array) -> ValueColumn:
     """Has Feast convert a column, value by value where it refuses the whole."""
     kind = ValueType(value_type)
-    # As Feast has it when it writes.
-    values = list(array.to_numpy(zero_copy_only=False))
+    if pa.types.is_map(array.type):
+        values = array.to_pylist(maps_as_pydicts="strict")
+    else:
+        # As Feast has it when it writes.
+        values = list(array.to_numpy(zero_copy_only=False))
     try:
         made = [v.SerializeToString() for v in python_values_to_proto_values(values, kind)]
         return ValueColumn.from_serialized(value_type, made, [], array)
