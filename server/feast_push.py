@@ -6,6 +6,7 @@ declared as.
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -36,6 +37,7 @@ from hotfeast.server.rows import ColumnData
 from hotfeast.serving.v1 import value_pb2
 
 _TARGETS = {"online": ONLINE, "offline": OFFLINE, "online_and_offline": BOTH}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -150,7 +152,7 @@ def _time(name: str, text: str) -> TimeColumn:
         if time is pd.NaT:
             return TimeColumn.none(1)
         time = time.tz_localize("UTC") if time.tzinfo is None else time.tz_convert("UTC")
-        seconds, nanos = divmod(time.as_unit("ns").value, 1_000_000_000)
+        since = time.to_pydatetime(warn=False) - _EPOCH
     except (ValueError, OverflowError) as error:
         raise invalid(f"column {name!r} is {text!r}, which is no time: {error}") from None
     return TimeColumn.from_timestamps([Timestamp(seconds=seconds, nanos=nanos).SerializeToString()])
@@ -200,7 +202,9 @@ def _value_of(name: str, value_type: int, text: str) -> Any:
 def _content(kind: ValueType, text: str) -> Any:
     """What a text stands for, in a type whose values are made of others: JSON."""
     try:
-        content = json.loads(text)
+        # Feast takes whole numbers for nothing but whole numbers.
+        real = kind.name.startswith(("DOUBLE_", "FLOAT_"))
+        content = json.loads(text, parse_int=float if real else int)
     except ValueError:
         # Texts in a form of their own, such as UUIDs.
         return text
