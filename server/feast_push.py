@@ -14,7 +14,7 @@ import pandas as pd
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hotfeast.hotpath.columns import TimeColumn
-from hotfeast.server.errors import RequestFailure, invalid
+from hotfeast.server.errors import invalid
 from hotfeast.server.feast_api import (
     FeastPushResponse,
     ValueType,
@@ -22,7 +22,7 @@ from hotfeast.server.feast_api import (
     python_values_to_proto_values,
 )
 from hotfeast.server.plan import PlanSource
-from hotfeast.server.push import abort_unavailable
+from hotfeast.server.push import abort_unavailable, failure_of
 from hotfeast.server.push_plan import Destination, Destinations
 from hotfeast.server.push_rows import (
     BOTH,
@@ -92,7 +92,8 @@ class FeastPushService:
             pushed = self._pusher.push(
                 destination, target, PushedRows(columns), context.time_remaining, extra_columns=True
             )
-        except RequestFailure as failure:
+        except Exception as error:
+            failure = failure_of(error)
             context.abort(failure.code, failure.message)
             raise AssertionError("abort() returned") from None
         if pushed.outcomes[0] == REJECTED:
@@ -155,7 +156,11 @@ def _time(name: str, text: str) -> TimeColumn:
         since = time.to_pydatetime(warn=False) - _EPOCH
     except (ValueError, OverflowError) as error:
         raise invalid(f"column {name!r} is {text!r}, which is no time: {error}") from None
-    return TimeColumn.from_timestamps([Timestamp(seconds=seconds, nanos=nanos).SerializeToString()])
+    stamp = Timestamp(
+        seconds=since.days * 86400 + since.seconds,
+        nanos=since.microseconds * 1000 + time.nanosecond,
+    )
+    return TimeColumn.from_timestamps([stamp.SerializeToString()])
 
 
 def _truth(text: str) -> bool:

@@ -52,7 +52,7 @@ class PushService:
             batch = _parse(data)
             pushed, target = self._push(batch, context)
         except Exception as error:
-            failure = _failure(error)
+            failure = failure_of(error)
             context.abort(failure.code, failure.message)
             raise AssertionError("abort() returned") from None
         if pushed.unavailable and target == ONLINE:
@@ -104,7 +104,7 @@ class PushService:
             batch_id = batch.batch_id
             pushed, _ = self._push(batch, context)
         except Exception as error:
-            failure = _failure(error)
+            failure = failure_of(error)
             refused = push_pb2.BatchError(code=failure.code.value[0], message=failure.message)
             return push_pb2.PushResponse(batch_id=batch_id, error=refused).SerializeToString()
         return _answer(batch_id, pushed)
@@ -211,7 +211,7 @@ def _parse(data: bytes) -> PushBatch:
         raise InvalidRequest(f"the request is not a PushRequest: {error}") from error
 
 
-def _failure(error: Exception) -> RequestFailure:
+def failure_of(error: Exception) -> RequestFailure:
     """The status of an error that a batch as a whole has."""
     if isinstance(error, RequestFailure):
         return error
