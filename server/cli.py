@@ -80,6 +80,13 @@ def serve(
         StatusMode,
         typer.Option(help="strict: the truth. feast: what Feast's Python server answers."),
     ] = StatusMode.strict,
+    push_streams: Annotated[
+        int, typer.Option(min=0, help="Push streams that each worker has open at once.")
+    ] = 16,
+    push_future_limit: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that a pushed row's event time may be in the future."),
+    ] = 86400.0,
     metrics: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
@@ -127,6 +134,8 @@ def serve(
         redis_timeout=redis_timeout,
         registry_interval=registry_interval,
         threads=threads,
+        push_streams=push_streams,
+        push_future_limit=push_future_limit,
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,

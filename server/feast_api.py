@@ -41,6 +41,7 @@ try:
     from feast.infra.common.materialization_job import MaterializationTask
     from feast.infra.compute_engines.local.compute import LocalComputeEngine
     from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
+    from feast.infra.offline_stores.offline_utils import get_pyarrow_schema_from_batch_source
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
     from feast.infra.registry import sql as sql_registry
     from feast.infra.registry.file import FileRegistryStore
@@ -63,6 +64,12 @@ try:
     )
     from feast.protos.feast.registry import RegistryServer_pb2
     from feast.protos.feast.serving.GrpcServer_pb2 import DESCRIPTOR as GRPC_SERVER_FILE
+    from feast.protos.feast.serving.GrpcServer_pb2 import PushRequest as FeastPushRequest
+    from feast.protos.feast.serving.GrpcServer_pb2 import PushResponse as FeastPushResponse
+    from feast.protos.feast.serving.GrpcServer_pb2 import (
+        WriteToOnlineStoreRequest,
+        WriteToOnlineStoreResponse,
+    )
     from feast.protos.feast.serving.ServingService_pb2 import DESCRIPTOR as SERVING_SERVICE_FILE
     from feast.protos.feast.serving.ServingService_pb2 import (
         FieldStatus,
@@ -83,6 +90,8 @@ __all__ = [
     "Entity",
     "EntityMessage",
     "FeastObjectNotFoundException",
+    "FeastPushRequest",
+    "FeastPushResponse",
     "FeatureService",
     "FeatureServiceMessage",
     "FeatureStore",
@@ -114,9 +123,22 @@ __all__ = [
     "StreamFeatureView",
     "StreamFeatureViewMessage",
     "ValueType",
+    "WriteToOnlineStoreRequest",
+    "WriteToOnlineStoreResponse",
+    "batch_source_schema",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",
     "python_values_to_proto_values",
     "sql_registry",
     "utils",
 ]
+
+
+def batch_source_schema(store: FeatureStore, source: Any) -> Any:
+    """The columns that a batch source has now, as the `pyarrow.Schema` that is appended to it.
+
+    Raises:
+        Exception: Whatever Feast raises where the source cannot be read.
+    """
+    schema, _ = get_pyarrow_schema_from_batch_source(store.config, source)
+    return schema

@@ -328,7 +328,7 @@ def connection_pool(config: RepoConfig, url: str | None, timeout: float) -> redi
         )
     options: dict[str, Any] = {
         "socket_connect_timeout": timeout,
-        # For what redis-py says at the start of a connection; the hot path has its own limits.
+        # For the greeting that redis-py exchanges on a new connection, and for loading scripts.
         "socket_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
     }

@@ -233,13 +233,24 @@ def _quote(value: Any) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
-def _python_value(serialized: bytes) -> Any:
-    value = value_pb2.Value.FromString(serialized)
+def python_value(value: value_pb2.Value) -> Any:
+    """A `Value` as Python has it; times are seconds since 1970."""
     member = value.WhichOneof("val")
-    if member is None:
+    if member is None or member == "null_val":
         return None
     content = getattr(value, member)
-    return list(content.val) if hasattr(content, "val") else content
+    if not hasattr(content, "val"):
+        return content
+    if isinstance(content.val, Mapping):
+        return {key: python_value(element) for key, element in content.val.items()}
+    return [
+        python_value(element) if isinstance(element, value_pb2.Value) else element
+        for element in content.val
+    ]
+
+
+def _python_value(serialized: bytes) -> Any:
+    return python_value(value_pb2.Value.FromString(serialized))
 
 
 def _source_values(source: Any) -> Callable[[int], Any]:
@@ -250,7 +261,7 @@ def _source_values(source: Any) -> Callable[[int], Any]:
         except DecodeError:
             # protobuf takes all or nothing, and one value that it does not take is enough.
             return lambda row: _Words("not readable")
-        return lambda row: _python_value(values[row].SerializeToString())
+        return lambda row: python_value(values[row])
 
     def value_at(row: int) -> Any:
         try:
@@ -346,8 +357,11 @@ def _would_be_quoted(value_type: int, kind: pa.DataType) -> bool:
 def _by_feast(value_type: int, array: pa.Array) -> ValueColumn:
     """Has Feast convert a column, value by value where it refuses the whole."""
     kind = ValueType(value_type)
-    # As Feast has it when it writes.
-    values = list(array.to_numpy(zero_copy_only=False))
+    if pa.types.is_map(array.type):
+        values = array.to_pylist(maps_as_pydicts="strict")
+    else:
+        # As Feast has it when it writes.
+        values = list(array.to_numpy(zero_copy_only=False))
     if value_type in _UUIDS and array.type == pa.binary(16):
         values = [None if v is None else uuid.UUID(bytes=v) for v in values]
     try:
