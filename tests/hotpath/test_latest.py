@@ -140,3 +140,17 @@ def test_keys_of_any_length() -> None:
     latest = LatestRows()
     assert latest.sift(make_batch(plan, [Row(1 << bit, 5) for bit in range(63)])) == 0
     assert len(latest) == 63
+
+
+def test_the_successor_of_a_row_that_redis_must_judge_is_judged_too(
+    client: Any, writer: RedisWriter
+) -> None:
+    client.flushdb()
+    latest = LatestRows()
+    first = make_batch(PLAN, [Row(1, 5, 9, 1)], check=False)
+    latest.sift(first)
+    writer.write(first)
+    second = make_batch(PLAN, [Row(1, 5, 3, 2), Row(1, 5, 4, 3)], check=False)
+    latest.sift(second)
+    writer.write(second)
+    assert outcomes(second) == ["superseded", "stale"]
