@@ -344,6 +344,24 @@ _UUIDS = {36, 37}
 _BY_STR = {*range(36, 42), 44, 45, 46}
 
 
+_ZONED = 48
+
+
+def _zoned(array: pa.Array, moments: list[Any]) -> list[Any]:
+    """Times with their zone, for NumPy's have none and Feast takes none of them.
+
+    Those stay NumPy's that a `datetime` cannot hold to the nanosecond.
+    """
+    try:
+        times = array.to_pylist()
+    except (ValueError, OverflowError):
+        return moments
+    return [
+        moment if getattr(time, "nanosecond", 0) else time
+        for moment, time in zip(moments, times, strict=True)
+    ]
+
+
 def _would_be_quoted(value_type: int, kind: pa.DataType) -> bool:
     if value_type in _UUIDS and kind == pa.binary(16):
         return False
@@ -364,6 +382,8 @@ def _by_feast(value_type: int, array: pa.Array) -> ValueColumn:
         values = list(array.to_numpy(zero_copy_only=False))
     if value_type in _UUIDS and array.type == pa.binary(16):
         values = [None if v is None else uuid.UUID(bytes=v) for v in values]
+    if value_type == _ZONED and pa.types.is_timestamp(array.type):
+        values = _zoned(array, values)
     try:
         made = [v.SerializeToString() for v in python_values_to_proto_values(values, kind)]
         return ValueColumn.from_serialized(value_type, made, [], array)

@@ -99,6 +99,9 @@ def _bound(field: FieldDefinition, text: str, low: bool) -> Rule:
         whole = math.ceil(number) if low else math.floor(number)
         first, last = (whole, _INT64_MAX) if low else (_INT64_MIN, whole)
         first, last = max(first, _INT64_MIN), min(last, _INT64_MAX)
+        if first > last:
+            # The bound lies beyond all integers, and nothing is within.
+            first, last = _INT64_MAX, _INT64_MIN
         return Rule(name, words, lambda c: rules.outside_integers(c, first, last))
     if field.value_type in _REAL:
         real = float(_number(text))
@@ -115,7 +118,10 @@ def _number(text: str) -> int | float:
         return int(text)
     except ValueError:
         pass
-    number = float(text) if text else math.nan
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not math.isfinite(number):
         raise ValueError("must be a number")
     return number

@@ -190,6 +190,7 @@ def test_hashes_are_those_that_feast_writes(server: LocalRedis, case: dict[str, 
     write_with_feast(server, 2, case)
     lanes = Lanes(pools[1])
     RedisWriter(lanes, 30).write(batch)
+    assert batch.error == ""
     assert set(outcomes(batch)) <= {"written", "stale"}
     assert everything(ours) == everything(feasts)
     lanes.drop_idle()
