@@ -32,6 +32,7 @@ from hotfeast.server.materialize import (
     materialize_incremental,
 )
 
+# Columns of a table in a file; on a narrower terminal figures are folded, and never cut.
 _FILE_WIDTH = 140
 _STATE_STYLES = {"failed": "red", "interrupted": "yellow", "not started": "yellow"}
 _NOTES = {
@@ -77,8 +78,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     for view in summary.views:
         name = view.view if view.state == "done" else f"{view.view} ({view.state})"
         table.add_row(name, *_figures(view), style=_STATE_STYLES.get(view.state))
-    # In a file nothing limits the width; on a narrow terminal, figures are folded and never cut.
-    console.print(table, width=None if console.is_terminal else max(console.width, _FILE_WIDTH))
+    console.print(table)
     for way, note in _NOTES.items():
         names_of_way = [view.view for view in summary.views if view.way == way]
         if names_of_way:
@@ -132,6 +132,8 @@ def run_and_report(
         The exit code: that of the summary, or 2 where it did not start.
     """
     console, errors = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
     stop = threading.Event()
 
     def on_signal(number: int, frame: object) -> None:
