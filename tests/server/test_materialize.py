@@ -58,12 +58,14 @@ def told(store: FeatureStore, view: str = "stats") -> tuple[Any, Any]:
     return found.state, [(a.isoformat(), b.isoformat()) for a, b in found.materialization_intervals]
 
 
-def make_ready(lake: Lake, *views: str) -> None:
-    """Gives views the state from which Feast lets them be materialized, as its server does."""
+def make_ready(
+    lake: Lake, *views: str, state: FeatureViewState = FeatureViewState.GENERATED
+) -> None:
+    """Gives views a state; by default one from which Feast lets them be materialized."""
     store = lake.fresh()
     for name in views:
         view = store.get_feature_view(name)
-        view.state = FeatureViewState.GENERATED
+        view.state = state
         store.registry.apply_feature_view(view, store.project)
 
 
@@ -265,6 +267,24 @@ def test_keys_expire_as_the_repository_says(tmp_path: Path, redis_server: LocalR
         lake.client.flushdb()
         assert materialize(tmp_path, START, END, event_time_check=check).exit_code == 0
         assert {0 < lake.client.ttl(key) <= 1000 for key in lake.stored()} == {True}
+
+
+def test_a_run_that_was_killed_is_repeated(lake: Lake) -> None:
+    """It has left the view in the state of being materialized; a failed repeat mends that, too."""
+    path = lake.write("t.parquet", daily(2))
+    lake.store.apply(stats_view(path))
+    make_ready(lake, "stats", state=FeatureViewState.MATERIALIZING)
+    path.rename(path.with_suffix(".away"))
+    assert materialize(lake.folder, START, END).exit_code == 1
+    assert told(lake.fresh()) == (FeatureViewState.GENERATED, [])
+    path.with_suffix(".away").rename(path)
+    make_ready(lake, "stats", state=FeatureViewState.MATERIALIZING)
+    assert materialize(lake.folder, START, END).exit_code == 0
+    assert told(lake.fresh())[0] == FeatureViewState.AVAILABLE_ONLINE
+    make_ready(lake, "stats", state=FeatureViewState.CREATED)
+    view = only(materialize(lake.folder, START, END))
+    assert (view.state, view.counts.read) == ("failed", 0)
+    assert "is in state CREATED and cannot be materialized" in view.error
 
 
 @on_demand_feature_view(  # type: ignore[untyped-decorator]
