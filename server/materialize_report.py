@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -70,9 +69,9 @@ def progress_bars(console: Console) -> Iterator[ProgressCallback]:
 
 def print_summary(console: Console, summary: Summary) -> None:
     """The table, and below it whatever was lost and why."""
-    table = Table(title="Materialized", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("view", overflow="fold", min_width=12)
-    names = ("read", "superseded", "written", "stale", "rejected", "failed", "seconds", "rows/s")
+    table = Table(title="Materialized", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("view", overflow="fold", min_width=8)
+    names = ("read", "superseded", "written", "stale", "rejected", "failed", "time", "rows/s")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
     for view in summary.views:
@@ -90,12 +89,12 @@ def print_summary(console: Console, summary: Summary) -> None:
 def _figures(view: ViewSummary) -> tuple[str, ...]:
     counts = view.counts
     if view.way == "Feast" or view.state == "not started":
-        return (*[""] * 6, f"{view.seconds:.1f}" if view.seconds else "", "")
+        return (*[""] * 6, f"{view.seconds:.1f} s" if view.seconds else "", "")
     rows = (
         counts.read, counts.superseded, counts.written, counts.stale, counts.rejected, counts.failed
     )  # fmt: skip
     rate = counts.read / view.seconds if view.seconds else 0
-    return (*(f"{number:,}" for number in rows), f"{view.seconds:.1f}", f"{rate:,.0f}")
+    return (*(f"{number:,}" for number in rows), f"{view.seconds:.1f} s", f"{rate:,.0f}")
 
 
 def _print_losses(console: Console, view: ViewSummary) -> None:
