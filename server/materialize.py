@@ -294,8 +294,10 @@ class _Run:
         self._progress(name, 0, rows.total)
         with _Reader(write, rows, self._check, self._on_invalid == "fail", self._stop) as reader:
             while (item := reader.next()) is not None:
-                self._writer.write(item.encoded)
-                counts.add(counts_of(item.encoded, item.examples))
+                try:
+                    self._writer.write(item.encoded)
+                finally:
+                    counts.add(counts_of(item.encoded, item.examples))
                 seen += item.seen
                 self._progress(name, seen, rows.total)
         self._progress(name, seen, seen)

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -32,6 +31,7 @@ from hotfeast.server.materialize import (
     materialize_incremental,
 )
 
+# Columns of a table in a file; on a narrower terminal figures are folded, and never cut.
 _FILE_WIDTH = 140
 _STATE_STYLES = {"failed": "red", "interrupted": "yellow", "not started": "yellow"}
 _NOTES = {
@@ -69,16 +69,15 @@ def progress_bars(console: Console) -> Iterator[ProgressCallback]:
 
 def print_summary(console: Console, summary: Summary) -> None:
     """The table, and below it whatever was lost and why."""
-    table = Table(title="Materialized", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("view", overflow="fold", min_width=12)
-    names = ("read", "superseded", "written", "stale", "rejected", "failed", "seconds", "rows/s")
+    table = Table(title="Materialized", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("view", overflow="fold", min_width=8)
+    names = ("read", "superseded", "written", "stale", "rejected", "failed", "time", "rows/s")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")
     for view in summary.views:
         name = view.view if view.state == "done" else f"{view.view} ({view.state})"
         table.add_row(name, *_figures(view), style=_STATE_STYLES.get(view.state))
-    # In a file nothing limits the width; on a narrow terminal, figures are folded and never cut.
-    console.print(table, width=None if console.is_terminal else max(console.width, _FILE_WIDTH))
+    console.print(table)
     for way, note in _NOTES.items():
         names_of_way = [view.view for view in summary.views if view.way == way]
         if names_of_way:
@@ -90,12 +89,12 @@ def print_summary(console: Console, summary: Summary) -> None:
 def _figures(view: ViewSummary) -> tuple[str, ...]:
     counts = view.counts
     if view.way == "Feast" or view.state == "not started":
-        return (*[""] * 6, f"{view.seconds:.1f}" if view.seconds else "", "")
+        return (*[""] * 6, f"{view.seconds:.1f} s" if view.seconds else "", "")
     rows = (
         counts.read, counts.superseded, counts.written, counts.stale, counts.rejected, counts.failed
     )  # fmt: skip
     rate = counts.read / view.seconds if view.seconds else 0
-    return (*(f"{number:,}" for number in rows), f"{view.seconds:.1f}", f"{rate:,.0f}")
+    return (*(f"{number:,}" for number in rows), f"{view.seconds:.1f} s", f"{rate:,.0f}")
 
 
 def _print_losses(console: Console, view: ViewSummary) -> None:
@@ -132,6 +131,8 @@ def run_and_report(
         The exit code: that of the summary, or 2 where it did not start.
     """
     console, errors = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
     stop = threading.Event()
 
     def on_signal(number: int, frame: object) -> None:

@@ -56,25 +56,25 @@ def _window_fields(days: int) -> list[Field]:
             name=f"product_units_count_{days}d",
             dtype=Int64,
             description=f"Units sold {span}; a fuel line counts as one unit.",
-            tags=field_tags("units", days, **COUNTED),
+            tags=field_tags("units", days, expect=COUNTED),
         ),
         Field(
             name=f"product_revenue_usd_{days}d",
             dtype=Float64,
             description=f"Money the retailer received for the product {span}.",
-            tags=field_tags("usd", days, **COUNTED),
+            tags=field_tags("usd", days, expect=COUNTED),
         ),
         Field(
             name=f"product_buyers_count_{days}d",
             dtype=Int64,
             description=f"Distinct households that bought the product {span}.",
-            tags=field_tags("households", days, **COUNTED),
+            tags=field_tags("households", days, expect=COUNTED),
         ),
         Field(
             name=f"product_avg_price_usd_{days}d",
             dtype=Float64,
             description=f"Revenue per unit {span}; null without a sale.",
-            tags=field_tags("usd_per_unit", days, **NOT_NEGATIVE),
+            tags=field_tags("usd_per_unit", days, expect=NOT_NEGATIVE),
         ),
     ]
 

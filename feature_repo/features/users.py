@@ -22,25 +22,25 @@ def _window_fields(days: int) -> list[Field]:
             name=f"baskets_count_{days}d",
             dtype=Int64,
             description=f"Baskets (store visits with a purchase) {span}.",
-            tags=field_tags("baskets", days, **COUNTED),
+            tags=field_tags("baskets", days, expect=COUNTED),
         ),
         Field(
             name=f"units_count_{days}d",
             dtype=Int64,
             description=f"Product units bought {span}; a fuel line counts as one unit.",
-            tags=field_tags("units", days, **COUNTED),
+            tags=field_tags("units", days, expect=COUNTED),
         ),
         Field(
             name=f"revenue_usd_{days}d",
             dtype=Float64,
             description=f"Money the retailer received from the household {span}.",
-            tags=field_tags("usd", days, **COUNTED),
+            tags=field_tags("usd", days, expect=COUNTED),
         ),
         Field(
             name=f"avg_basket_usd_{days}d",
             dtype=Float64,
             description=f"Mean revenue of a basket {span}; null without a basket.",
-            tags=field_tags("usd_per_basket", days, **NOT_NEGATIVE),
+            tags=field_tags("usd_per_basket", days, expect=NOT_NEGATIVE),
         ),
     ]
 
@@ -57,7 +57,7 @@ user_purchase_stats = FeatureView(
             name="days_since_last_basket",
             dtype=Int64,
             description="Whole 24-hour periods from the last basket to the snapshot.",
-            tags=field_tags("days", **COUNTED),
+            tags=field_tags("days", expect=COUNTED),
         ),
     ],
     source=user_purchase_stats_push,
@@ -97,7 +97,7 @@ user_demographics = FeatureView(
             name=name,
             dtype=String,
             description=text,
-            tags=field_tags(unit, **_CLOSED.get(name, {})),
+            tags=field_tags(unit, expect=_CLOSED.get(name)),
         )
         for name, (unit, text) in _DEMOGRAPHICS.items()
     ],

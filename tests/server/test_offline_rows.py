@@ -36,13 +36,14 @@ def amounts(rows: OfflineRows) -> list[Any]:
 
 def key_values(kind: str, rng: random.Random) -> list[Any]:
     """Some entities; the extremes of the type among them."""
-    return {
+    values: dict[str, list[Any]] = {
         "int64": [0, -1, 2**62, *(rng.randrange(10**9) for _ in range(5))],
         "int32": [0, -1, 2**31 - 1, -(2**31), 7],
         "string": ["", "a", "ß", "x" * 300, "b"],
         "bytes": [b"", b"\x00\xff", b"a", b"y" * 300],
         "timestamp": [START + timedelta(seconds=rng.randrange(10**6)) for _ in range(5)],
-    }[kind]
+    }
+    return values[kind]
 
 
 ARROW_KEYS = {
@@ -245,7 +246,7 @@ def test_what_is_not_there_is_named(lake: Lake) -> None:
         opened(lake, "none")
 
 
-class OtherSource(FileSource):
+class OtherSource(FileSource):  # type: ignore[misc]
     """A source that only Feast's offline store is trusted with."""
 
 

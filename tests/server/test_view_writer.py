@@ -82,7 +82,8 @@ def test_processes_share_the_rows(lake: Lake) -> None:
 
 @pytest.fixture
 def ray_two_workers() -> Iterator[Any]:
-    ray = pytest.importorskip("ray")
+    import ray
+
     ray.init(
         num_cpus=2,
         include_dashboard=False,
