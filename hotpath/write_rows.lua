@@ -3,8 +3,8 @@
 -- KEYS  one hash for each row
 -- ARGV  1 whether event times are compared ('1' or '0'); 2 seconds until a key expires, 0 for never;
 --       3 the field of created times, '' for none; 4 the number of fields; 5 and on their names, the
---       event time's first; then for each row its values, and its created time where there is such
---       a field
+--       event time's first; then a MessagePack array of all rows' values, each row's event time
+--       first and its created time last where there is such a field
 --
 -- Answers one character for each row: 1 written, 0 older than what is stored, F refused by Redis,
 -- and behind them what Redis said of the first refusal.
@@ -78,12 +78,13 @@ local row = {}
 for i = 1, width do row[2 * i - 1] = ARGV[4 + i] end
 local columns = 2 * width
 if has_created then row[columns + 1] = created_field columns = columns + 2 end
-local at = 4 + width
+local values = cmsgpack.unpack(ARGV[5 + width])
+local at = 0
 
 for k = 1, #KEYS do
   local key = KEYS[k]
-  local new = ARGV[at + 1]
-  local created = has_created and ARGV[at + width + 1] or ''
+  local new = values[at + 1]
+  local created = has_created and values[at + width + 1] or ''
   local write = true
   if check then
     local stored = pcall('HGET', key, time_field)
@@ -107,7 +108,7 @@ for k = 1, #KEYS do
     end
   end
   if write then
-    for i = 1, width do row[2 * i] = ARGV[at + i] end
+    for i = 1, width do row[2 * i] = values[at + i] end
     if has_created then row[columns] = string.char(#new) .. new .. created end
     local answer
     if columns <= 4000 then

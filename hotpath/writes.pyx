@@ -149,6 +149,32 @@ cdef inline uint8_t* put_bulk(uint8_t* at, const Cursor* c) noexcept nogil:
     return put_line_end(put_cursor(put_head(at, 36, left(c)), c))
 
 
+cdef inline size_t packed_size(size_t size) noexcept nogil:
+    """Bytes of a MessagePack string of `size` bytes."""
+    if size < 32:
+        return size + 1
+    return size + 3 if size < 65536 else size + 5
+
+
+cdef inline uint8_t* put_big_endian(uint8_t* at, uint64_t value, int size) noexcept nogil:
+    cdef int i
+    for i in range(size):
+        at[i] = <uint8_t>(value >> (8 * (size - 1 - i)))
+    return at + size
+
+
+cdef inline uint8_t* put_packed_head(uint8_t* at, size_t size) noexcept nogil:
+    """Writes what stands before a MessagePack string's bytes."""
+    if size < 32:
+        at[0] = <uint8_t>(0xA0 | size)
+        return at + 1
+    if size < 65536:
+        at[0] = 0xDA
+        return put_big_endian(at + 1, size, 2)
+    at[0] = 0xDB
+    return put_big_endian(at + 1, size, 4)
+
+
 cdef inline size_t time_size(int64_t seconds, int32_t nanos) noexcept nogil:
     """Bytes of a serialized Timestamp, which leaves out zeros."""
     cdef size_t size = 0
@@ -194,6 +220,7 @@ cdef class WriteBatch:
         TimeColumn times not None,
         TimeColumn created=None,
         bint check=True,
+        uint32_t rows_per_call=MOST_ROWS_PER_CALL,
     ):
         """
         Args:
@@ -204,6 +231,8 @@ cdef class WriteBatch:
             times: The event times.
             created: The created times; needed where the definition has a created field.
             check: Whether event times are compared in Redis, so that a newer row stays.
+            rows_per_call: Rows of one script call at most; 1 on a cluster, where the keys of a call
+                must be of one slot.
 
         Raises:
             ValueError: The columns are not those of the plan, or differ in length.
@@ -213,6 +242,7 @@ cdef class WriteBatch:
         self.plan = plan
         self.rows = times.rows
         self.check = check
+        self.rows_per_call = max(1, min(rows_per_call, <uint32_t>MOST_ROWS_PER_CALL))
         # Copies: the caller's lists may change, and cells point into the columns.
         keys = [<ValueColumn?>each for each in keys]
         features = [<ValueColumn?>each for each in features]
@@ -459,20 +489,35 @@ cdef class WriteBatch:
         self.out_size = <size_t>(at - self.out)
         return 0
 
+    cdef size_t packed_row_size(self, uint32_t row) noexcept nogil:
+        """Bytes of a row's values, as `put_call` packs them."""
+        cdef size_t size = packed_size(time_size(self.seconds[row], self.nanos[row]))
+        cdef uint32_t i
+        for i in range(self.plan.feature_count):
+            size += packed_size(left(&self.features[i][row]))
+        if self.plan.has_created:
+            size += packed_size(self.created_size(row))
+        return size
+
     cdef int put_call(self, const uint32_t* rows, uint32_t count, bint check) noexcept nogil:
-        """Writes rows as one script call. Returns 0, or -1 without memory."""
-        cdef size_t wanted = 128 + left(&self.plan.call_names)
+        """Writes rows as one script call. Returns 0, or -1 without memory.
+
+        All values are one argument, packed as MessagePack: what an argument costs Redis, and once
+        more Lua, is a sixth of a call.
+        """
+        cdef size_t wanted, packed = 5
         cdef uint32_t i, j, row
         cdef uint32_t width = self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)
         cdef uint8_t* at
         for j in range(count):
-            wanted += BULK_ROOM + self.key_size(rows[j]) + self.row_size(rows[j])
+            packed += self.packed_row_size(rows[j])
+        wanted = 128 + left(&self.plan.call_names) + BULK_ROOM + packed
+        for j in range(count):
+            wanted += BULK_ROOM + self.key_size(rows[j])
         if self.make_out(wanted) != 0:
             return -1
         at = put_head(
-            self.out + self.out_size,
-            42,
-            4 + self.plan.call_name_count + <size_t>count * (1 + width),
+            self.out + self.out_size, 42, 5 + self.plan.call_name_count + <size_t>count
         )
         memcpy(at, b"$7\r\nEVALSHA\r\n$40\r\n", 18)
         memcpy(at + 18, SHA, 40)
@@ -484,15 +529,20 @@ cdef class WriteBatch:
             at = put_line_end(self.put_key(at, rows[j]))
         memcpy(at, b"$1\r\n1\r\n" if check else b"$1\r\n0\r\n", 7)
         at = put_cursor(at + 7, &self.plan.call_names)
+        at = put_head(at, 36, packed)
+        at[0] = 0xDD  # an array with a length of 32 bits
+        at = put_big_endian(at + 1, <uint64_t>count * width, 4)
         for j in range(count):
             row = rows[j]
-            at = put_head(at, 36, time_size(self.seconds[row], self.nanos[row]))
-            at = put_line_end(put_time(at, self.seconds[row], self.nanos[row]))
+            at = put_packed_head(at, time_size(self.seconds[row], self.nanos[row]))
+            at = put_time(at, self.seconds[row], self.nanos[row])
             for i in range(self.plan.feature_count):
-                at = put_bulk(at, &self.features[i][row])
+                at = put_packed_head(at, left(&self.features[i][row]))
+                at = put_cursor(at, &self.features[i][row])
             if self.plan.has_created:
-                at = put_head(at, 36, self.created_size(row))
-                at = put_line_end(self.put_created(at, row))
+                at = put_packed_head(at, self.created_size(row))
+                at = self.put_created(at, row)
+        at = put_line_end(at)
         self.out_size = <size_t>(at - self.out)
         return 0
 
@@ -519,7 +569,7 @@ cdef class WriteBatch:
     cdef int fill(self) noexcept nogil:
         """Appends about a portion of commands for pending rows. 0, or -1 without memory."""
         cdef size_t limit = self.out_size + PORTION_BYTES, bytes_in_call
-        cdef uint32_t group[ROWS_PER_CALL]
+        cdef uint32_t group[MOST_ROWS_PER_CALL]
         cdef uint32_t count, row
         cdef bint compares
         while self.next_row < self.rows and self.out_size < limit:
@@ -537,7 +587,7 @@ cdef class WriteBatch:
                 count = 1
             else:
                 bytes_in_call = 0
-                while self.next_row < self.rows and count < ROWS_PER_CALL:
+                while self.next_row < self.rows and count < self.rows_per_call:
                     row = self.next_row
                     if self.states[row] == PENDING:
                         if bytes_in_call > CALL_BYTES or self.compares(row) != compares:
