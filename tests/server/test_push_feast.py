@@ -196,7 +196,7 @@ def test_unknown_sources_and_both_maps(stub: Any, user: int) -> None:
 def test_an_offline_failure_is_told(served: Served, stub: Any, user: int) -> None:
     row = {"user_id": str(user), "verdict": "good", "labeler": "ann", "event_timestamp": TIME}
     request = PushRequest(features=row, stream_feature_view="verdicts", to="online_and_offline")
-    with pytest.raises(grpc.RpcError, match="'labels'.*nowhere.parquet") as error:
+    with pytest.raises(grpc.RpcError, match=r"'labels'.*nowhere\.parquet") as error:
         stub.Push(request)
     assert error.value.code() == grpc.StatusCode.INTERNAL
 
