@@ -15,7 +15,7 @@ _OUTCOMES = {
     v.number: v.name.removeprefix("ROW_OUTCOME_").lower()
     for v in push_pb2.RowOutcome.DESCRIPTOR.values
 }
-_TARGETS = {
+_TARGETS: dict[str, Any] = {
     v.name.removeprefix("PUSH_TARGET_").lower(): v.number
     for v in push_pb2.PushTarget.DESCRIPTOR.values
     if v.number

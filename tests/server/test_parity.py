@@ -3,7 +3,6 @@
 import itertools
 from typing import Any
 
-import grpc
 import market
 import pytest
 from feast.protos.feast.serving.GrpcServer_pb2_grpc import GrpcFeatureServerStub
