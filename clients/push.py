@@ -160,7 +160,8 @@ def _time(name: str, value: Any) -> datetime | None:
                 f"column {name!r}: times finer than a microsecond; send a pyarrow.Table"
             )
         value = whole.item()
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    time: datetime = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return time
 
 
 def _needs_arrow(value: Any) -> bool:

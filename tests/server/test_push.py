@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from feast import FeatureStore, Field
 from feast.types import Int64
+from figures import scrape
 from processes import Process
 from pushing import NOW, request
 from served import Served, serve, serving, stop
-from test_metrics import scrape
 
 from hotfeast.clients import FeatureClient, HotfeastError, RowsNotWritten
 from hotfeast.hotpath.writes import SCRIPT_SHA
