@@ -15,7 +15,7 @@ _OUTCOMES = {
     v.number: v.name.removeprefix("ROW_OUTCOME_").lower()
     for v in push_pb2.RowOutcome.DESCRIPTOR.values
 }
-_TARGETS = {
+_TARGETS: dict[str, Any] = {
     v.name.removeprefix("PUSH_TARGET_").lower(): v.number
     for v in push_pb2.PushTarget.DESCRIPTOR.values
     if v.number
@@ -160,7 +160,8 @@ def _time(name: str, value: Any) -> datetime | None:
                 f"column {name!r}: times finer than a microsecond; send a pyarrow.Table"
             )
         value = whole.item()
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    time: datetime = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    return time
 
 
 def _needs_arrow(value: Any) -> bool:

@@ -206,9 +206,13 @@ def _parse(data: bytes) -> PushBatch:
         return batch
     try:
         # Unknown fields stay: a value of a type that is not known here is to be refused, not null.
-        return PushBatch(push_pb2.PushRequest.FromString(data).SerializeToString())
+        batch = PushBatch(push_pb2.PushRequest.FromString(data).SerializeToString())
     except DecodeError as error:
         raise InvalidRequest(f"the request is not a PushRequest: {error}") from error
+    if not batch.canonical:
+        # protobuf has put an entry with unknown fields aside, and kept another of the same name.
+        raise InvalidRequest("the request has a column twice, once with unknown fields")
+    return batch
 
 
 def failure_of(error: Exception) -> RequestFailure:

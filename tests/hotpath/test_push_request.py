@@ -110,6 +110,9 @@ def check_against_protobuf(data: bytes) -> None:
     assert batch is not None
     if not batch.canonical:
         batch = PushBatch(message.SerializeToString())
+        if not batch.canonical:
+            assert has_unknown_in_entry(data)
+            return
     if (batch.columns or {}).keys() == message.columns.columns.keys():
         check_same(batch, message)
     else:

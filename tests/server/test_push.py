@@ -13,7 +13,9 @@ import pandas as pd
 import pushing
 import pyarrow as pa
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, Field
+from feast.types import Int64
+from figures import scrape
 from processes import Process
 from pushing import NOW, request
 from served import Served, serve, serving, stop
@@ -76,7 +78,7 @@ def feast_reads(store: FeatureStore, references: list[str], rows: list[dict[str,
 def refused(served: Served, message: push_pb2.PushRequest) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as error:
         push(served, message)
-    return error.value.code(), error.value.details()
+    return error.value.code(), error.value.details() or ""
 
 
 @pytest.mark.parametrize("form", ["protobuf", "arrow"])
@@ -223,7 +225,7 @@ def test_a_push_source_feeds_all_its_views_or_none(
     served: Served, user: int, redis_server: LocalRedis
 ) -> None:
     users = [user, user + 1, user + 2]
-    before = redis_server.client().dbsize()
+    before: Any = redis_server.client().dbsize()
     answer = push(served, clicks(users, [1, 2, None], ["view", "steal", "buy"], [NOW] * 3))
     # The unknown kind breaks a rule of one view; the row is in no other either.
     assert list(answer.outcomes) == [WRITTEN, REJECTED, WRITTEN]
@@ -308,7 +310,7 @@ def wrong_batches() -> dict[str, tuple[Any, str, str]]:
     created = scores([1], [1.0], [NOW])
     created.columns.created_timestamps.add(seconds=1)
     target = scores([1], [1.0], [NOW])
-    target.target = 9  # type: ignore[assignment]
+    target.target = 9
     arrow = push_pb2.PushRequest(feature_view="scores", arrow_ipc=b"not arrow")
     both_names = pa.table([[1], [2]], names=["user_id", "user_id"])
     sink = pa.BufferOutputStream()
@@ -503,7 +505,7 @@ def test_versions_are_written_where_they_are_read(
                 name="click_counts",
                 entities=[pushing.user],
                 ttl=timedelta(days=30),
-                schema=[*view.schema, pushing.Field(name="taps", dtype=pushing.Int64)],
+                schema=[*view.schema, Field(name="taps", dtype=Int64)],
                 source=view.stream_source or view.batch_source,
             ),
         ]
@@ -535,7 +537,7 @@ def test_another_registry_is_another_plan(
         message.columns.columns["extra"].val.add(int64_val=3)
         assert refused(gateway, message)[0] == grpc.StatusCode.INVALID_ARGUMENT
         view = store.get_feature_view("scores")
-        view.features.append(pushing.Field(name="extra", dtype=pushing.Int64))
+        view.features.append(Field(name="extra", dtype=Int64))
         store.apply([view])
         gateway.gateway.registry.look()
         assert list(push(gateway, message).outcomes) == [WRITTEN]
@@ -545,7 +547,7 @@ def test_another_registry_is_another_plan(
 def test_key_ttl_never_shortens_another_views_life(tmp_path: Path, user: int) -> None:
     with LocalRedis() as redis:
         store = pushing.write_repository(tmp_path, "pushed_ttl", redis.address, ttl=1000)
-        client = redis.client()
+        client: Any = redis.client()
         with serving(store) as gateway:
             assert list(push(gateway, scores([user], [1.0], [NOW])).outcomes) == [WRITTEN]
             [key] = client.keys()
@@ -562,7 +564,7 @@ def test_key_ttl_never_shortens_another_views_life(tmp_path: Path, user: int) ->
 
 
 def test_redis_that_forgets_scripts(served: Served, user: int, redis_server: LocalRedis) -> None:
-    client = redis_server.client()
+    client: Any = redis_server.client()
     for i in range(5):
         client.script_flush()
         assert client.script_exists(SCRIPT_SHA.decode()) == [False]
@@ -606,7 +608,7 @@ def test_redis_that_does_not_answer(own: tuple[LocalRedis, Served], user: int, f
 
 def test_what_redis_refuses_is_told_in_its_words(own: tuple[LocalRedis, Served], user: int) -> None:
     redis, gateway = own
-    client = redis.client()
+    client: Any = redis.client()
     push(gateway, scores([user, user + 1], [1.0, 1.0], [NOW, NOW]))
     key = sorted(client.keys())[0]
     client.delete(key)
@@ -628,8 +630,6 @@ def test_what_redis_refuses_is_told_in_its_words(own: tuple[LocalRedis, Served],
 
 
 def test_pushes_are_counted(redis_server: LocalRedis, tmp_path: Path, user: int) -> None:
-    from test_metrics import scrape
-
     store = pushing.write_repository(tmp_path, "pushed_counted", redis_server.address)
     gateway = serve(store, Settings(repo=tmp_path, metrics=("127.0.0.1", 0)))
     try:
