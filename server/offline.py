@@ -150,9 +150,8 @@ def _table(schema: pa.Schema, fed: list[tuple[ViewWrite, Any]], rows: OfflineRow
             missing.append(field.name)
             continue
         used.add(name)
-        column = _special(name, fed, rows)
-        if column is None:
-            column = rows.columns[name]
+        times = _special(name, fed, rows)
+        column = rows.columns[name] if times is None else times
         try:
             arrays.append(_array(column, field.type, rows.kept))
         except (pa.ArrowException, TypeError, OverflowError) as error:

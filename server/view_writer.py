@@ -20,7 +20,7 @@ from hotfeast.server.feast_api import FeatureStore, RepoConfig
 from hotfeast.server.gateway import open_repository
 from hotfeast.server.redis_io import Lanes, RedisUnavailable, RedisWriter, connection_pool
 from hotfeast.server.registry import read_definitions
-from hotfeast.server.rows import ColumnData, EncodedRows, Rejection, encode, map_fields
+from hotfeast.server.rows import EncodedRows, Rejection, encode, map_fields
 from hotfeast.server.write_plan import ViewWrite, plan_write
 
 ON_INVALID = ("reject", "skip", "fail")
@@ -97,8 +97,8 @@ def counts_of(encoded: EncodedRows, examples: list[str]) -> WriteCounts:
     )
 
 
-def columns_of(write: ViewWrite, rows: pa.RecordBatch | pa.Table) -> dict[str, ColumnData]:
-    """The columns of a batch that a view's rows are made of, under the names in the view.
+def columns_of(write: ViewWrite, rows: pa.RecordBatch | pa.Table) -> dict[str, Any]:
+    """The Arrow columns of a batch that a view's rows are made of, by their names in the view.
 
     Raises:
         RequestFailure: Two columns have one name.
@@ -109,7 +109,7 @@ def columns_of(write: ViewWrite, rows: pa.RecordBatch | pa.Table) -> dict[str, C
 
 
 def examples_of(
-    write: ViewWrite, columns: dict[str, ColumnData], rejections: list[Rejection]
+    write: ViewWrite, columns: dict[str, Any], rejections: list[Rejection]
 ) -> list[str]:
     """Messages of the first rejected rows, with their entities: a row's number in its batch says
     little."""

@@ -158,7 +158,7 @@ def test_noise(data: bytes) -> None:
 
 
 def example() -> Any:
-    message = Message(batch_id="7", push_source="clicks", target=3)
+    message = Message(batch_id="7", push_source="clicks", target="PUSH_TARGET_ONLINE_AND_OFFLINE")
     for name, value in (("user_id", {"int64_val": 2**40}), ("ß", {"string_val": "x" * 200})):
         for _ in range(3):
             message.columns.columns[name].val.add(**value)
