@@ -480,7 +480,8 @@ class Bench:
         self._folder = folder
         store = write_repository(folder / "connection", "connection", server)
         pool = connection_pool(store.config, None, timeout=30.0)
-        self.reader = RedisReader(Lanes(pool), timeout=30.0)
+        self._lanes = Lanes(pool)
+        self.reader = RedisReader(self._lanes, timeout=30.0)
         self.modes = ReadModes(pool)
 
     def workplace(self) -> "Workplace":
@@ -490,7 +491,7 @@ class Bench:
 
     def close(self) -> None:
         """Closes all connections."""
-        self.reader.close()
+        self._lanes.close()
         self.client.close()
 
 
