@@ -23,6 +23,7 @@ class ViewWrite:
         timestamp_column: Name of the event time's column, after the source's field mapping.
         created_column: Name of the created time's column; empty where the source has none.
         field_mapping: Names in the source to names in the view, for those that differ.
+        columns: Names of all columns that its rows are made of, after the field mapping.
     """
 
     view: ViewDefinition
@@ -31,18 +32,12 @@ class ViewWrite:
     timestamp_column: str
     created_column: str
     field_mapping: dict[str, str]
+    columns: frozenset[str]
 
     @property
     def name(self) -> str:
         """The view's name."""
         return self.view.name
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Names of all columns that its rows are made of, after the field mapping."""
-        names = {k.name for k in self.view.join_keys} | {f.name for f in self.view.features}
-        names |= {self.timestamp_column, self.created_column} - {""}
-        return frozenset(names)
 
 
 def created_hash_field(storage_name: str) -> bytes:
@@ -120,13 +115,17 @@ def plan_write(
         )
     )
     mapping = view.source.field_mapping
+    times = mapping.get(view.source.timestamp_field, view.source.timestamp_field)
+    created = mapping.get(created, created)
+    names = {k.name for k in view.join_keys} | {f.name for f in view.features}
     return ViewWrite(
         view=view,
         compiled=compiled,
         rules=rules,
-        timestamp_column=mapping.get(view.source.timestamp_field, view.source.timestamp_field),
-        created_column=mapping.get(created, created),
+        timestamp_column=times,
+        created_column=created,
         field_mapping=mapping,
+        columns=frozenset((names | {times, created}) - {""}),
     )
 
 
