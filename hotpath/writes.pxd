@@ -16,7 +16,7 @@ cdef enum Outcome:
 
 cdef enum:
     # Rows of one script call at most: more save little, and Redis serves nobody else meanwhile.
-    MOST_ROWS_PER_CALL = 32
+    MOST_ROWS_PER_CALL = 16
     # Bytes of a script call after which it takes no further row.
     CALL_BYTES = 65536
     # Bytes of commands after which a portion is sent.

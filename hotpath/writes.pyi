@@ -36,7 +36,7 @@ class WriteBatch:
         times: TimeColumn,
         created: TimeColumn | None = None,
         check: bool = True,
-        rows_per_call: int = 32,
+        rows_per_call: int = 16,
     ) -> None:
         """Raises ValueError where the columns are not those of the plan, or differ in length."""
 

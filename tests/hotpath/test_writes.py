@@ -3,11 +3,14 @@
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import redis
 from feast import Entity, FeatureView, Field, FileSource, RepoConfig, ValueType
@@ -248,8 +251,43 @@ def test_sixteen_rows_share_a_call(rows: int) -> None:
     for call, count in zip(calls, counts, strict=True):
         assert call[:2] == [b"EVALSHA", SCRIPT_SHA]
         assert count <= 16
-        # 1 compared, TTL, created field, width, 3 names; a row has 3 values and its created time.
-        assert len(call) == 3 + count + 7 + count * 4
+        # Compared, TTL, created field, width and 3 names; then all rows' values in one piece.
+        assert len(call) == 3 + count + 7 + 1
+        # A row's values are its time, its features and its created time.
+        assert len(msgpack.unpackb(call[-1], raw=True)) == count * 4
+
+
+def test_what_a_call_holds() -> None:
+    """Values of every length that MessagePack writes another way."""
+    texts = ["", "x" * 27, "x" * 28, "x" * 29, "x" * 65_530, "x" * 65_536]
+    rows = [Row(i, i * SECOND, i, i, text) for i, text in enumerate(texts)]
+    values = []
+    for call in sent(make_batch(PLAN, rows)):
+        assert call[-1][:1] == b"\xdd"
+        values += msgpack.unpackb(call[-1], raw=True)
+    times = [stored_row(row)[b"_ts:view"] for row in rows]
+    assert values[0::4] == times
+    assert values[2::4] == [Value(string_val=text).SerializeToString() for text in texts]
+
+
+def test_a_cluster_takes_one_row_a_call(tmp_path: Path) -> None:
+    nodes = ("--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf"))
+    with LocalRedis(*nodes) as server:
+        client: Any = server.client()
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        end = time.monotonic() + 60
+        while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        writer = RedisWriter(Lanes(redis.ConnectionPool.from_url(server.url)), 30)
+        rows = [Row(i, i) for i in range(40)]
+        together = make_batch(PLAN, rows)
+        writer.write(together)
+        assert "CROSSSLOT" in together.error or "same slot" in together.error
+        alone = make_batch(PLAN, rows, rows_per_call=1)
+        writer.write(alone)
+        assert outcomes(alone) == ["written"] * 40
+        assert without_created(stored(client, alone, 39)) == stored_row(rows[39])
 
 
 def test_large_rows_do_not_share() -> None:

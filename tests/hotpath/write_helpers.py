@@ -73,7 +73,9 @@ def created_column(times: Sequence[int | None]) -> TimeColumn:
     return TimeColumn.from_arrow(pa.array(times, pa.timestamp("ns")))
 
 
-def make_batch(plan: WritePlan, rows: Sequence[Row], check: bool = True) -> WriteBatch:
+def make_batch(
+    plan: WritePlan, rows: Sequence[Row], check: bool = True, rows_per_call: int = 16
+) -> WriteBatch:
     return WriteBatch(
         plan,
         [column(INT64, (Value(int64_val=r.id) for r in rows))],
@@ -84,6 +86,7 @@ def make_batch(plan: WritePlan, rows: Sequence[Row], check: bool = True) -> Writ
         TimeColumn.from_timestamps([timestamp(r.time) for r in rows]),
         created_column([r.created for r in rows]) if plan.definition.created_field else None,
         check,
+        rows_per_call,
     )
 
 
