@@ -90,13 +90,15 @@ def writes(
     ] = None,
 ) -> None:
     """Materialization, pushes, and both beside reads; exit code 1 past a budget."""
-    from bench.writes import PARTS, run, table
+    from bench.writes import PARTS, notes, run, table
 
     chosen = parts or list(PARTS)
     if unknown := sorted(set(chosen) - set(PARTS)):
         raise typer.BadParameter(f"there is no part {unknown[0]!r}", param_hint="PARTS")
     verdicts = run(chosen, console.log)
     console.print(table(verdicts))
+    for note in notes(verdicts):
+        console.print(note, style="dim", highlight=False)
     if not all(verdict.kept for verdict in verdicts):
         raise typer.Exit(1)
 

@@ -48,15 +48,19 @@ def run(parts: Sequence[str], say: Callable[[str], None] = print) -> list[Verdic
 def table(verdicts: Sequence[Verdict]) -> Table:
     """The budgets with their figures and verdicts."""
     out = Table(title="Writes", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for head in ("budget", "figure", "limit", "verdict", "of"):
+    for head in ("budget", "figure", "limit", "verdict"):
         justify: JustifyMethod = "right" if head in ("figure", "limit") else "left"
-        out.add_column(head, justify=justify, no_wrap=head != "of")
+        out.add_column(head, justify=justify, no_wrap=True)
     for v in verdicts:
         out.add_row(
             v.budget,
             f"{v.figure:,.2f} {v.unit}" if v.figure < 1000 else f"{v.figure:,.0f} {v.unit}",
             f"{'<=' if v.at_most else '>='} {v.limit:,g} {v.unit}",
             "[green]kept[/green]" if v.kept else "[bold red]PAST[/bold red]",
-            v.note,
         )
     return out
+
+
+def notes(verdicts: Sequence[Verdict]) -> list[str]:
+    """What the figures are made of, a line for each that has more to say."""
+    return [f"{v.budget}: {v.note}" for v in verdicts if v.note]

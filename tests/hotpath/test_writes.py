@@ -3,11 +3,11 @@
 import random
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import msgpack
@@ -275,10 +275,10 @@ def test_a_cluster_takes_one_row_a_call(tmp_path: Path) -> None:
     with LocalRedis(*nodes) as server:
         client: Any = server.client()
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        end = time.monotonic() + 60
+        end = monotonic() + 60
         while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-            assert time.monotonic() < end
-            time.sleep(0.05)
+            assert monotonic() < end
+            sleep(0.05)
         writer = RedisWriter(Lanes(redis.ConnectionPool.from_url(server.url)), 30)
         rows = [Row(i, i) for i in range(40)]
         together = make_batch(PLAN, rows)

@@ -91,7 +91,7 @@ def test_wheel_has_every_package_and_nothing_else(wheel: Path) -> None:
         "hotfeast/serving/v1",
     }
     suffixes = {name.rsplit(".", 1)[1] for name in names if ".dist-info" not in name}
-    assert suffixes == {"py", "pyi", "pxd", "so", "proto", "typed"}
+    assert suffixes == {"lua", "py", "pyi", "pxd", "so", "proto", "typed"}
     for stage in ("batch", "link", "plan", "reply", "request", "splice", "values"):
         assert any(n.startswith(f"hotfeast/hotpath/{stage}.cpython") for n in names)
         assert f"hotfeast/hotpath/{stage}.pyi" in names
