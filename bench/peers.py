@@ -306,16 +306,19 @@ def open_peers(
 
 
 @contextmanager
-def open_gateway(repo: Path, interval: float = _REGISTRY_INTERVAL) -> Iterator[int]:
+def open_gateway(
+    repo: Path, interval: float = _REGISTRY_INTERVAL, workers: int = 1
+) -> Iterator[int]:
     """Serves a repository with the gateway; gives its port.
 
     Args:
         repo: The repository.
         interval: Seconds between two looks at the registry.
+        workers: Processes that serve it.
     """
     with Server(
         *("hotfeast.server", "serve", "--repo", str(repo), "--bind", "127.0.0.1:0"),
-        *("--registry-interval", str(interval)),
+        *("--registry-interval", str(interval), "--workers", str(workers)),
         ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
     ) as server:
         yield server.port()

@@ -31,7 +31,9 @@ from hotfeast.server.local_redis import LocalRedis
 from hotfeast.serving.v1 import push_pb2, serving_pb2, value_pb2
 
 READS_PER_SECOND = 2000
-CONNECTIONS = 4
+WORKERS = 2
+"""Of the gateway: one is busy with the reads alone."""
+CONNECTIONS = 8
 """That the reads are spread over."""
 PUSHED_PER_SECOND = 5000
 READ_P99_MS = 10.0
@@ -58,7 +60,7 @@ def measure_mixed(report: Report, say: Callable[[str], None]) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hotfeast-bench-")))
         report.facts = report.facts or machine(server.client())
         make_repository(folder, server.address, 1000)
-        port = stack.enter_context(open_gateway(folder))
+        port = stack.enter_context(open_gateway(folder, workers=WORKERS))
         references = [f"{VIEW}:{name}" for name in FEATURES]
         acknowledged: Any = multiprocessing.get_context("spawn").Array("q", MIXED_ENTITIES)
         requests = [_read_request(references, [i * 7 % MIXED_ENTITIES]) for i in range(200)]
