@@ -62,6 +62,7 @@ test-feast: $(FEAST_VENV)/.installed
 bench: $(EXTENSIONS)
 	@$(BIN)/python -m bench stages
 	@$(BIN)/python -m bench end-to-end
+	@$(BIN)/python -m bench writes
 
 ## bench-quick: the budgets, each with its verdict; fails past one
 bench-quick: $(EXTENSIONS)
