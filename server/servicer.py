@@ -111,6 +111,8 @@ class FeatureServicer:
             request = Request(_canonical(data))
         book = self._plans.book
         plan = book.find(request)
+        if plan.request_fields:
+            request.take_as_context(plan.request_names)
         if request.has_context and not plan.on_demand:
             names = ", ".join(map(repr, request.context_columns))
             raise invalid(f"request_context has {names}, but this request needs no request data")
