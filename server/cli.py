@@ -67,6 +67,10 @@ def serve(
     threads: Annotated[
         int, typer.Option(min=1, help="Requests that each worker works on at once.")
     ] = 16,
+    transform_threads: Annotated[
+        int,
+        typer.Option(min=1, help="Requests that run Python transforms at once, per worker."),
+    ] = 4,
     redis_timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds to connect to Redis, and for a round trip.")
     ] = 1.0,
@@ -127,6 +131,7 @@ def serve(
         redis_timeout=redis_timeout,
         registry_interval=registry_interval,
         threads=threads,
+        transform_threads=transform_threads,
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,

@@ -32,7 +32,6 @@ try:
         PushSource,
         RepoConfig,
         StreamFeatureView,
-        utils,
     )
     from feast.feature_view import DUMMY_ENTITY_NAME
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
@@ -44,6 +43,7 @@ try:
     )
     from feast.infra.registry.remote import RemoteRegistry
     from feast.labeling.label_view import LabelView
+    from feast.online_response import _convert_uuids_for_arrow
     from feast.protos.feast.core.Entity_pb2 import Entity as EntityMessage
     from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceMessage
     from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewMessage
@@ -64,8 +64,8 @@ try:
         GetFeastServingInfoResponse,
         GetOnlineFeaturesResponse,
     )
-    from feast.protos.feast.types.Value_pb2 import RepeatedValue
-    from feast.type_map import python_values_to_proto_values
+    from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+    from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
     from feast.value_type import ValueType
 finally:
     typeguard.typechecked = _typechecked
@@ -100,10 +100,12 @@ __all__ = [
     "RepoConfig",
     "StreamFeatureView",
     "StreamFeatureViewMessage",
+    "Value",
     "ValueType",
+    "_convert_uuids_for_arrow",
+    "feast_value_type_to_python_type",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",
     "python_values_to_proto_values",
     "sql_registry",
-    "utils",
 ]

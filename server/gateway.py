@@ -9,7 +9,6 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
@@ -27,6 +26,7 @@ from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import Lanes, RedisReader, RedisUnavailable, connection_pool
+from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
 from hotfeast.server.watch import RegistryWatch
 
@@ -55,6 +55,8 @@ class Settings:
     """Seconds between two looks at the registry."""
     threads: int = 16
     """Requests that are worked on at once."""
+    transform_threads: int = 4
+    """Requests that run Python transforms at once, beside those `threads`."""
     drain: float = 30.0
     """Seconds that requests in flight have to finish after SIGTERM."""
     as_of: datetime | None = None
@@ -98,8 +100,10 @@ class Gateway:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._gate = DrainGate()
+        self._threads = RequestThreads(settings.threads)
+        turns = TransformTurns(self._threads, settings.transform_threads)
         self._server = grpc.server(
-            ThreadPoolExecutor(settings.threads, thread_name_prefix="request"),
+            self._threads,
             interceptors=[self._metrics] if self._metrics is not None else None,
             options=[
                 ("grpc.so_reuseport", int(settings.share_port)),
@@ -110,7 +114,7 @@ class Gateway:
         catalog = Catalog(
             lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
         )
-        servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict)
+        servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict, turns.turn)
         self._server.add_generic_rpc_handlers(
             handlers(servicer, catalog, installed_version("hotfeast"), self._gate.guard)
         )
@@ -177,6 +181,7 @@ class Gateway:
         self._stopping.set()
         self._health.enter_graceful_shutdown()
         self._gate.stop(self._server, self.settings.drain if drain is None else drain).wait()
+        self._threads.shutdown(wait=False)
         self._watch.stop()
         self._modes.stop()
         self._lanes.close()

@@ -56,6 +56,8 @@ class ServingPlan:
         output_names: Names of the features in the answer. With on-demand views these are fewer
             than `compiled` reads: a transform's inputs are read without being asked for.
         request_fields: What the request context must have.
+        request_names: The names of those fields that are no join keys; they may be sent among the
+            entities too, as Feast's SDK has it.
         full_feature_names: Whether features are named `view__feature`.
     """
 
@@ -64,6 +66,7 @@ class ServingPlan:
     references: tuple[str, ...]
     output_names: tuple[str, ...]
     request_fields: tuple[FieldDefinition, ...]
+    request_names: frozenset[str]
     full_feature_names: bool
 
     def output_name(self, projection: Projection, feature: str) -> str:
@@ -292,6 +295,8 @@ def _plan(
         references=references,
         output_names=tuple(asked),
         request_fields=tuple(request_fields.values()),
+        request_names=frozenset(request_fields)
+        - {name for key in compiled.definition.join_keys for name in (key.name, *key.aliases)},
         full_feature_names=full_feature_names,
     )
 

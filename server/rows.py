@@ -178,7 +178,10 @@ class _Judge:
             self._reject(row, name, "timestamp", f"event timestamp {name!r} is missing")
         for row, _ in column.faults:
             self._reject(
-                row, name, "timestamp", f"event timestamp {name!r} is no time of the years 1 to 9999"
+                row,
+                name,
+                "timestamp",
+                f"event timestamp {name!r} is no time of the years 1 to 9999",
             )
         if latest is not None:
             for row in column.later_than(latest):
@@ -189,7 +192,10 @@ class _Judge:
     def created(self, name: str, column: TimeColumn) -> None:
         for row, _ in column.faults:
             self._reject(
-                row, name, "timestamp", f"created timestamp {name!r} is no time of the years 1 to 9999"
+                row,
+                name,
+                "timestamp",
+                f"created timestamp {name!r} is no time of the years 1 to 9999",
             )
 
     def faults(self, name: str, column: ValueColumn) -> None:
@@ -201,9 +207,7 @@ class _Judge:
         for row in rows:
             self._reject(row, name, rule, f"{name!r} {words}")
 
-    def rule(
-        self, name: str, column: ValueColumn, rule: str, text: str, rows: list[int]
-    ) -> None:
+    def rule(self, name: str, column: ValueColumn, rule: str, text: str, rows: list[int]) -> None:
         for row in rows:
             if row not in self.rejected:
                 value = _quote(_python_value(column.value(row)))

@@ -172,9 +172,7 @@ def _max_length(field: FieldDefinition, text: str) -> Rule:
     if field.value_type not in _TEXTS | _BYTES | _LISTS:
         raise ValueError("goes with texts, bytes, lists and sets only")
     most = int(text)
-    return Rule(
-        "max_length", f"at most {most} long", lambda c: rules.not_of_length(c, 0, most)
-    )
+    return Rule("max_length", f"at most {most} long", lambda c: rules.not_of_length(c, 0, most))
 
 
 def _regex(field: FieldDefinition, text: str) -> Rule:

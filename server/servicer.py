@@ -6,6 +6,7 @@ came; everything else uses protobuf's classes.
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -58,6 +59,7 @@ class FeatureServicer:
         modes: ReadModes,
         clock: Clock,
         strict: bool = True,
+        transform_turn: Callable[[float | None], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """
         Args:
@@ -66,12 +68,14 @@ class FeatureServicer:
             modes: Decides which command they are read with.
             clock: The time that rows are aged against.
             strict: Whether statuses tell the truth; else they are those of Feast's Python server.
+            transform_turn: What is entered, with the seconds that are left, to run transforms.
         """
         self._plans = plans
         self._reader = reader
         self._modes = modes
         self._clock = clock
         self._strict = strict
+        self._transform_turn = transform_turn
 
     def get_online_features(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """Serves one request, both serialized."""
@@ -111,6 +115,8 @@ class FeatureServicer:
             request = Request(_canonical(data))
         book = self._plans.book
         plan = book.find(request)
+        if plan.request_fields:
+            request.take_as_context(plan.request_names)
         if request.has_context and not plan.on_demand:
             names = ", ".join(map(repr, request.context_columns))
             raise invalid(f"request_context has {names}, but this request needs no request data")
@@ -124,7 +130,8 @@ class FeatureServicer:
         finally:
             self._reader.release(lane)
         if plan.on_demand:
-            response = apply_on_demand(plan, book.definitions, request, response, self._strict)
+            with self._transform_turn(time_left):
+                response = apply_on_demand(plan, book.definitions, request, response, self._strict)
         return response
 
     def _abort_unavailable(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:

@@ -137,5 +137,3 @@ def views_of_push_source(definitions: Definitions, name: str) -> Sequence[ViewDe
     if name not in sources:
         raise unknown_name("push source", name, sources)
     return sorted(sources[name], key=lambda view: view.name)
-
-
