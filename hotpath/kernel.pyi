@@ -50,11 +50,10 @@ class DateField(IntFlag):
     SECONDS = 10
 
 class State(IntFlag):
-    """What the nulls of an input column are."""
+    """What the nulls of an input column are, where its type in pandas depends on them."""
 
     FULL = 0
     SOME_NULL = 1
-    ALL_NULL = 2
 
 class Kernel:
     """The programs of one transform."""

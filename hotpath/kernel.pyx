@@ -84,11 +84,10 @@ cpdef enum DateField:
     DAYS = 9                  # of a difference, INT64
     SECONDS = 10              # of a difference within its day
 
-# What the nulls of an input column are.
+# What the nulls of an input column are, where its type in pandas depends on them.
 cpdef enum State:
     FULL = 0
     SOME_NULL = 1
-    ALL_NULL = 2
 
 cdef enum Outcome:
     DONE = -1
@@ -186,8 +185,10 @@ cdef int scan_value(const Cursor* span, int kind, int64_t* out, Text* text) noex
 
 
 cdef int column_state(const Cursor* column, Py_ssize_t rows, int kind) noexcept nogil:
-    """The State of an input column, or GIVE_UP."""
-    cdef Py_ssize_t row, nulls = 0
+    """The State of an input column, or GIVE_UP. Nulls of the other types are NaN, NaT and None,
+    which change no type."""
+    cdef Py_ssize_t row
+    cdef int state = FULL
     cdef int64_t number = 0
     cdef Text text
     cdef int found
@@ -195,10 +196,9 @@ cdef int column_state(const Cursor* column, Py_ssize_t rows, int kind) noexcept 
         found = scan_value(&column[row], kind, &number, &text)
         if found == GIVE_UP:
             return GIVE_UP
-        nulls += found == 0
-    if nulls == rows:
-        return ALL_NULL
-    return SOME_NULL if nulls else FULL
+        if found == 0 and (kind == INT64 or kind == BOOL):
+            state = SOME_NULL
+    return state
 
 
 cdef void load(
@@ -609,6 +609,8 @@ cdef class Program:
                 instruction.data = ufunc.data[<int>step.extra[1]] if ufunc.data else NULL
             elif step.op == LOAD:
                 instruction.kind = step.extra
+            elif step.op == CAST and instruction.kind == TIME:
+                instruction.kind = INT64
             elif step.op == FIND:
                 instruction.table = self.pack(step.extra, instruction.kind)
                 instruction.table_size = len(step.extra)

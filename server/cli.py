@@ -26,6 +26,14 @@ class StatusMode(StrEnum):
     feast = "feast"
 
 
+class Transforms(StrEnum):
+    """How on-demand views are computed."""
+
+    kernel = "kernel"
+    python = "python"
+    verify = "verify"
+
+
 @app.callback()
 def _root() -> None:
     """Serves the features of a Feast repository from Redis over gRPC."""
@@ -84,6 +92,13 @@ def serve(
         StatusMode,
         typer.Option(help="strict: the truth. feast: what Feast's Python server answers."),
     ] = StatusMode.strict,
+    transforms: Annotated[
+        Transforms,
+        typer.Option(
+            help="How on-demand views are computed. kernel: compiled where that is possible. "
+            "python: by their functions. verify: a share of requests by both, to compare them."
+        ),
+    ] = Transforms.kernel,
     metrics: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
@@ -135,6 +150,7 @@ def serve(
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,
+        transforms=transforms.value,
         metrics=metrics_address,
     )
     try:

@@ -23,11 +23,13 @@ from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import Lanes, RedisReader, RedisUnavailable, connection_pool
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
+from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.watch import RegistryWatch
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class Settings:
     """Requests that are worked on at once."""
     transform_threads: int = 4
     """Requests that run Python transforms at once, beside those `threads`."""
+    transforms: str = "kernel"
+    """How on-demand views are computed: `kernel` where there is one, `python`, or `verify`."""
     drain: float = 30.0
     """Seconds that requests in flight have to finish after SIGTERM."""
     as_of: datetime | None = None
@@ -93,6 +97,11 @@ class Gateway:
             settings.registry_interval,
             as_feast=settings.status_mode == "feast",
             tell=self._metrics.looked if self._metrics is not None else lambda _: None,
+            kernels=None if settings.transforms == "python" else KernelMaker(),
+        )
+        runs = TransformRuns(
+            verify=settings.transforms == "verify",
+            figures=self._metrics.transforms if self._metrics is not None else None,
         )
         self._stopping = threading.Event()
         clock = Clock(settings.as_of)
@@ -114,7 +123,7 @@ class Gateway:
         catalog = Catalog(
             lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
         )
-        servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict, turns.turn)
+        servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict, turns.turn, runs)
         self._server.add_generic_rpc_handlers(
             handlers(servicer, catalog, installed_version("hotfeast"), self._gate.guard)
         )

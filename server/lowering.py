@@ -22,7 +22,7 @@ GIVE_UP = -2
 """In place of a program's number: the data is left to pandas."""
 
 _MAX_PROGRAMS = 96
-_MAX_STATES = 81
+_MAX_STATES = 64
 _EXACT = 2**53
 
 _KIND_OF = {
@@ -131,8 +131,8 @@ class _Operand:
     """A value within a program.
 
     Attributes:
-        kind: None where pandas has an object column without a value: all null.
-        register: Where it is; unused where `kind` is None.
+        kind: None for a scalar, whose type depends on what it meets.
+        register: Where it is, unless it is a scalar.
         constant: The scalar, if it is one.
         is_constant: Whether it is.
         missing: Of an object column of bools the register that tells its nulls.
@@ -303,8 +303,6 @@ class _Lowering:
         return self._ufunc("logical_not", _Operand(Kind.BOOL, mask)).register
 
     def _missing(self, operand: _Operand) -> int:
-        if operand.kind is None:
-            return self._constant(Kind.BOOL, True)
         if operand.missing is not None:
             return operand.missing
         return self._emit(Op.MISSING, Kind.BOOL, (operand.register,))
@@ -333,8 +331,6 @@ class _Lowering:
         assert isinstance(name, str)
         place = self._graph.inputs.index(name)
         declared, state = self._kinds_of_inputs[name], self._states[name]
-        if state is State.ALL_NULL:
-            return _Operand(None)
         kind = declared
         if declared is Kind.INT64 and state is State.SOME_NULL:
             kind = Kind.FLOAT64
@@ -404,11 +400,6 @@ class _Lowering:
     def _comparison(self, node: Node) -> _Operand:
         left, right = self._operands(node)
         equal = node.op in ("eq", "ne")
-        for one, other in ((left, right), (right, left)):
-            if one.kind is None and not one.is_constant:
-                if equal and other.is_constant and other.constant is not None:
-                    return self._filled(node.op == "ne")
-                raise _refuse("compares a column without any value")
         if Kind.TEXT in (left.kind, right.kind):
             if not equal:
                 raise _refuse("orders strings")
@@ -447,10 +438,6 @@ class _Lowering:
     def _astype(self, node: Node) -> _Operand:
         (operand,) = self._operands(node)
         (name,) = node.params
-        if operand.kind is None:
-            if name == "float64":
-                return self._filled(math.nan)
-            raise _refuse(f"uses astype({name}) of a column without any value")
         if name in ("str", "object", "string"):
             if operand.kind is Kind.TEXT and name == "str":
                 self._give_up_if(self._missing(operand))
@@ -490,10 +477,6 @@ class _Lowering:
                 Kind.BOOL,
                 self._select(Kind.BOOL, operand.missing, filler, operand.register),
             )
-        if operand.kind is None:
-            if not value.is_constant or value.constant is None or value.constant != value.constant:
-                raise _refuse("fills a column without any value from another one")
-            return self._filled(value.constant)
         if operand.kind in (Kind.BOOL, *_INTEGERS):
             return operand
         if operand.kind is Kind.TEXT:
@@ -607,10 +590,8 @@ class _Lowering:
         (operand,) = self._operands(node)
         (keys,) = node.params
         assert isinstance(keys, tuple)
-        if operand.kind is None:
-            if all(type(k) is str for k in keys) or all(type(k) in (int, float) for k in keys):
-                return self._filled(False)
-            raise _refuse("looks for other than strings or numbers with isin")
+        if operand.kind is Kind.INT32:
+            operand = _Operand(Kind.INT64, self._as(operand, Kind.INT64))
         place = self._find(operand, keys, "isin")
         zero = _Operand(None, constant=0, is_constant=True)
         return self._ufunc("greater_equal", place, zero)
@@ -782,9 +763,6 @@ class _Lowering:
         operand = self._operand(self._graph.outputs[wanted.column])
         if operand.is_constant:
             operand = self._filled(operand.constant)
-        if operand.kind is None:
-            # Whatever the type, every value is unset.
-            return OutputDefinition(self._constant(Kind.FLOAT64, math.nan), ValueType.DOUBLE.value)
         if operand.missing is not None or operand.kind not in _WRITABLE:
             raise _refuse(f"returns times, or bools with nulls, in {wanted.column!r}")
         types = _WRITABLE[operand.kind]
@@ -830,25 +808,21 @@ def _loop(ufunc: np.ufunc, dtypes: Sequence[np.dtype[Any]]) -> int:
     raise _refuse(f"NumPy has no loop of {ufunc.__name__} for these types")
 
 
-def possible_states(kind: Kind) -> tuple[State, ...]:
-    """The states of an input that make a difference to the types."""
-    return (State.FULL, State.SOME_NULL, State.ALL_NULL)
-
-
 def _state_combinations(kinds: Sequence[Kind]) -> list[tuple[State, ...]]:
-    """Combinations of states, the commonest first; not all where there are very many."""
-    distinct = [possible_states(kind) for kind in kinds]
-    if math.prod(map(len, distinct)) <= _MAX_STATES:
-        found = list(product(*distinct))
+    """Combinations of the inputs' states, the commonest first; not all where there are many."""
+    depends = [place for place, kind in enumerate(kinds) if kind in (Kind.INT64, Kind.BOOL)]
+    if 2 ** len(depends) <= _MAX_STATES:
+        chosen = [
+            {place for place, flag in zip(depends, flags, strict=True) if flag}
+            for flags in product((False, True), repeat=len(depends))
+        ]
     else:
-        found = [tuple(State.FULL for _ in kinds)]
-        for state in (State.SOME_NULL, State.ALL_NULL):
-            for place in range(len(kinds)):
-                found.append(
-                    tuple(state if i == place else State.FULL for i in range(len(kinds)))
-                )
-            found.append(tuple(state for _ in kinds))
-    return sorted(set(found), key=lambda states: (sum(map(bool, states)), states))
+        chosen = [set(), *({place} for place in depends), set(depends)]
+    chosen.sort(key=len)
+    return [
+        tuple(State.SOME_NULL if i in nulls else State.FULL for i in range(len(kinds)))
+        for nulls in chosen
+    ]
 
 
 def lower(graph: Graph, kinds: Mapping[str, Kind], wanted: Sequence[Wanted]) -> Lowered:
@@ -863,16 +837,9 @@ def lower(graph: Graph, kinds: Mapping[str, Kind], wanted: Sequence[Wanted]) -> 
     places: dict[tuple[Any, ...], int] = {}
     waiting: deque[tuple[Any, ...]] = deque()
     by_states: dict[bytes, tuple[Any, ...]] = {}
-    # Where nulls of a type only become NaN, NaT or null, both states have one program.
-    merged = {n: kinds[n] in (Kind.FLOAT64, Kind.TEXT, Kind.TIME) for n in graph.inputs}
     for states in _state_combinations([kinds[n] for n in graph.inputs]):
-        effective = tuple(
-            State.FULL if merged[n] and s is State.SOME_NULL else s
-            for n, s in zip(graph.inputs, states, strict=True)
-        )
-        by_states[bytes(states)] = (effective, ())
-        if (effective, ()) not in waiting:
-            waiting.append((effective, ()))
+        by_states[bytes(states)] = (states, ())
+        waiting.append((states, ()))
     problem = ""
     while waiting and len(definitions) < _MAX_PROGRAMS:
         case = waiting.popleft()

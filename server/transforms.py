@@ -212,7 +212,7 @@ class _Inputs:
             column = name if short else f"{view_name}__{name}"
             columns[column] = self._column(position, kind)
             types[column] = kind
-        on_demand = read.view.on_demand.with_projection(_feast_projection(read))
+        on_demand = read.view.on_demand.with_projection(feast_projection(read))
         wanted = [f for f in read.view.features if f.name in read.projection.features]
         try:
             return compute(on_demand, wanted, columns, types, self.rows)
@@ -284,7 +284,7 @@ def _add_row_error(answer: Any, read: OnDemandRead, rows: int, failure: RequestF
     answer.metadata.MergeFromString(metadata.SerializeToString())
 
 
-def _feast_projection(read: OnDemandRead) -> Any:
+def feast_projection(read: OnDemandRead) -> Any:
     """Feast's own projection of an on-demand view, as a feature service takes it."""
     view = read.view.on_demand
     projection = copy(view.projection)
