@@ -125,7 +125,7 @@ def prove(
     for combination in states:
         for number, rows in enumerate(plan):
             columns = [
-                _column(chance, kind, State(state), rows, number, constants)
+                sample_column(chance, kind, State(state), rows, number, constants)
                 for (_, kind), state in zip(kernel.inputs, combination, strict=True)
             ]
             if compare(kernel, original, columns, rows):
@@ -209,7 +209,7 @@ def _constants(graph: Graph) -> Iterator[Any]:
         yield from walk(node.params)
 
 
-def _column(
+def sample_column(
     chance: random.Random, kind: int, state: State, rows: int, number: int, constants: Sequence[Any]
 ) -> list[bytes]:
     """Serialized values. Extremes come in every other set only: they often end in an overflow,

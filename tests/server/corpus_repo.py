@@ -4,8 +4,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource
-from feast import RequestSource, ValueType
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    RequestSource,
+    ValueType,
+)
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
 from transform_corpus import CUSTOMER, REQUEST, TRANSFORMS, Transform
@@ -23,8 +31,8 @@ customers = FeatureView(
 )
 
 
-def view_of(transform: Transform) -> Any:
-    """The on-demand view of a transform, with the request data that it reads."""
+def request_fields(transform: Transform) -> list[Field]:
+    """The request data that a transform reads."""
     names = set(transform.function.__code__.co_consts)
     names |= {
         c
@@ -32,7 +40,12 @@ def view_of(transform: Transform) -> Any:
         if hasattr(code, "co_consts")
         for c in code.co_consts
     }
-    fields = [Field(name=n, dtype=t) for n, t in REQUEST.items() if n in names]
+    return [Field(name=n, dtype=t) for n, t in REQUEST.items() if n in names]
+
+
+def view_of(transform: Transform) -> Any:
+    """The on-demand view of a transform."""
+    fields = request_fields(transform)
     sources: list[Any] = [customers]
     if fields:
         sources.append(RequestSource(name=f"{transform.name}_request", schema=fields))
