@@ -724,14 +724,11 @@ class _Lowering:
         (operand,) = self._operands(node)
         if operand.kind is not Kind.TEXT:
             raise _refuse("uses .str of a column that has no strings here")
-        mask = self._missing(operand)
-        has_missing = self._choose_by(mask)
-        register = self._emit(Op.TEXT_LENGTH, Kind.INT64, (operand.register,))
-        if not has_missing:
-            return _Operand(Kind.INT64, register)
-        wide = self._as(_Operand(Kind.INT64, register), Kind.FLOAT64)
-        nan = self._constant(Kind.FLOAT64, math.nan)
-        return _Operand(Kind.FLOAT64, self._select(Kind.FLOAT64, mask, nan, wide))
+        # With nulls its type depends on whether there is anything else.
+        self._give_up_if(self._missing(operand))
+        return _Operand(
+            Kind.INT64, self._emit(Op.TEXT_LENGTH, Kind.INT64, (operand.register,))
+        )
 
     def _text_find(self, node: Node) -> _Operand:
         (operand,) = self._operands(node)

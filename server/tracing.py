@@ -210,6 +210,8 @@ class Column:
         self._only(kwargs, inplace=False, axis=None, limit=None)
         if value is None:
             self._trace.refuse("uses fillna without a value")
+        if isinstance(value, Column) and not value.series:
+            self._trace.refuse("uses fillna with an array")
         return self._trace.make("fillna", self, value)
 
     def _isna(self) -> "Column":
