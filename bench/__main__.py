@@ -84,6 +84,17 @@ def reload(
 
 
 @app.command()
+def transforms() -> None:
+    """What on-demand views add to a request, beside Feast's SDK; exit code 1 past a budget."""
+    from bench.transforms import run, table
+
+    results = run(console.log)
+    console.print(table(results))
+    if not all(added.kept for added in results):
+        raise typer.Exit(1)
+
+
+@app.command()
 def writes(
     parts: Annotated[
         list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")

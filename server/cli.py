@@ -1,4 +1,4 @@
-"""The command line: `hotfeast serve`."""
+"""The command line: `hotfeast serve` and `hotfeast plan`."""
 
 import logging
 import sys
@@ -158,6 +158,27 @@ def serve(
             Gateway(settings).run(_say)
         else:
             Supervisor(settings, workers).run(_say)
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def plan(
+    service: Annotated[str, typer.Argument(help="A feature service.")],
+    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
+) -> None:
+    """Shows what a feature service reads and computes, and how each on-demand view is computed.
+
+    Exit codes: 0, and 2 if the repository or the service cannot be served.
+    """
+    from rich.console import Console
+
+    from hotfeast.server.cli_plan import show_plan
+    from hotfeast.server.errors import StartFailure
+
+    try:
+        show_plan(repo, service, Console())
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
         raise typer.Exit(2) from None
