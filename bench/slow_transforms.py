@@ -1,19 +1,19 @@
 """What slow Python transforms cost the plain requests beside them.
 
-`hotfeast serve` answers plain requests at a fixed rate, while 24 clients keep asking for a feature
-whose Python function takes 5 ms, one request after another each: more than there are threads for
-requests. There are three such functions: one waits without Python's global lock (a call to another
+`hotfeast serve` answers plain requests, one after another, while 24 clients keep asking for a
+feature whose Python function takes 5 ms: more clients than there are threads for requests. There are three such functions: one waits without Python's global lock (a call to another
 service), one computes in Python, and one computes in one call of C that keeps the lock. Quiet and
 busy times take turns.
 
 Writes `slow_transforms.json`.
 """
 
+import itertools
 import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,21 +26,16 @@ from rich.table import Table
 
 from bench import OUT
 from bench.data import ENTITIES, Rows, make_requests
-from bench.load import RunningLoad, open_load
 from bench.measure import machine, write_json
-from bench.peers import Encoding, open_gateway, open_store
+from bench.peers import Encoding, caller, open_gateway, open_store
 from hotfeast.clients import FeatureClient
 from hotfeast.serving.v1 import serving_pb2
 
-RATE = 200
-"""Plain requests a second."""
-CONNECTIONS = 4
-"""That they are spread over."""
 CLIENTS = 24
 """That ask for transforms."""
 LENGTH = 4.0
 """Seconds of one measurement."""
-LONGEST_P99_MS = 50.0
+LONGEST_P99_MS = 25.0
 """The budget for plain requests beside any of the functions."""
 
 _METHOD = (
@@ -120,12 +115,14 @@ def run(
         store.feast.apply([waits, python, c])
         facts = machine(store.client)
         requests = make_requests(rows.entities, 1, 200)
-        with open_gateway(store.repo) as port, _askers(port) as ask:
+        with ExitStack() as stack:
+            port = stack.enter_context(open_gateway(store.repo))
+            ask = stack.enter_context(_askers(port))
+            call = caller(stack, port, _METHOD)
             for turn in range(rounds):
                 say(f"round {turn + 1} of {rounds}")
                 for name in names:
-                    with open_load(port, _METHOD, requests, RATE, CONNECTIONS) as load:
-                        taken, count = _measure(load, ask, FUNCTIONS.get(name))
+                    taken, count = _measure(call, requests, ask, FUNCTIONS.get(name))
                     latencies[name].append(taken)
                     answered[name] += count
     results = []
@@ -137,7 +134,6 @@ def run(
         OUT / "slow_transforms.json",
         {
             "machine": facts,
-            "plain_requests_per_second": RATE,
             "clients_that_ask_for_transforms": CLIENTS,
             "results": [vars(result) for result in results],
         },
@@ -147,7 +143,7 @@ def run(
 
 def table(results: list[Beside]) -> Table:
     """The results as a table."""
-    shown = Table(title=f"{RATE} plain requests/s beside {CLIENTS} clients with slow transforms, ms")
+    shown = Table(title=f"plain requests beside {CLIENTS} clients with slow transforms, ms")
     for heading in ("beside", "p50", "p99", "max", "transforms/s"):
         shown.add_column(heading, justify="left" if heading == "beside" else "right")
     for r in results:
@@ -165,15 +161,24 @@ Ask = Callable[[str | None], int]
 """Starts asking for a feature, or stops and says how many answers there were."""
 
 
-def _measure(load: RunningLoad, ask: Ask, feature: str | None) -> tuple[Any, int]:
+def _measure(
+    call: Callable[[bytes], bytes], requests: list[bytes], ask: Ask, feature: str | None
+) -> tuple[list[float], int]:
+    """Milliseconds of plain requests, and how many transforms were answered meanwhile."""
     if feature is not None:
         ask(feature)
-        # Until all of them are waiting.
+        # Until all of them wait.
         time.sleep(0.5)
         ask(feature)
-    load.begin(LENGTH)
-    latency = load.finish().latency
-    return latency, ask(None) if feature is not None else 0
+    taken = []
+    end = time.perf_counter() + LENGTH
+    for request in itertools.cycle(requests):
+        start = time.perf_counter()
+        if start > end:
+            break
+        call(request)
+        taken.append((time.perf_counter() - start) * 1000)
+    return taken, ask(None) if feature is not None else 0
 
 
 def _keep_asking(port: int, pipe: Any) -> None:

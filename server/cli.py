@@ -70,7 +70,7 @@ def serve(
     transform_threads: Annotated[
         int,
         typer.Option(min=1, help="Requests that run Python transforms at once, per worker."),
-    ] = 4,
+    ] = 1,
     redis_timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds to connect to Redis, and for a round trip.")
     ] = 1.0,

@@ -55,7 +55,7 @@ class Settings:
     """Seconds between two looks at the registry."""
     threads: int = 16
     """Requests that are worked on at once."""
-    transform_threads: int = 4
+    transform_threads: int = 1
     """Requests that run Python transforms at once, beside those `threads`."""
     drain: float = 30.0
     """Seconds that requests in flight have to finish after SIGTERM."""

@@ -387,12 +387,12 @@ def _problem(view: Any, online: bool) -> str:
         return (
             f"feature view {view.name!r} is disabled; run 'feast feature-views enable {view.name}'"
         )
-    if _KINDS.get(type(view).__name__) == "on_demand_feature_view":
-        if view.aggregations and not view.write_to_online_store:
-            return (
-                f"on-demand feature view {view.name!r} has aggregations, which Feast does not "
-                "compute for a request either: they would mix the entities that are asked for"
-            )
+    aggregated = isinstance(view, OnDemandFeatureView) and bool(view.aggregations)
+    if aggregated and not view.write_to_online_store:
+        return (
+            f"on-demand feature view {view.name!r} has aggregations, which Feast does not compute "
+            "for a request either: they would mix the entities that are asked for"
+        )
     state = int(getattr(view, "state", 0) or 0)
     if state in _STATES_WITHOUT_ROWS:
         return (
