@@ -1,4 +1,4 @@
-"""The command line: `hotfeast serve`."""
+"""The command line: `hotfeast serve`, `materialize` and `materialize-incremental`."""
 
 import logging
 import sys
@@ -84,6 +84,13 @@ def serve(
         StatusMode,
         typer.Option(help="strict: the truth. feast: what Feast's Python server answers."),
     ] = StatusMode.strict,
+    push_streams: Annotated[
+        int, typer.Option(min=0, help="Push streams that each worker has open at once.")
+    ] = 16,
+    push_future_limit: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that a pushed row's event time may be in the future."),
+    ] = 86400.0,
     metrics: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
@@ -131,7 +138,12 @@ def serve(
         redis_timeout=redis_timeout,
         registry_interval=registry_interval,
         threads=threads,
+<<<<<<< HEAD
         transform_threads=transform_threads,
+=======
+        push_streams=push_streams,
+        push_future_limit=push_future_limit,
+>>>>>>> main
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,
@@ -145,6 +157,136 @@ def serve(
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
         raise typer.Exit(2) from None
+
+
+class OnInvalid(StrEnum):
+    """What becomes of invalid rows."""
+
+    reject = "reject"
+    skip = "skip"
+    fail = "fail"
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    on = "on"
+    off = "off"
+
+
+RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
+ViewsOption = Annotated[
+    list[str] | None, typer.Option("--views", "-v", help="A view; all of them unless given.")
+]
+VersionOption = Annotated[
+    str | None, typer.Option(help="Version such as v2 of the one view that --views names.")
+]
+RedisOption = Annotated[
+    str | None,
+    typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
+]
+CheckOption = Annotated[
+    Switch,
+    typer.Option(
+        "--event-time-check",
+        help="off: write without a look at what is stored; for bulk loads into an empty store.",
+    ),
+]
+OnInvalidOption = Annotated[
+    OnInvalid,
+    typer.Option(
+        help="Invalid rows: left out and exit code 1; left out and exit code 0; end of the run."
+    ),
+]
+
+
+@app.command()
+def materialize(
+    start: Annotated[
+        str | None, typer.Argument(help="ISO 8601 time; without a zone it is UTC.")
+    ] = None,
+    end: Annotated[str | None, typer.Argument(help="ISO 8601 time, inclusive.")] = None,
+    repo: RepoOption = Path("."),
+    views: ViewsOption = None,
+    version: VersionOption = None,
+    redis: RedisOption = None,
+    event_time_check: CheckOption = Switch.on,
+    on_invalid: OnInvalidOption = OnInvalid.reject,
+    disable_event_timestamp: Annotated[
+        bool,
+        typer.Option(
+            "--disable-event-timestamp", help="Everything up to now, instead of START and END."
+        ),
+    ] = False,
+) -> None:
+    """Writes the latest rows between START and END to Redis.
+
+    Exit codes: 0 if all is written, 1 if anything was lost, 2 if it could not start, 130 after an
+    interruption.
+    """
+    if disable_event_timestamp:
+        if start is not None or end is not None:
+            raise typer.BadParameter(
+                "goes without START and END", param_hint="--disable-event-timestamp"
+            )
+        first, last = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC)
+    else:
+        first, last = _time(start, "START"), _time(end, "END")
+    _materialize(first, last, repo, views, version, redis, event_time_check, on_invalid)
+
+
+@app.command()
+def materialize_incremental(
+    end: Annotated[str, typer.Argument(help="ISO 8601 time, inclusive; without a zone it is UTC.")],
+    repo: RepoOption = Path("."),
+    views: ViewsOption = None,
+    version: VersionOption = None,
+    redis: RedisOption = None,
+    event_time_check: CheckOption = Switch.on,
+    on_invalid: OnInvalidOption = OnInvalid.reject,
+) -> None:
+    """Writes the rows since the last materialization of each view, up to END, to Redis.
+
+    Exit codes as those of `materialize`.
+    """
+    last = _time(end, "END")
+    _materialize(None, last, repo, views, version, redis, event_time_check, on_invalid)
+
+
+def _time(text: str | None, name: str) -> datetime:
+    if text is None:
+        raise typer.BadParameter("is missing", param_hint=name)
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=name) from error
+
+
+def _materialize(
+    start: datetime | None,
+    end: datetime,
+    repo: Path,
+    views: list[str] | None,
+    version: str | None,
+    redis: str | None,
+    check: Switch,
+    on_invalid: OnInvalid,
+) -> None:
+    # Only now: Feast takes seconds to import, and a wrong option should be told at once.
+    from hotfeast.server.materialize_report import run_and_report
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    code = run_and_report(
+        repo,
+        start,
+        end,
+        views or None,
+        version=version,
+        redis_url=redis,
+        event_time_check=check is Switch.on,
+        on_invalid=on_invalid.value,
+    )
+    raise typer.Exit(code)
 
 
 def _say(line: str) -> None:

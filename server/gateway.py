@@ -23,10 +23,25 @@ from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
+from hotfeast.server.offline import OfflineWriter
+from hotfeast.server.push import PushService
+from hotfeast.server.push_plan import Destinations
+from hotfeast.server.push_rows import RowPusher
 from hotfeast.server.read_modes import ReadModes
+<<<<<<< HEAD
 from hotfeast.server.redis_io import Lanes, RedisReader, RedisUnavailable, connection_pool
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
+=======
+from hotfeast.server.redis_io import (
+    Lanes,
+    RedisReader,
+    RedisUnavailable,
+    RedisWriter,
+    connection_pool,
+)
+>>>>>>> main
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
 from hotfeast.server.watch import RegistryWatch
 
@@ -54,9 +69,17 @@ class Settings:
     registry_interval: float = 5.0
     """Seconds between two looks at the registry."""
     threads: int = 16
+<<<<<<< HEAD
     """Requests that are worked on at once."""
     transform_threads: int = 1
     """Requests that run Python transforms at once, beside those `threads`."""
+=======
+    """Requests that are worked on at once, streams apart."""
+    push_streams: int = 16
+    """Push streams that may be open at once."""
+    push_future_limit: float = 86400.0
+    """Seconds that a pushed row's event time may be in the future."""
+>>>>>>> main
     drain: float = 30.0
     """Seconds that requests in flight have to finish after SIGTERM."""
     as_of: datetime | None = None
@@ -82,7 +105,7 @@ class Gateway:
         self.settings = settings
         store = open_repository(settings.repo)
         pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
-        self._lanes = Lanes(pool, max_idle=settings.threads)
+        self._lanes = Lanes(pool, max_idle=settings.threads + settings.push_streams)
         reader = RedisReader(self._lanes, settings.redis_timeout)
         self._modes = ReadModes(pool)
         self._metrics: Metrics | None = None
@@ -100,7 +123,8 @@ class Gateway:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._gate = DrainGate()
-        self._threads = RequestThreads(settings.threads)
+        # A stream has a thread for its life; it must not be one of those that requests need.
+        self._threads = RequestThreads(settings.threads + settings.push_streams)
         turns = TransformTurns(self._threads, settings.transform_threads)
         self._server = grpc.server(
             self._threads,
@@ -115,8 +139,25 @@ class Gateway:
             lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
         )
         servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict, turns.turn)
+        pusher = RowPusher(
+            RedisWriter(self._lanes, settings.redis_timeout),
+            OfflineWriter(store),
+            clock,
+            settings.push_future_limit,
+            self._metrics.pushed if self._metrics is not None else None,
+        )
+        destinations = Destinations(store.config.online_store.key_ttl_seconds or 0)
+        self._pushes = PushService(self._watch, destinations, pusher, settings.push_streams)
+        feast_pushes = FeastPushService(self._watch, destinations, pusher)
         self._server.add_generic_rpc_handlers(
-            handlers(servicer, catalog, installed_version("hotfeast"), self._gate.guard)
+            handlers(
+                servicer,
+                self._pushes,
+                feast_pushes,
+                catalog,
+                installed_version("hotfeast"),
+                self._gate.guard,
+            )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -180,8 +221,15 @@ class Gateway:
         """
         self._stopping.set()
         self._health.enter_graceful_shutdown()
+<<<<<<< HEAD
         self._gate.stop(self._server, self.settings.drain if drain is None else drain).wait()
         self._threads.shutdown(wait=False)
+=======
+        stopped = self._gate.stop(self._server, self.settings.drain if drain is None else drain)
+        # Once clients have been told to go elsewhere, so that streams are not opened here again.
+        self._pushes.stop()
+        stopped.wait()
+>>>>>>> main
         self._watch.stop()
         self._modes.stop()
         self._lanes.close()

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import grpc
 import mmh3
@@ -513,3 +514,10 @@ class PlanBook:
 def _list_key(references: Sequence[str]) -> bytes:
     """The serialized `FeatureList` of references, which requests are looked up by."""
     return serving_pb2.FeatureList(val=references).SerializeToString()
+
+
+class PlanSource(Protocol):
+    """Where answers get the plans of the moment."""
+
+    @property
+    def book(self) -> PlanBook: ...

@@ -258,6 +258,21 @@ def read_definitions(store: FeatureStore) -> Definitions:
     return reader.define(reader.read())
 
 
+def feast_view(stored: Stored, name: str) -> Any:
+    """Feast's own object of a view.
+
+    Raises:
+        LookupError: The registry has no such view.
+        Exception: Whatever Feast raises where the definition cannot be read.
+    """
+    for kind, (message_class, feast_class) in _VIEWS.items():
+        for message in stored.messages[kind]:
+            view = message_class.FromString(message)
+            if view.spec.name == name:
+                return feast_class.from_proto(view)
+    raise LookupError(f"the registry has no feature view {name!r} any more")
+
+
 def _make(kind: str, message: bytes) -> Any:
     """A definition of a stored message; of an entity its name and join key."""
     if kind == "entities":
