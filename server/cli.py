@@ -19,6 +19,13 @@ app = typer.Typer(
 )
 
 
+class TransformsFrom(StrEnum):
+    """Where the functions of on-demand views are loaded from."""
+
+    registry = "registry"
+    repo = "repo"
+
+
 class StatusMode(StrEnum):
     """How statuses are judged."""
 
@@ -91,6 +98,10 @@ def serve(
         float,
         typer.Option(min=0.0, help="Seconds that a pushed row's event time may be in the future."),
     ] = 86400.0,
+    transforms_from: Annotated[
+        TransformsFrom,
+        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
+    ] = TransformsFrom.registry,
     metrics: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
@@ -138,15 +149,13 @@ def serve(
         redis_timeout=redis_timeout,
         registry_interval=registry_interval,
         threads=threads,
-<<<<<<< HEAD
         transform_threads=transform_threads,
-=======
         push_streams=push_streams,
         push_future_limit=push_future_limit,
->>>>>>> main
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,
+        transforms_from=transforms_from.value,
         metrics=metrics_address,
     )
     try:

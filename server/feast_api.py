@@ -78,6 +78,7 @@ try:
         GetOnlineFeaturesResponse,
     )
     from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+    from feast.repo_operations import parse_repo
     from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
     from feast.value_type import ValueType
 finally:
@@ -124,16 +125,14 @@ __all__ = [
     "StreamFeatureViewMessage",
     "Value",
     "ValueType",
-<<<<<<< HEAD
-    "_convert_uuids_for_arrow",
-    "feast_value_type_to_python_type",
-=======
     "WriteToOnlineStoreRequest",
     "WriteToOnlineStoreResponse",
+    "_convert_uuids_for_arrow",
     "batch_source_schema",
->>>>>>> main
+    "feast_value_type_to_python_type",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",
+    "parse_repo",
     "python_values_to_proto_values",
     "sql_registry",
 ]

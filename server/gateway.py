@@ -30,10 +30,6 @@ from hotfeast.server.push import PushService
 from hotfeast.server.push_plan import Destinations
 from hotfeast.server.push_rows import RowPusher
 from hotfeast.server.read_modes import ReadModes
-<<<<<<< HEAD
-from hotfeast.server.redis_io import Lanes, RedisReader, RedisUnavailable, connection_pool
-from hotfeast.server.request_threads import RequestThreads, TransformTurns
-=======
 from hotfeast.server.redis_io import (
     Lanes,
     RedisReader,
@@ -41,7 +37,8 @@ from hotfeast.server.redis_io import (
     RedisWriter,
     connection_pool,
 )
->>>>>>> main
+from hotfeast.server.repo_files import load_repo_views
+from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
 from hotfeast.server.watch import RegistryWatch
 
@@ -69,22 +66,20 @@ class Settings:
     registry_interval: float = 5.0
     """Seconds between two looks at the registry."""
     threads: int = 16
-<<<<<<< HEAD
-    """Requests that are worked on at once."""
+    """Requests that are worked on at once, streams apart."""
     transform_threads: int = 1
     """Requests that run Python transforms at once, beside those `threads`."""
-=======
-    """Requests that are worked on at once, streams apart."""
     push_streams: int = 16
     """Push streams that may be open at once."""
     push_future_limit: float = 86400.0
     """Seconds that a pushed row's event time may be in the future."""
->>>>>>> main
     drain: float = 30.0
     """Seconds that requests in flight have to finish after SIGTERM."""
     as_of: datetime | None = None
     """A fixed time to age rows against."""
     status_mode: str = "strict"
+    transforms_from: str = "registry"
+    """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     metrics: tuple[str, int] | None = None
@@ -115,6 +110,9 @@ class Gateway:
             store,
             settings.registry_interval,
             as_feast=settings.status_mode == "feast",
+            repo_views=load_repo_views(settings.repo)
+            if settings.transforms_from == "repo"
+            else None,
             tell=self._metrics.looked if self._metrics is not None else lambda _: None,
         )
         self._stopping = threading.Event()
@@ -221,15 +219,11 @@ class Gateway:
         """
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-<<<<<<< HEAD
-        self._gate.stop(self._server, self.settings.drain if drain is None else drain).wait()
-        self._threads.shutdown(wait=False)
-=======
         stopped = self._gate.stop(self._server, self.settings.drain if drain is None else drain)
         # Once clients have been told to go elsewhere, so that streams are not opened here again.
         self._pushes.stop()
         stopped.wait()
->>>>>>> main
+        self._threads.shutdown(wait=False)
         self._watch.stop()
         self._modes.stop()
         self._lanes.close()

@@ -56,7 +56,9 @@ class FeatureServicer:
         modes: ReadModes,
         clock: Clock,
         strict: bool = True,
-        transform_turn: Callable[[float | None], AbstractContextManager[None]] = lambda _: nullcontext(),
+        transform_turn: Callable[[float | None], AbstractContextManager[None]] = lambda _: (
+            nullcontext()
+        ),
     ) -> None:
         """
         Args:
