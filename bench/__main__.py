@@ -95,6 +95,20 @@ def transforms() -> None:
 
 
 @app.command()
+def slow_transforms(
+    entities: Entities = ENTITIES,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each function is measured.")] = 3,
+) -> None:
+    """Plain requests beside on-demand views that take 5 ms; exit code 1 past the budget."""
+    from bench.slow_transforms import LONGEST_P99_MS, run, table
+
+    results = run(entities, rounds, console.log)
+    console.print(table(results))
+    if max(result.p99_ms for result in results) > LONGEST_P99_MS:
+        raise typer.Exit(1)
+
+
+@app.command()
 def writes(
     parts: Annotated[
         list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")

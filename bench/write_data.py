@@ -1,5 +1,6 @@
 """What is written: rows of one view of 10 features, int64 and double in turn, by an int64 key."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,10 +55,10 @@ class Report:
     verdicts: list[Verdict] = field(default_factory=list)
 
 
-def frame(rows: int, seed: int = SEED) -> pa.Table:
-    """Rows of distinct entities, all with event times of one day."""
-    values = np.random.default_rng(seed)
-    columns: dict[str, Any] = {KEY: pa.array(np.arange(rows))}
+def frame(rows: int, first: int = 0) -> pa.Table:
+    """Rows of distinct entities, numbered from `first`, all with event times of one day."""
+    values = np.random.default_rng(SEED)
+    columns: dict[str, Any] = {KEY: pa.array(np.arange(first, first + rows))}
     micros = int(START.timestamp()) * 1_000_000 + values.integers(1, 86_000_000_000, rows)
     columns["event_timestamp"] = pa.array(micros, pa.timestamp("us", "UTC"))
     for i, name in enumerate(FEATURES):
@@ -95,22 +96,38 @@ def make_repository(folder: Path, redis_address: str, rows: int) -> FeatureStore
     return store
 
 
-def push_request(table: pa.Table, arrow: bool = False) -> bytes:
-    """A serialized push of all rows of a table."""
+def push_requests(table: pa.Table, count: int, arrow: bool = False) -> list[bytes]:
+    """Serialized pushes of all rows of a table, each with later event times than the one before."""
     request = push_pb2.PushRequest(push_source=PUSH, target=push_pb2.PushTarget.PUSH_TARGET_ONLINE)
-    if arrow:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        request.arrow_ipc = sink.getvalue().to_pybytes()
-        return bytes(request.SerializeToString())
-    for micros in table["event_timestamp"].cast(pa.int64()).to_pylist():
-        request.columns.event_timestamps.add().FromMicroseconds(micros)
-    for name in table.column_names:
-        if name == "event_timestamp":
-            continue
-        member = "double_val" if pa.types.is_floating(table[name].type) else "int64_val"
-        request.columns.columns[name].val.extend(
-            value_pb2.Value(**{member: value}) for value in table[name].to_pylist()
-        )
-    return bytes(request.SerializeToString())
+    if not arrow:
+        for name in (KEY, *FEATURES):
+            member = "double_val" if pa.types.is_floating(table[name].type) else "int64_val"
+            request.columns.columns[name].val.extend(
+                value_pb2.Value(**{member: value}) for value in table[name].to_pylist()
+            )
+    requests = []
+    for later in newer(table, count):
+        if arrow:
+            request.arrow_ipc = _arrow_stream(later)
+        else:
+            del request.columns.event_timestamps[:]
+            for micros in later["event_timestamp"].cast(pa.int64()).to_pylist():
+                request.columns.event_timestamps.add().FromMicroseconds(micros)
+        requests.append(request.SerializeToString())
+    return requests
+
+
+def newer(table: pa.Table, count: int) -> Iterator[pa.Table]:
+    """The same rows again and again, each time an hour later."""
+    at = table.column_names.index("event_timestamp")
+    times = table["event_timestamp"].cast(pa.int64()).to_numpy()
+    for turn in range(count):
+        shifted = pa.array(times + turn * 3_600_000_000, pa.timestamp("us", "UTC"))
+        yield table.set_column(at, "event_timestamp", shifted)
+
+
+def _arrow_stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())

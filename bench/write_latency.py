@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from bench.measure import Contender, interleave, machine, ratio
+from bench.data import RedisClient
+from bench.measure import WARM_UP_CALLS, Contender, interleave, machine, ratio
 from bench.peers import caller, open_echo, open_gateway
+from bench.raw import RawRead, RawSocket
 from bench.servers import ECHO_SERVICE, Prepared
 from bench.write_data import (
     PUSH_METHOD,
@@ -18,60 +20,75 @@ from bench.write_data import (
     Verdict,
     frame,
     make_repository,
-    push_request,
+    newer,
+    push_requests,
 )
+from bench.write_rates import SMALLEST_SCRIPT, ready_made
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.serving.v1 import push_pb2
 
 PUSH_ROWS = 1000
+_ECHO_ONE = f"/{ECHO_SERVICE}/One"
+_ECHO_ALL = f"/{ECHO_SERVICE}/Thousand"
 PUSH_OVER_FEAST = 20.0
 """At least this many times faster than Feast's `write_to_online_store` at 1,000 rows."""
 PUSH_OVER_ECHO = 2.0
 """At most this many times the p50 of an echo, at one row."""
 
 
-def _slices(table: pa.Table, rows: int, count: int) -> list[pa.Table]:
-    return [table.slice(i * rows, rows) for i in range(count)]
+# Each contender writes entities of its own, so that each of its rows is newer than what is stored.
+_APART = 1_000_000
+_ROUNDS = 20
+_CALLS = 5
+_ROUNDS_OF_ONE = 40
+_CALLS_OF_ONE = 50
 
 
 def measure_push(report: Report, say: Callable[[str], None]) -> None:
-    """One row beside an echo of the same bytes, and 1,000 beside Feast's SDK."""
+    """One row beside an echo of the same bytes; 1,000 beside Feast and ready-made commands."""
     with ExitStack() as stack:
         server = stack.enter_context(LocalRedis())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hotfeast-bench-")))
-        report.facts = report.facts or machine(server.client())
+        client: RedisClient = server.client()
+        report.facts = report.facts or machine(client)
         say("push: one row, and 1,000")
-        table = frame(20 * PUSH_ROWS)
         store = make_repository(folder, server.address, 1000)
         gateway = stack.enter_context(open_gateway(folder))
         push = caller(stack, gateway, PUSH_METHOD)
-        ones = [push_request(part) for part in _slices(table, 1, 200)]
-        thousands = _slices(table, PUSH_ROWS, 20)
-        columns = [push_request(part) for part in thousands]
-        arrow = [push_request(part, arrow=True) for part in thousands]
+        thousands = [frame(PUSH_ROWS, i * _APART) for i in range(1, 5)]
+        many_calls = WARM_UP_CALLS + _ROUNDS * _CALLS + 1
+        one_calls = WARM_UP_CALLS + _ROUNDS_OF_ONE * _CALLS_OF_ONE + 1
+        ones = push_requests(frame(1), one_calls)
+        columns = push_requests(thousands[0], many_calls)
+        arrow = push_requests(thousands[1], many_calls, arrow=True)
+        frames = [later.to_pandas() for later in newer(thousands[2], many_calls)]
         for request in (ones[0], columns[0], arrow[0]):
-            outcomes = push_pb2.PushResponse.FromString(push(request)).outcomes
-            if set(outcomes) != {push_pb2.RowOutcome.ROW_OUTCOME_WRITTEN}:
-                raise RuntimeError(f"a push was not written: {set(outcomes)}")
+            _check(push(request))
         prepared = {
-            "One": [Prepared(push(r), None) for r in ones],
-            "Thousand": [Prepared(push(r), None) for r in columns],
+            "One": [Prepared(push(ones[0]), None)],
+            "Thousand": [Prepared(push(columns[0]), None)],
         }
         echo = stack.enter_context(open_echo(folder, prepared))
-        echo_one = caller(stack, echo, f"/{ECHO_SERVICE}/One")
-        echo_all = caller(stack, echo, f"/{ECHO_SERVICE}/Thousand")
-        frames = [part.to_pandas() for part in thousands]
+        raw = stack.enter_context(RawSocket(server.port))
+        sha = client.script_load(SMALLEST_SCRIPT).encode()
+        plain, scripted = (_ready_made(raw, thousands[3], s) for s in (None, sha))
         one = interleave(
-            [Contender("push", push, ones, 50), Contender("echo", echo_one, ones, 50)], 40
+            [
+                Contender("push", push, ones[1:], _CALLS_OF_ONE),
+                Contender("echo", caller(stack, echo, _ECHO_ONE), ones, _CALLS_OF_ONE),
+            ],
+            _ROUNDS_OF_ONE,
         )
         many = interleave(
             [
-                Contender("push", push, columns, 5),
-                Contender("push of Arrow", push, arrow, 5),
-                Contender("echo", echo_all, columns, 5),
+                Contender("push", push, columns[1:], _CALLS),
+                Contender("push of Arrow", push, arrow[1:], _CALLS),
+                Contender("echo", caller(stack, echo, _ECHO_ALL), columns, _CALLS),
+                Contender("HSET, ready-made", raw.read, [plain], _CALLS),
+                Contender("script a row, ready-made", raw.read, [scripted], _CALLS),
                 Contender("Feast", partial(store.write_to_online_store, VIEW), frames, 1),
             ],
-            20,
+            _ROUNDS,
         )
     report.figures["push"] = {
         "1": {name: s.as_dict() for name, s in one.items()},
@@ -86,7 +103,9 @@ def measure_push(report: Report, say: Callable[[str], None]) -> None:
         Verdict(
             f"Feast's write / push of {PUSH_ROWS:,} rows, p50",
             ratio([many["Feast"]], [many["push"]]).value, PUSH_OVER_FEAST, False,
-            note=f"{many['Feast'].p50_ms:.1f} and {many['push'].p50_ms:.1f} ms",
+            note=f"{many['Feast'].p50_ms:.1f} and {many['push'].p50_ms:.1f} ms; ready-made HSET "
+            f"{many['HSET, ready-made'].p50_ms:.1f}, "
+            f"script a row {many['script a row, ready-made'].p50_ms:.1f}",
         ),
         Verdict(
             f"Feast's write / push of {PUSH_ROWS:,} rows as Arrow, p50",
@@ -94,3 +113,18 @@ def measure_push(report: Report, say: Callable[[str], None]) -> None:
             note=f"{many['push of Arrow'].p50_ms:.1f} ms",
         ),
     ]  # fmt: skip
+
+
+def _check(answer: bytes) -> None:
+    outcomes = push_pb2.PushResponse.FromString(answer).outcomes
+    if set(outcomes) != {push_pb2.RowOutcome.ROW_OUTCOME_WRITTEN}:
+        raise RuntimeError(f"a push was not written: {set(outcomes)}")
+
+
+def _ready_made(raw: RawSocket, table: pa.Table, script: bytes | None) -> RawRead:
+    """Commands that store the rows, and how much Redis answers once they are there."""
+    portions = ready_made(table, script)
+    commands = b"".join(data for data, _ in portions)
+    count = sum(count for _, count in portions)
+    raw.reply(commands, count)
+    return RawRead(commands, len(raw.reply(commands, count)))

@@ -58,8 +58,7 @@ MEMORY_GROWTH = 1.25
 
 # Commands of the floor that go to Redis in one write.
 _PORTION = 500
-# A script that does no more than it must.
-_SMALLEST_SCRIPT = b"""
+SMALLEST_SCRIPT = b"""
 local function decode(b)
   local seconds, nanos, at = 0, 0, 1
   while at <= #b do
@@ -87,9 +86,10 @@ end
 redis.call('HSET', KEYS[1], unpack(ARGV))
 return 1
 """
+"""Reads a row's time, compares and writes, and does no more than it must."""
 
 
-def _ready_made(table: pa.Table, script: bytes | None) -> list[tuple[bytes, int]]:
+def ready_made(table: pa.Table, script: bytes | None) -> list[tuple[bytes, int]]:
     """The commands that store the rows, in portions, each with the number of its replies."""
     names = [feature_hash_field(VIEW, name) for name in FEATURES]
     time_name = b"_ts:" + VIEW.encode()
@@ -167,8 +167,8 @@ def measure_materialize(report: Report, say: Callable[[str], None]) -> None:
         store = make_repository(Path(folder) / "all", server.address, ROWS)
         part = make_repository(Path(folder) / "part", server.address, FEAST_ROWS)
         table = frame(ROWS)
-        sha = client.script_load(_SMALLEST_SCRIPT).encode()
-        plain, scripted = _ready_made(table, None), _ready_made(table, sha)
+        sha = client.script_load(SMALLEST_SCRIPT).encode()
+        plain, scripted = ready_made(table, None), ready_made(table, sha)
         turns: dict[str, Callable[[], float]] = {
             "HSET, ready-made": partial(_send_ready_made, server.port, plain),
             "script a row, ready-made": partial(_send_ready_made, server.port, scripted),
@@ -234,7 +234,7 @@ def _peak_memory(server: LocalRedis, folder: Path, rows: int) -> float:
 
 def _materialize_alone(folder: Path, pipe: Any) -> None:
     summary = materialize(FeatureStore(repo_path=str(folder)), START, END)
-    if not summary.complete:
+    if summary.exit_code:
         raise RuntimeError("rows were lost")
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(line for line in status if line.startswith("VmHWM"))

@@ -1,18 +1,18 @@
 """A synchronous client: plain Python values in, plain Python values out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import grpc
 
-from hotfeast.serving.v1 import serving_pb2, serving_pb2_grpc, value_pb2
+from hotfeast.clients.columns import column
+from hotfeast.clients.push import Batch, PushResult, push_request
+from hotfeast.serving.v1 import push_pb2_grpc, serving_pb2, serving_pb2_grpc
 
 _STATUS_NAMES = {v.number: v.name for v in serving_pb2.FieldStatus.DESCRIPTOR.values}
-
-# Feast keeps int32 apart from int64; a Python int is sent as int64, which the gateway narrows.
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class HotfeastError(Exception):
@@ -123,6 +123,7 @@ class FeatureClient:
             target, options=[("grpc.max_receive_message_length", -1)]
         )
         self._stub: Any = serving_pb2_grpc.FeatureServingStub(self._channel)  # type: ignore[no-untyped-call]
+        self._push_stub: Any = push_pb2_grpc.PushStub(self._channel)  # type: ignore[no-untyped-call]
         self._timeout = timeout
 
     def get_online_features(
@@ -162,10 +163,93 @@ class FeatureClient:
         else:
             request.features.val.extend(features)
         for name, values in (entities or {}).items():
-            request.entities[name].CopyFrom(_column(name, values))
+            request.entities[name].CopyFrom(column(name, values))
         for name, values in (request_context or {}).items():
-            request.request_context[name].CopyFrom(_column(name, values))
+            request.request_context[name].CopyFrom(column(name, values))
         return OnlineFeatures(self._call(self._stub.GetOnlineFeatures, request, timeout))
+
+    def push(
+        self,
+        columns: Batch,
+        *,
+        push_source: str | None = None,
+        feature_view: str | None = None,
+        target: str = "online",
+        timeout: float | None = None,
+    ) -> PushResult:
+        """Writes rows.
+
+        Lists, dictionaries and datetimes with fractions of a second are sent as Arrow, for which
+        `pyarrow` has to be installed; all else goes without it.
+
+        Args:
+            columns: For each column of the source (join keys, features, timestamps) its values, all
+                of one length; or a `pyarrow.Table` or `RecordBatch`. A datetime without a zone is
+                UTC.
+            push_source: Where the rows go: a push source, or else a view.
+            feature_view: Where the rows go: a view, or else a push source.
+            target: `online`, `offline` or `online_and_offline`.
+            timeout: Seconds that this call may take; the client's if None.
+
+        Returns:
+            What became of each row. Rows that were rejected, or that a target failed for, raise no
+            exception: look at `ok`, or call `raise_for_failures`.
+
+        Raises:
+            HotfeastError: The gateway refused the batch as a whole, or could not be reached.
+            TypeError: A value cannot be sent; names the column.
+            ValueError: Not one destination is given, or an unknown target.
+        """
+        request = push_request(columns, push_source, feature_view, target)
+        return PushResult(self._call(self._push_stub.Push, request, timeout))
+
+    def push_stream(
+        self,
+        batches: Iterable[Batch],
+        *,
+        push_source: str | None = None,
+        feature_view: str | None = None,
+        target: str = "online",
+    ) -> Iterator[PushResult]:
+        """Writes batches over one stream; each is read from `batches` when the gateway wants it.
+
+        Args:
+            batches: Columns as for `push`.
+            push_source: As for `push`.
+            feature_view: As for `push`.
+            target: As for `push`.
+
+        Yields:
+            For each batch, in order, what became of its rows.
+
+        Raises:
+            HotfeastError: The gateway refused a batch as a whole, or ended the stream. Batches
+                before it are written.
+            TypeError, ValueError: As for `push`.
+        """
+        failed: list[Exception] = []
+
+        def requests() -> Iterator[Any]:
+            try:
+                for columns in batches:
+                    yield push_request(columns, push_source, feature_view, target)
+            except Exception as error:
+                # gRPC would only say that the iterator failed.
+                failed.append(error)
+
+        answers = self._push_stub.PushStream(requests())
+        try:
+            for answer in answers:
+                if answer.HasField("error"):
+                    code = _CODES.get(answer.error.code, grpc.StatusCode.UNKNOWN)
+                    raise HotfeastError(code, answer.error.message)
+                yield PushResult(answer)
+        except grpc.RpcError as error:
+            raise HotfeastError(error.code(), error.details() or "") from None
+        finally:
+            answers.cancel()
+        if failed:
+            raise failed[0]
 
     def serving_info(self) -> Any:
         """What the gateway serves: a `GetServingInfoResponse`."""
@@ -201,37 +285,6 @@ class FeatureClient:
             return method(request, timeout=self._timeout if timeout is None else timeout)
         except grpc.RpcError as error:
             raise HotfeastError(error.code(), error.details() or "") from None
-
-
-def _column(name: str, values: Sequence[Any]) -> Any:
-    try:
-        return value_pb2.RepeatedValue(val=[_proto_value(v) for v in values])
-    except TypeError as error:
-        raise TypeError(f"column {name!r}: {error}") from None
-
-
-def _proto_value(value: Any) -> Any:
-    if isinstance(value, bool):
-        return value_pb2.Value(bool_val=value)
-    if isinstance(value, int):
-        if not _INT64_MIN <= value <= _INT64_MAX:
-            raise TypeError(f"{value} does not fit int64")
-        return value_pb2.Value(int64_val=value)
-    if isinstance(value, float):
-        return value_pb2.Value(double_val=value)
-    if isinstance(value, str):
-        return value_pb2.Value(string_val=value)
-    if isinstance(value, bytes):
-        return value_pb2.Value(bytes_val=value)
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=UTC)
-        return value_pb2.Value(unix_timestamp_val=int(value.timestamp()))
-    if value is None:
-        return value_pb2.Value()
-    if hasattr(value, "item"):
-        return _proto_value(value.item())
-    raise TypeError(f"cannot send a {type(value).__name__}")
 
 
 def _python_value(value: Any) -> Any:

@@ -30,6 +30,17 @@ def view_tags(domain: str, cadence: str, *, pii: bool = False) -> dict[str, str]
     return {"domain": domain, "cadence": cadence, "pii": "true" if pii else "false"}
 
 
-def field_tags(unit: str, window_days: int | None = None) -> dict[str, str]:
-    """Tags of a field: its `unit` and, for a windowed one, its `window` (for example "30d")."""
-    return {"unit": unit} if window_days is None else {"unit": unit, "window": f"{window_days}d"}
+def field_tags(
+    unit: str, window_days: int | None = None, expect: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Tags of a field: its `unit` and, for a windowed one, its `window` (for example "30d").
+
+    `expect` are rules that Hotfeast holds written rows to, such as `{"min": "0"}`.
+    """
+    window = {} if window_days is None else {"window": f"{window_days}d"}
+    return {"unit": unit} | window | (expect or {})
+
+
+NOT_NEGATIVE = {"min": "0"}
+COUNTED = {"min": "0", "not_null": "true"}
+"""Expectations of a number that may be null, and of one that is always there."""

@@ -8,14 +8,13 @@ commas), else one that is started here and keeps its data in `data/redis`.
 """
 
 import hashlib
-import io
 import os
 import pickle
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,6 @@ from prepare import (
     DAY,
     FIRST_SNAPSHOT,
     LAST_SNAPSHOT,
-    ViewFile,
     prepare,
     print_summary,
     progress_bars,
@@ -45,6 +43,9 @@ from bench.peers import Server
 from bench.servers import ECHO_SERVICE, Prepared
 from hotfeast.clients import FeatureClient, HotfeastError, OnlineFeatures
 from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.materialize import materialize
+from hotfeast.server.materialize_report import print_summary as print_materialized
+from hotfeast.server.materialize_report import progress_bars as materialize_bars
 from hotfeast.server.redis_io import connection_pool
 from hotfeast.serving.v1 import serving_pb2, value_pb2
 
@@ -99,8 +100,8 @@ def apply_definitions() -> FeatureStore:
     return FeatureStore(repo_path=str(REPO))
 
 
-def materialize(store: FeatureStore, files: tuple[ViewFile, ...]) -> None:
-    """Has Feast write the latest rows to Redis, unless it did so from the same data before."""
+def materialize_features(store: FeatureStore) -> None:
+    """Writes the latest rows to Redis, unless that was done from the same data before."""
     client: Any = redis.Redis(connection_pool=connection_pool(store.config, None, timeout=5))
     state = hashlib.sha256((REPO / "data" / "manifest.json").read_bytes())
     for definition in sorted(REPO.glob("**/*.py")):
@@ -109,19 +110,18 @@ def materialize(store: FeatureStore, files: tuple[ViewFile, ...]) -> None:
         console.print("Materialized rows: up to date in Redis")
         return
     started = time.perf_counter()
-    with progress_bars(console) as show:
-        for file in files:
-            stage = f"materialize {file.view}"
-            show(stage, 0, file.latest_rows)
-            # Feast prints a heading for each view; the bar says it already.
-            with redirect_stdout(io.StringIO()):
-                store.materialize(
-                    FIRST_SNAPSHOT - 2 * DAY, LAST_SNAPSHOT + timedelta(seconds=1), [file.view]
-                )
-            show(stage, file.latest_rows, file.latest_rows)
+    with materialize_bars(console) as show:
+        summary = materialize(
+            store, FIRST_SNAPSHOT - 2 * DAY, LAST_SNAPSHOT + timedelta(seconds=1), progress=show
+        )
+    seconds = time.perf_counter() - started
+    print_materialized(console, summary)
+    if summary.exit_code != 0:
+        raise typer.Exit(summary.exit_code)
     client.set(MARKER, state.hexdigest())
+    rows = sum(view.counts.read for view in summary.views)
     console.print(
-        f"Materialized by Feast in {time.perf_counter() - started:.0f} s; "
+        f"{rows:,} rows in {seconds:.1f} s ({rows / seconds:,.0f} a second); "
         f"{client.dbsize() - 1:,} keys in Redis"
     )
 
@@ -155,7 +155,7 @@ def everything(bind: str) -> Iterator[str]:
         prepared = prepare(REPO / "data", show)
     print_summary(console, prepared)
     with running_redis():
-        materialize(apply_definitions(), prepared.files)
+        materialize_features(apply_definitions())
         with running_gateway(bind) as address:
             yield address
 
@@ -181,6 +181,34 @@ def _cell(value: Any, status: str) -> str:
     if status != "PRESENT":
         return f"[{STATUS_STYLES[status]}]{status}"
     return f"{value:,.2f}" if isinstance(value, float) else str(value)[:16]
+
+
+def show_push(client: FeatureClient) -> None:
+    """A push, and the read that follows it: a household that the data does not know goes
+    shopping."""
+    household = 2_500_001
+    counts = {f"{name}_count_{days}d": [1] for name in ("baskets", "units") for days in (7, 30, 90)}
+    money = {
+        f"{name}_usd_{days}d": [9.5] for name in ("revenue", "avg_basket") for days in (7, 30, 90)
+    }
+    pushed = client.push(
+        {
+            "user_id": [household],
+            **counts,
+            **money,
+            "days_since_last_basket": [0],
+            "event_timestamp": [AS_OF],
+        },
+        push_source="user_purchase_stats_push",
+    )
+    answer = client.get_online_features(
+        ["user_purchase_stats:revenue_usd_7d"], {"user_id": [household]}
+    )
+    read = answer.to_dict()["revenue_usd_7d"][0]
+    console.print(
+        f"Push for household {household}: {', '.join(pushed.outcomes)}; "
+        f"then revenue_usd_7d reads {read}"
+    )
 
 
 def show_refusals(client: FeatureClient) -> None:
@@ -263,6 +291,7 @@ def run() -> None:
     started = time.perf_counter()
     with everything("127.0.0.1:0") as address, FeatureClient(address) as client:
         show_features(client)
+        show_push(client)
         console.print("Errors name what is wrong:")
         show_refusals(client)
         show_latencies(address)

@@ -36,6 +36,7 @@ cdef extern from *:
         const char* format
         int64_t n_children
         ArrowSchema** children
+        ArrowSchema* dictionary
 
     struct ArrowArray:
         int64_t length

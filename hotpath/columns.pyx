@@ -25,7 +25,7 @@ from libc.stdint cimport (
     uint64_t,
 )
 from libc.stdlib cimport atoll, calloc, free, malloc
-from libc.string cimport memcmp, memcpy, strncmp
+from libc.string cimport memcpy, strncmp
 
 from hotfeast.hotpath.arrow cimport (
     A_BOOL,
@@ -81,6 +81,7 @@ from hotfeast.hotpath.wire cimport (
     Cursor,
     is_utf8,
     left,
+    put_cursor,
     put_varint,
     read_span,
     read_tag,
@@ -113,7 +114,7 @@ FAULT_TEXTS = {
     NOT_EXACT: "a DOUBLE cannot hold it exactly",
     NULL_ELEMENT: "a list must not contain nulls",
     NOT_UTF8: "it is not UTF-8",
-    MALFORMED: "it is not a serialized Value",
+    MALFORMED: "it is not a serialized Value in protobuf's shortest form",
 }
 
 
@@ -128,6 +129,9 @@ cdef ArrowType arrow_type(const ArrowSchema* schema) noexcept:
     t.kind = A_OTHER
     t.width = 0
     t.per_second = 1
+    if schema.dictionary != NULL:
+        # The format is that of the indices.
+        return t
     if f[0] == c"t" and f[1] == c"s":
         t.kind = A_TIME
         if f[2] == c"m":
@@ -285,7 +289,10 @@ cdef inline Fault to_real(uint32_t member, Number* n) noexcept nogil:
     """Makes a number a floating one, as FLOAT and DOUBLE want it."""
     if n.whole:
         n.real = <double>n.integer
-        if member == DOUBLE_VAL and not -EXACT <= n.real <= EXACT:
+        # 2^63 is what the largest integers round to, and no integer itself.
+        if member == DOUBLE_VAL and (
+            n.real >= 9223372036854775808.0 or <int64_t>n.real != n.integer
+        ):
             return NOT_EXACT
     if member == FLOAT_VAL and isfinite(n.real) and not -FLT_MAX <= n.real <= FLT_MAX:
         # What rounds to the largest float is still one.
@@ -358,6 +365,29 @@ cdef inline void read_bytes(
         data = <const uint8_t*>array.buffers[2]
         out.at = data + (<const int64_t*>array.buffers[1])[i]
         out.end = data + (<const int64_t*>array.buffers[1])[i + 1]
+
+
+cdef void span_range(
+    ArrowType t, const ArrowArray* array, int64_t first, int64_t last, Cursor* out
+) noexcept nogil:
+    """The bytes of the elements `first` to `last` - 1; nothing where they are no bytes."""
+    cdef Cursor span
+    out.at = out.end = NULL
+    if first < last and t.kind in (A_BYTES, A_LARGE_BYTES, A_TEXT, A_LARGE_TEXT, A_FIXED_BYTES):
+        read_bytes(t, array, first, out)
+        read_bytes(t, array, last - 1, &span)
+        out.end = span.end
+
+
+cdef inline int next_bytes(
+    ArrowType t, const ArrowArray* array, int64_t i, Cursor* rest, Cursor* out
+) noexcept nogil:
+    """Reads an element and takes it off `rest`. Returns -1 where offsets run backwards."""
+    read_bytes(t, array, i, out)
+    if out.at < rest.at or out.end < out.at or out.end > rest.end:
+        return -1
+    rest.at = out.end
+    return 0
 
 
 cdef size_t bytes_in(ArrowType t, const ArrowArray* array, int64_t first, int64_t last) noexcept:
@@ -487,6 +517,8 @@ cdef class ValueColumn:
             value_type: What the column must be, as `ValueType.Enum`; 0 for what the array is.
             array: Anything with the Arrow PyCapsule interface (`__arrow_c_array__`), such as a
                 `pyarrow.Array`. Dictionaries, views and extension types must be unpacked before.
+                The interface does not say how long buffers are: what came from outside must have
+                passed `validate(full=True)`, or offsets may lead to memory that is not its own.
 
         Raises:
             NoEncoder: There is no compiled conversion between these types.
@@ -500,7 +532,7 @@ cdef class ValueColumn:
         )
         cdef ArrowType t = arrow_type(schema)
         cdef ValueColumn column = ValueColumn()
-        cdef uint32_t member
+        cdef uint32_t member, row
         if data.length > MAX_ROWS:
             raise ValueError(f"{data.length} rows in one array; at most {MAX_ROWS} are taken")
         if value_type == 0:
@@ -510,6 +542,8 @@ cdef class ValueColumn:
         column.value_type = value_type
         if t.kind == A_NULL:
             column.begin(<uint32_t>data.length, 0)
+            for row in range(column.rows):
+                column.cells[row].at = column.cells[row].end = column.owned
         elif takes_numbers(member, t.kind):
             column.begin(<uint32_t>data.length, <size_t>data.length * NUMBER_ROOM)
             fill_numbers(column, member, t, data)
@@ -553,13 +587,15 @@ cdef class ValueColumn:
         cdef uint32_t row
         column.begin(<uint32_t>len(values), 0)
         column.source = source
-        column.kept = values
+        column.kept = tuple(values)
         column.value_type = value_type
         for row in range(column.rows):
-            value = values[row]
+            value = <bytes?>values[row]
             column.cells[row].at = <const uint8_t*>PyBytes_AS_STRING(value)
             column.cells[row].end = column.cells[row].at + PyBytes_GET_SIZE(value)
         for position in faults:
+            if not 0 <= position < column.rows:
+                raise IndexError(position)
             column.mark(position, WRONG_TYPE)
         return column
 
@@ -627,8 +663,9 @@ cdef Fault take_value(
 ) noexcept nogil:
     """Takes one serialized `Value` of a request into a cell.
 
-    The cell points into the request where the value is what is wanted, and else into `room`, of
-    which at most NUMBER_ROOM bytes are used.
+    Numbers are written anew into `room`, of which at most NUMBER_ROOM bytes are used, so that they
+    are in protobuf's shortest form whatever the client sent. Of all else the cell points into the
+    request.
     """
     cdef Cursor whole = value, start, span
     cdef uint32_t field = 0, wire = 0, member = 0, fields = 0
@@ -682,7 +719,12 @@ cdef Fault take_value(
         return MALFORMED
     if member in (DOUBLE_VAL, FLOAT_VAL) and n.real != n.real:
         return FINE if wanted in (DOUBLE_VAL, FLOAT_VAL, INT32_VAL, INT64_VAL) else WRONG_TYPE
-    if member == wanted and not (member == BOOL_VAL or member == INT32_VAL):
+    if member == wanted and wire == WIRE_LEN:
+        # Keys and rules take tag and length in their shortest form for granted.
+        if left(&whole) != (
+            <size_t>varint_size(member << 3) + varint_size(left(&span)) + left(&span)
+        ):
+            return MALFORMED
         cell[0] = whole
         return FINE
     if member == BOOL_VAL or wanted == BOOL_VAL:
@@ -690,7 +732,7 @@ cdef Fault take_value(
             return WRONG_TYPE
         n.integer = n.integer != 0
     elif wanted == UNIX_TIMESTAMP_VAL:
-        if member != INT32_VAL and member != INT64_VAL:
+        if member not in (INT32_VAL, INT64_VAL, UNIX_TIMESTAMP_VAL):
             return WRONG_TYPE
     elif not INT32_VAL <= wanted <= FLOAT_VAL or not INT32_VAL <= member <= FLOAT_VAL:
         return WRONG_TYPE
@@ -736,20 +778,22 @@ cdef int fill_bytes(
 ) except -1:
     cdef uint8_t* at = column.owned
     cdef uint32_t row
-    cdef Cursor span
+    cdef Cursor span, rest
     cdef bint text = is_text(member)
+    span_range(t, array, 0, array.length, &rest)
     with nogil:
         for row in range(column.rows):
             column.cells[row].at = column.cells[row].end = at
             if is_null(array, row):
                 continue
-            read_bytes(t, array, row, &span)
+            if next_bytes(t, array, row, &rest, &span) != 0:
+                column.mark(row, MALFORMED)
+                continue
             if text and not is_utf8(span.at, span.end):
                 column.mark(row, NOT_UTF8)
                 continue
             at = put_varint(put_tag(at, member, WIRE_LEN), left(&span))
-            memcpy(at, span.at, left(&span))
-            at += left(&span)
+            at = put_cursor(at, &span)
             column.cells[row].end = at
     return 0
 
@@ -764,16 +808,19 @@ cdef int fill_lists(
     cdef size_t room
     cdef uint32_t row
     cdef uint8_t* at
+    cdef Cursor rest
     if not numbers and not takes_bytes(element, inner.kind) and inner.kind != A_NULL:
         raise NoEncoder(f"no compiled conversion to value type {column.value_type}")
     if array.length > 0:
         read_list(t, array, 0, &begin, &end)
         read_list(t, array, array.length - 1, &first, &end)
-        end = max(begin, end)
+        if not 0 <= begin <= end <= child.length:
+            raise ValueError("the offsets of a list array are malformed")
     # A list behind two tags and two lengths; each element behind a tag and a length at most.
     room = <size_t>array.length * 24 + <size_t>(end - begin) * NUMBER_ROOM
     if not numbers and inner.kind != A_NULL:
         room += bytes_in(inner, child, begin, end)
+    span_range(inner, child, begin, end, &rest)
     column.begin(<uint32_t>array.length, room)
     at = column.owned
     with nogil:
@@ -785,6 +832,8 @@ cdef int fill_lists(
             if first > last or first < begin or last > end:
                 column.mark(row, MALFORMED)
                 continue
+            # Lists follow each other: no element is written twice, so that there is room for all.
+            begin = last
             for i in range(first, last):
                 if is_null(child, i) or inner.kind == A_NULL:
                     column.mark(row, NULL_ELEMENT)
@@ -793,7 +842,7 @@ cdef int fill_lists(
                 if numbers:
                     at = put_numbers(column, row, member, inner, child, first, last, at)
                 else:
-                    at = put_texts(column, row, member, inner, child, first, last, at)
+                    at = put_texts(column, row, member, inner, child, first, last, &rest, at)
     return 0
 
 
@@ -838,7 +887,7 @@ cdef uint8_t* put_numbers(
 
 cdef uint8_t* put_texts(
     ValueColumn column, uint32_t row, uint32_t member, ArrowType inner, const ArrowArray* child,
-    int64_t first, int64_t last, uint8_t* at
+    int64_t first, int64_t last, Cursor* rest, uint8_t* at
 ) except NULL nogil:
     """Writes a list of texts or bytes. Returns where the next value starts."""
     cdef uint8_t* start = at
@@ -847,7 +896,9 @@ cdef uint8_t* put_texts(
     cdef int64_t i
     cdef bint text = element_of(member) == STRING_VAL
     for i in range(first, last):
-        read_bytes(inner, child, i, &span)
+        if next_bytes(inner, child, i, rest, &span) != 0:
+            column.mark(row, MALFORMED)
+            return start
         if text and not is_utf8(span.at, span.end):
             column.mark(row, NOT_UTF8)
             return start
@@ -856,8 +907,7 @@ cdef uint8_t* put_texts(
     for i in range(first, last):
         read_bytes(inner, child, i, &span)
         at = put_varint(put_tag(at, 1, WIRE_LEN), left(&span))
-        memcpy(at, span.at, left(&span))
-        at += left(&span)
+        at = put_cursor(at, &span)
     column.cells[row].at = start
     column.cells[row].end = at
     return at
@@ -921,10 +971,11 @@ cdef class TimeColumn:
                     column.nanos[row] = 0
                 else:
                     ticks = (<const int64_t*>data.buffers[1])[row + data.offset]
+                    column.seconds[row] = ticks // t.per_second
                     rest = ticks % t.per_second
                     if rest < 0:
                         rest += t.per_second
-                    column.seconds[row] = (ticks - rest) // t.per_second
+                        column.seconds[row] -= 1
                     column.nanos[row] = <int32_t>(rest * (1000000000 // t.per_second))
                 if not FIRST_SECOND <= column.seconds[row] <= LAST_SECOND:
                     column.faults[row] = OUT_OF_RANGE
@@ -968,7 +1019,7 @@ cdef class TimeColumn:
         column.source = times
         column.begin(<uint32_t>len(times))
         for row in range(column.rows):
-            data = times[row]
+            data = <bytes?>times[row]
             column.nanos[row] = -1
             if parse_row_time(
                 <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &time

@@ -173,6 +173,12 @@ cdef class LatestRows:
             else:
                 if order == 0 and created_before(batch, row, entry.row):
                     batch.states[row] = SUPERSEDED
+                elif order == 0 and only_created(batch, row, entry.row):
+                    # The row before wins over whatever is stored with its event time, and this one
+                    # only through it.
+                    self.leave_to_redis(batch, row)
+                    self.note(entry, batch, row)
+                    continue
                 else:
                     batch.states[entry.row] = SUPERSEDED
                     if batch.by_script != NULL and batch.by_script[entry.row]:
@@ -203,6 +209,13 @@ cdef int compare(WriteBatch batch, uint32_t row, const Entry* entry) noexcept no
     if batch.nanos[row] != entry.nanos:
         return -1 if batch.nanos[row] < entry.nanos else 1
     return 0
+
+
+cdef bint only_created(WriteBatch batch, uint32_t row, uint32_t other) noexcept nogil:
+    """Whether a row has a created time and another has none."""
+    if batch.created_nanos == NULL:
+        return False
+    return batch.created_nanos[row] >= 0 and batch.created_nanos[other] < 0
 
 
 cdef bint created_before(WriteBatch batch, uint32_t row, uint32_t other) noexcept nogil:

@@ -54,7 +54,7 @@ cdef Outcome transfer(int fd, Batch batch, Reply reply, int64_t deadline_ns) noe
     cdef pollfd wait
     cdef int ready
     wait.fd = fd
-    limit = batch.chunks[min(AHEAD, batch.chunk_count) - 1].end
+    limit = batch.chunks[min(<uint32_t>AHEAD, batch.chunk_count) - 1].end
     while True:
         if sent < limit:
             count = send(fd, batch.commands + sent, limit - sent, MSG_DONTWAIT | MSG_NOSIGNAL)

@@ -4,10 +4,9 @@ A rule returns the rows that break it. Nulls break `not_null` and nothing else.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from hotfeast.hotpath.columns cimport ValueColumn
-from hotfeast.hotpath.values cimport DOUBLE_VAL, FLOAT_VAL, INT32_VAL
 from hotfeast.hotpath.wire cimport (
     WIRE_LEN,
     Cursor,
@@ -19,9 +18,11 @@ from hotfeast.hotpath.wire cimport (
 )
 
 cdef enum:
-    # Lists whose numbers are packed, by their member: 13 to 18.
-    FIRST_PACKED = 13
-    LAST_PACKED = 18
+    # Lists and sets whose numbers are packed, by their member: 13 to 18 and 24 to 29.
+    FIRST_PACKED_LIST = 13
+    LAST_PACKED_LIST = 18
+    FIRST_PACKED_SET = 24
+    LAST_PACKED_SET = 29
 
 
 cdef inline bint is_missing(const Cursor* c) noexcept nogil:
@@ -98,15 +99,19 @@ cdef uint64_t count_elements(uint32_t member, Cursor value) noexcept nogil:
     cdef uint32_t field = 0, wire = 0
     cdef uint64_t count = 0, number = 0
     cdef Cursor packed
+    cdef bint numbers = (
+        FIRST_PACKED_LIST <= member <= LAST_PACKED_LIST
+        or FIRST_PACKED_SET <= member <= LAST_PACKED_SET
+    )
     while value.at < value.end:
         if read_tag(&value, &field, &wire) != 0:
             break
-        if FIRST_PACKED <= member <= LAST_PACKED and wire == WIRE_LEN:
+        if numbers and wire == WIRE_LEN:
             if read_span(&value, &packed) != 0:
                 break
-            if member == 10 + DOUBLE_VAL:
+            if member in (15, 26):  # DOUBLE
                 count += left(&packed) // 8
-            elif member == 10 + FLOAT_VAL:
+            elif member in (16, 27):  # FLOAT
                 count += left(&packed) // 4
             else:
                 while packed.at < packed.end and read_varint(&packed, &number) == 0:
@@ -118,7 +123,7 @@ cdef uint64_t count_elements(uint32_t member, Cursor value) noexcept nogil:
     return count
 
 
-cdef uint64_t length_of(uint32_t value_type, const Cursor* cell) noexcept nogil:
+cdef uint64_t length_of(const Cursor* cell) noexcept nogil:
     cdef Cursor c = cell[0], span
     cdef uint32_t field = 0, wire = 0
     if read_tag(&c, &field, &wire) != 0 or wire != WIRE_LEN or read_span(&c, &span) != 0:
@@ -138,7 +143,7 @@ def not_of_length(ValueColumn column not None, uint64_t low, uint64_t high) -> l
     for row in range(column.rows):
         if is_missing(&column.cells[row]):
             continue
-        if not low <= length_of(column.value_type, &column.cells[row]) <= high:
+        if not low <= length_of(&column.cells[row]) <= high:
             broken.append(row)
     return broken
 

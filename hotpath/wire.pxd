@@ -201,5 +201,8 @@ cdef inline bint is_utf8(const uint8_t* at, const uint8_t* end) noexcept nogil:
 
 cdef inline uint8_t* put_cursor(uint8_t* at, const Cursor* c) noexcept nogil:
     """Copies the bytes of a cursor and returns the byte after them. The caller has made room."""
+    if c.at == c.end:
+        # memcpy wants real addresses even for nothing.
+        return at
     memcpy(at, c.at, left(c))
     return at + left(c)

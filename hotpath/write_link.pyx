@@ -52,9 +52,10 @@ cdef Outcome transfer(int fd, WriteBatch batch, int64_t patience_ns) noexcept no
     while True:
         if batch.out_size - sent < LOW_WATER and batch.next_row < batch.rows:
             if batch.sent_rows - batch.done_rows < ROWS_AHEAD:
-                memmove(batch.out, batch.out + sent, batch.out_size - sent)
-                batch.out_size -= sent
-                sent = 0
+                if sent > 0:
+                    memmove(batch.out, batch.out + sent, batch.out_size - sent)
+                    batch.out_size -= sent
+                    sent = 0
                 if batch.fill() != 0:
                     return NO_MEMORY
         if sent < batch.out_size:

@@ -3,14 +3,15 @@
 -- KEYS  one hash for each row
 -- ARGV  1 whether event times are compared ('1' or '0'); 2 seconds until a key expires, 0 for never;
 --       3 the field of created times, '' for none; 4 the number of fields; 5 and on their names, the
---       event time's first; then for each row its values, and its created time where there is such
---       a field
+--       event time's first; then a MessagePack array of all rows' values, each row's event time
+--       first and its created time last where there is such a field
 --
 -- Answers one character for each row: 1 written, 0 older than what is stored, F refused by Redis,
 -- and behind them what Redis said of the first refusal.
 local call, pcall, byte, sub = redis.call, redis.pcall, string.byte, string.sub
 
--- A google.protobuf.Timestamp as seconds and nanoseconds; nil where the bytes are none.
+-- A google.protobuf.Timestamp as seconds and nanoseconds; nil where the bytes are none, or a time
+-- that protobuf does not allow, which no reader would take.
 local function decode(b)
   local seconds, nanos, at, size = 0, 0, 1, #b
   while at <= size do
@@ -35,11 +36,32 @@ local function decode(b)
     elseif tag == 16 then nanos = high * 268435456 + low
     else return nil end
   end
+  if seconds < -62135596800 or seconds > 253402300799 or nanos < 0 or nanos > 999999999 then
+    return nil
+  end
   return seconds, nanos
 end
 
 -- Whether time b is before time a; a stored time that cannot be read is before all.
 local function older(a, b)
+  -- Most rows are newer by a second or more, and the seconds of 1978 to 3058 are five bytes, least
+  -- significant first.
+  local a1, a2, a3, a4, a5, a6 = byte(a, 1, 6)
+  local b1, b2, b3, b4, b5, b6 = byte(b, 1, 6)
+  if a6 and b6 and a1 == 8 and b1 == 8 and a5 > 127 and b5 > 127 and a6 < 128 and b6 < 128
+    and a4 > 127 and b4 > 127 and a3 > 127 and b3 > 127 and a2 > 127 and b2 > 127 then
+    if b6 ~= a6 then
+      if b6 > a6 then return false end
+    elseif b5 ~= a5 then
+      if b5 > a5 then return false end
+    elseif b4 ~= a4 then
+      if b4 > a4 then return false end
+    elseif b3 ~= a3 then
+      if b3 > a3 then return false end
+    elseif b2 > a2 then
+      return false
+    end
+  end
   local as, an = decode(a)
   if not as then return false end
   local bs, bn = decode(b)
@@ -56,12 +78,13 @@ local row = {}
 for i = 1, width do row[2 * i - 1] = ARGV[4 + i] end
 local columns = 2 * width
 if has_created then row[columns + 1] = created_field columns = columns + 2 end
-local at = 4 + width
+local values = cmsgpack.unpack(ARGV[5 + width])
+local at = 0
 
 for k = 1, #KEYS do
   local key = KEYS[k]
-  local new = ARGV[at + 1]
-  local created = has_created and ARGV[at + width + 1] or ''
+  local new = values[at + 1]
+  local created = has_created and values[at + width + 1] or ''
   local write = true
   if check then
     local stored = pcall('HGET', key, time_field)
@@ -85,7 +108,7 @@ for k = 1, #KEYS do
     end
   end
   if write then
-    for i = 1, width do row[2 * i] = ARGV[at + i] end
+    for i = 1, width do row[2 * i] = values[at + i] end
     if has_created then row[columns] = string.char(#new) .. new .. created end
     local answer
     if columns <= 4000 then

@@ -15,8 +15,8 @@ cdef enum Outcome:
     SUPERSEDED = 5        # another row of the same entity is newer, never sent
 
 cdef enum:
-    # Rows of one script call: more save little, and Redis serves nobody else meanwhile.
-    ROWS_PER_CALL = 16
+    # Rows of one script call at most: more save little, and Redis serves nobody else meanwhile.
+    MOST_ROWS_PER_CALL = 32
     # Bytes of a script call after which it takes no further row.
     CALL_BYTES = 65536
     # Bytes of commands after which a portion is sent.
@@ -48,9 +48,10 @@ cdef class WriteBatch:
     cdef Cursor** features        # [feature][row]
     cdef int64_t* seconds
     cdef int32_t* nanos
-    cdef int64_t* created_seconds # NULL where the view has no created time
+    cdef int64_t* created_seconds  # NULL where the view has no created time
     cdef int32_t* created_nanos
     cdef uint8_t* states          # an Outcome for each row
+    cdef uint32_t rows_per_call
     cdef uint8_t* by_script       # whether a row is compared although `check` is off; may be NULL
     cdef readonly bint check      # whether event times are compared in Redis
     cdef readonly bint no_script  # Redis did not know the script: load it and send again
@@ -75,8 +76,10 @@ cdef class WriteBatch:
     cdef uint8_t* put_key(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef size_t row_size(self, uint32_t row) noexcept nogil
     cdef size_t created_size(self, uint32_t row) noexcept nogil
+    cdef uint8_t* put_created(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef bint compares(self, uint32_t row) noexcept nogil
     cdef int put_hset(self, uint32_t row) noexcept nogil
+    cdef size_t packed_row_size(self, uint32_t row) noexcept nogil
     cdef int put_call(self, const uint32_t* rows, uint32_t count, bint check) noexcept nogil
     cdef int fill(self) noexcept nogil
     cdef int take_replies(self) noexcept nogil

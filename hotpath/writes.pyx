@@ -2,13 +2,14 @@
 
 Where event times are compared, rows go through a script that Redis runs as one step: it reads the
 stored time, compares, and replaces the view's whole row. An entity is one hash and its rows in a
-view are compared with nothing else, so it holds on a cluster, too. Several rows share a call, which
-sends the field names once. Without comparison a row is one HSET.
+view are compared with nothing else. Several rows share a call, which sends the field names once.
+Without comparison a row is one HSET.
 
 Fields are those of Feast, and one more for views whose source has a created timestamp,
-`_ct:view`: the event time it belongs to, behind its length, and the created time. It decides between
-rows of equal event time, and counts only as long as the stored event time is the one it was written
-with, so that a row written by Feast is never judged by the created time of its predecessor.
+`_ct:view`: the event time it belongs to, behind its length, and the created time. It decides
+between rows of equal event time, and counts only as long as the stored event time is the one it was
+written with, so that a row that Feast writes with another event time is never judged by the created
+time of its predecessor.
 """
 
 import hashlib
@@ -87,7 +88,7 @@ cdef class WritePlan:
         self.has_created = bool(definition.created_field)
         for name, value_type in definition.join_keys:
             if value_type not in (0, *KEY_TYPES):
-                raise ValueError(f"join key {name!r} has value type {value_type}, which is no key's")
+                raise ValueError(f"join key {name!r} has value type {value_type}: no key's")
         count = 2 + 2 * width + (2 if self.has_created else 0)
         self.hset_head = self.own(b"*%d\r\n$4\r\nHSET\r\n" % count)
         head = [b"%d" % definition.key_ttl_seconds, definition.created_field, b"%d" % width]
@@ -148,6 +149,32 @@ cdef inline uint8_t* put_bulk(uint8_t* at, const Cursor* c) noexcept nogil:
     return put_line_end(put_cursor(put_head(at, 36, left(c)), c))
 
 
+cdef inline size_t packed_size(size_t size) noexcept nogil:
+    """Bytes of a MessagePack string of `size` bytes."""
+    if size < 32:
+        return size + 1
+    return size + 3 if size < 65536 else size + 5
+
+
+cdef inline uint8_t* put_big_endian(uint8_t* at, uint64_t value, int size) noexcept nogil:
+    cdef int i
+    for i in range(size):
+        at[i] = <uint8_t>(value >> (8 * (size - 1 - i)))
+    return at + size
+
+
+cdef inline uint8_t* put_packed_head(uint8_t* at, size_t size) noexcept nogil:
+    """Writes what stands before a MessagePack string's bytes."""
+    if size < 32:
+        at[0] = <uint8_t>(0xA0 | size)
+        return at + 1
+    if size < 65536:
+        at[0] = 0xDA
+        return put_big_endian(at + 1, size, 2)
+    at[0] = 0xDB
+    return put_big_endian(at + 1, size, 4)
+
+
 cdef inline size_t time_size(int64_t seconds, int32_t nanos) noexcept nogil:
     """Bytes of a serialized Timestamp, which leaves out zeros."""
     cdef size_t size = 0
@@ -176,7 +203,7 @@ cdef inline uint8_t* put_u32(uint8_t* at, uint32_t value) noexcept nogil:
 
 
 cdef class WriteBatch:
-    """Rows of one view, ready to be sent.
+    """Rows of one view, ready to be sent. One thread at a time may use it.
 
     Attributes:
         plan: How they are stored.
@@ -193,6 +220,7 @@ cdef class WriteBatch:
         TimeColumn times not None,
         TimeColumn created=None,
         bint check=True,
+        uint32_t rows_per_call=MOST_ROWS_PER_CALL,
     ):
         """
         Args:
@@ -203,6 +231,8 @@ cdef class WriteBatch:
             times: The event times.
             created: The created times; needed where the definition has a created field.
             check: Whether event times are compared in Redis, so that a newer row stays.
+            rows_per_call: Rows of one script call at most; 1 on a cluster, where the keys of a call
+                must be of one slot.
 
         Raises:
             ValueError: The columns are not those of the plan, or differ in length.
@@ -212,6 +242,10 @@ cdef class WriteBatch:
         self.plan = plan
         self.rows = times.rows
         self.check = check
+        self.rows_per_call = max(1, min(rows_per_call, <uint32_t>MOST_ROWS_PER_CALL))
+        # Copies: the caller's lists may change, and cells point into the columns.
+        keys = [<ValueColumn?>each for each in keys]
+        features = [<ValueColumn?>each for each in features]
         self.columns = [keys, features, times, created]
         if len(keys) != plan.key_count or len(features) != plan.feature_count:
             raise ValueError("the columns are not those of the plan")
@@ -451,23 +485,39 @@ cdef class WriteBatch:
             at = put_head(at, 36, 1 + time + created)
             at[0] = <uint8_t>time
             at = put_time(at + 1, self.seconds[row], self.nanos[row])
-            if created:
-                at = put_time(at, self.created_seconds[row], self.created_nanos[row])
-            at = put_line_end(at)
+            at = put_line_end(self.put_created(at, row))
         self.out_size = <size_t>(at - self.out)
         return 0
 
+    cdef size_t packed_row_size(self, uint32_t row) noexcept nogil:
+        """Bytes of a row's values, as `put_call` packs them."""
+        cdef size_t size = packed_size(time_size(self.seconds[row], self.nanos[row]))
+        cdef uint32_t i
+        for i in range(self.plan.feature_count):
+            size += packed_size(left(&self.features[i][row]))
+        if self.plan.has_created:
+            size += packed_size(self.created_size(row))
+        return size
+
     cdef int put_call(self, const uint32_t* rows, uint32_t count, bint check) noexcept nogil:
-        """Writes rows as one script call. Returns 0, or -1 without memory."""
-        cdef size_t wanted = 128 + left(&self.plan.call_names), size
-        cdef uint32_t i, j, row, width = self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)
+        """Writes rows as one script call. Returns 0, or -1 without memory.
+
+        All values are one argument, packed as MessagePack: what an argument costs Redis, and once
+        more Lua, is a sixth of a call.
+        """
+        cdef size_t wanted, packed = 5
+        cdef uint32_t i, j, row
+        cdef uint32_t width = self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)
         cdef uint8_t* at
         for j in range(count):
-            wanted += BULK_ROOM + self.key_size(rows[j]) + self.row_size(rows[j])
+            packed += self.packed_row_size(rows[j])
+        wanted = 128 + left(&self.plan.call_names) + BULK_ROOM + packed
+        for j in range(count):
+            wanted += BULK_ROOM + self.key_size(rows[j])
         if self.make_out(wanted) != 0:
             return -1
         at = put_head(
-            self.out + self.out_size, 42, 4 + self.plan.call_name_count + <size_t>count * (1 + width)
+            self.out + self.out_size, 42, 5 + self.plan.call_name_count + <size_t>count
         )
         memcpy(at, b"$7\r\nEVALSHA\r\n$40\r\n", 18)
         memcpy(at + 18, SHA, 40)
@@ -479,18 +529,20 @@ cdef class WriteBatch:
             at = put_line_end(self.put_key(at, rows[j]))
         memcpy(at, b"$1\r\n1\r\n" if check else b"$1\r\n0\r\n", 7)
         at = put_cursor(at + 7, &self.plan.call_names)
+        at = put_head(at, 36, packed)
+        at[0] = 0xDD  # an array with a length of 32 bits
+        at = put_big_endian(at + 1, <uint64_t>count * width, 4)
         for j in range(count):
             row = rows[j]
-            at = put_head(at, 36, time_size(self.seconds[row], self.nanos[row]))
-            at = put_line_end(put_time(at, self.seconds[row], self.nanos[row]))
+            at = put_packed_head(at, time_size(self.seconds[row], self.nanos[row]))
+            at = put_time(at, self.seconds[row], self.nanos[row])
             for i in range(self.plan.feature_count):
-                at = put_bulk(at, &self.features[i][row])
+                at = put_packed_head(at, left(&self.features[i][row]))
+                at = put_cursor(at, &self.features[i][row])
             if self.plan.has_created:
-                size = self.created_size(row)
-                at = put_head(at, 36, size)
-                if size:
-                    at = put_time(at, self.created_seconds[row], self.created_nanos[row])
-                at = put_line_end(at)
+                at = put_packed_head(at, self.created_size(row))
+                at = self.put_created(at, row)
+        at = put_line_end(at)
         self.out_size = <size_t>(at - self.out)
         return 0
 
@@ -498,15 +550,26 @@ cdef class WriteBatch:
         """Bytes of a row's created time; 0 where it has none."""
         if self.created_nanos[row] < 0:
             return 0
-        return time_size(self.created_seconds[row], self.created_nanos[row])
+        # The start of 1970 has no bytes of its own, which would be no time at all.
+        return time_size(self.created_seconds[row], self.created_nanos[row]) or 2
+
+    cdef uint8_t* put_created(self, uint8_t* at, uint32_t row) noexcept nogil:
+        """Writes a row's created time, if it has one."""
+        if self.created_nanos[row] < 0:
+            return at
+        if self.created_seconds[row] == 0 and self.created_nanos[row] == 0:
+            at[0] = 0x08
+            at[1] = 0
+            return at + 2
+        return put_time(at, self.created_seconds[row], self.created_nanos[row])
 
     cdef inline bint compares(self, uint32_t row) noexcept nogil:
         return self.check or (self.by_script != NULL and self.by_script[row] != 0)
 
     cdef int fill(self) noexcept nogil:
-        """Appends commands for the next pending rows, a portion at most. 0, or -1 without memory."""
+        """Appends about a portion of commands for pending rows. 0, or -1 without memory."""
         cdef size_t limit = self.out_size + PORTION_BYTES, bytes_in_call
-        cdef uint32_t group[ROWS_PER_CALL]
+        cdef uint32_t group[MOST_ROWS_PER_CALL]
         cdef uint32_t count, row
         cdef bint compares
         while self.next_row < self.rows and self.out_size < limit:
@@ -524,7 +587,7 @@ cdef class WriteBatch:
                 count = 1
             else:
                 bytes_in_call = 0
-                while self.next_row < self.rows and count < ROWS_PER_CALL:
+                while self.next_row < self.rows and count < self.rows_per_call:
                     row = self.next_row
                     if self.states[row] == PENDING:
                         if bytes_in_call > CALL_BYTES or self.compares(row) != compares:
@@ -563,7 +626,7 @@ cdef class WriteBatch:
                 while 48 <= at[0] <= 57 and size <= MAX_LINE:
                     size = size * 10 + (at[0] - 48)
                     at += 1
-                if at[0] != 13 or size > MAX_LINE:
+                if at != line - 1 or size > MAX_LINE:
                     return -1
                 if <size_t>(end - line) < size + 3:
                     at = line - 1
@@ -589,8 +652,14 @@ cdef class WriteBatch:
         """Notes the outcome of the oldest call without one. Returns 0, or -1 for no such reply."""
         cdef uint32_t count = self.calls[self.done_calls], i, row
         cdef uint8_t state
-        if kind == 36 and size < count:
+        cdef bint script = self.plan.expires or self.compares(self.order[self.done_rows])
+        # Scripts answer with a string, HSETs with a number.
+        if kind == (58 if script else 36) or kind == 36 and size < count:
             return -1
+        if kind == 36:
+            for i in range(count):
+                if at[i] not in (48, 49, 70):
+                    return -1
         if kind == 45 and size >= 8 and memcmp(at, b"NOSCRIPT", 8) == 0:
             self.no_script = True
             self.done_rows += count

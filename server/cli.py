@@ -1,4 +1,4 @@
-"""The command line: `hotfeast serve` and `hotfeast plan`."""
+"""The command line: `hotfeast serve`, `plan`, `materialize` and `materialize-incremental`."""
 
 import logging
 import sys
@@ -17,6 +17,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+
+
+class TransformsFrom(StrEnum):
+    """Where the functions of on-demand views are loaded from."""
+
+    registry = "registry"
+    repo = "repo"
 
 
 class StatusMode(StrEnum):
@@ -78,7 +85,7 @@ def serve(
     transform_threads: Annotated[
         int,
         typer.Option(min=1, help="Requests that run Python transforms at once, per worker."),
-    ] = 4,
+    ] = 1,
     redis_timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds to connect to Redis, and for a round trip.")
     ] = 1.0,
@@ -99,6 +106,17 @@ def serve(
             "python: by their functions. verify: a share of requests by both, to compare them."
         ),
     ] = Transforms.kernel,
+    push_streams: Annotated[
+        int, typer.Option(min=0, help="Push streams that each worker has open at once.")
+    ] = 16,
+    push_future_limit: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds that a pushed row's event time may be in the future."),
+    ] = 86400.0,
+    transforms_from: Annotated[
+        TransformsFrom,
+        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
+    ] = TransformsFrom.registry,
     metrics: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
@@ -147,10 +165,13 @@ def serve(
         registry_interval=registry_interval,
         threads=threads,
         transform_threads=transform_threads,
+        push_streams=push_streams,
+        push_future_limit=push_future_limit,
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,
         transforms=transforms.value,
+        transforms_from=transforms_from.value,
         metrics=metrics_address,
     )
     try:
@@ -182,6 +203,136 @@ def plan(
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
         raise typer.Exit(2) from None
+
+
+class OnInvalid(StrEnum):
+    """What becomes of invalid rows."""
+
+    reject = "reject"
+    skip = "skip"
+    fail = "fail"
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    on = "on"
+    off = "off"
+
+
+RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
+ViewsOption = Annotated[
+    list[str] | None, typer.Option("--views", "-v", help="A view; all of them unless given.")
+]
+VersionOption = Annotated[
+    str | None, typer.Option(help="Version such as v2 of the one view that --views names.")
+]
+RedisOption = Annotated[
+    str | None,
+    typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
+]
+CheckOption = Annotated[
+    Switch,
+    typer.Option(
+        "--event-time-check",
+        help="off: write without a look at what is stored; for bulk loads into an empty store.",
+    ),
+]
+OnInvalidOption = Annotated[
+    OnInvalid,
+    typer.Option(
+        help="Invalid rows: left out and exit code 1; left out and exit code 0; end of the run."
+    ),
+]
+
+
+@app.command()
+def materialize(
+    start: Annotated[
+        str | None, typer.Argument(help="ISO 8601 time; without a zone it is UTC.")
+    ] = None,
+    end: Annotated[str | None, typer.Argument(help="ISO 8601 time, inclusive.")] = None,
+    repo: RepoOption = Path("."),
+    views: ViewsOption = None,
+    version: VersionOption = None,
+    redis: RedisOption = None,
+    event_time_check: CheckOption = Switch.on,
+    on_invalid: OnInvalidOption = OnInvalid.reject,
+    disable_event_timestamp: Annotated[
+        bool,
+        typer.Option(
+            "--disable-event-timestamp", help="Everything up to now, instead of START and END."
+        ),
+    ] = False,
+) -> None:
+    """Writes the latest rows between START and END to Redis.
+
+    Exit codes: 0 if all is written, 1 if anything was lost, 2 if it could not start, 130 after an
+    interruption.
+    """
+    if disable_event_timestamp:
+        if start is not None or end is not None:
+            raise typer.BadParameter(
+                "goes without START and END", param_hint="--disable-event-timestamp"
+            )
+        first, last = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC)
+    else:
+        first, last = _time(start, "START"), _time(end, "END")
+    _materialize(first, last, repo, views, version, redis, event_time_check, on_invalid)
+
+
+@app.command()
+def materialize_incremental(
+    end: Annotated[str, typer.Argument(help="ISO 8601 time, inclusive; without a zone it is UTC.")],
+    repo: RepoOption = Path("."),
+    views: ViewsOption = None,
+    version: VersionOption = None,
+    redis: RedisOption = None,
+    event_time_check: CheckOption = Switch.on,
+    on_invalid: OnInvalidOption = OnInvalid.reject,
+) -> None:
+    """Writes the rows since the last materialization of each view, up to END, to Redis.
+
+    Exit codes as those of `materialize`.
+    """
+    last = _time(end, "END")
+    _materialize(None, last, repo, views, version, redis, event_time_check, on_invalid)
+
+
+def _time(text: str | None, name: str) -> datetime:
+    if text is None:
+        raise typer.BadParameter("is missing", param_hint=name)
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=name) from error
+
+
+def _materialize(
+    start: datetime | None,
+    end: datetime,
+    repo: Path,
+    views: list[str] | None,
+    version: str | None,
+    redis: str | None,
+    check: Switch,
+    on_invalid: OnInvalid,
+) -> None:
+    # Only now: Feast takes seconds to import, and a wrong option should be told at once.
+    from hotfeast.server.materialize_report import run_and_report
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    code = run_and_report(
+        repo,
+        start,
+        end,
+        views or None,
+        version=version,
+        redis_url=redis,
+        event_time_check=check is Switch.on,
+        on_invalid=on_invalid.value,
+    )
+    raise typer.Exit(code)
 
 
 def _say(line: str) -> None:

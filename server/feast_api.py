@@ -28,12 +28,19 @@ try:
         FeatureService,
         FeatureStore,
         FeatureView,
+        FileSource,
         OnDemandFeatureView,
         PushSource,
         RepoConfig,
         StreamFeatureView,
     )
-    from feast.feature_view import DUMMY_ENTITY_NAME
+    from feast.data_format import ParquetFormat
+    from feast.errors import FeastObjectNotFoundException
+    from feast.feature_view import DUMMY_ENTITY_NAME, FeatureViewState
+    from feast.infra.common.materialization_job import MaterializationTask
+    from feast.infra.compute_engines.local.compute import LocalComputeEngine
+    from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
+    from feast.infra.offline_stores.offline_utils import get_pyarrow_schema_from_batch_source
     from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
     from feast.infra.registry import sql as sql_registry
     from feast.infra.registry.file import FileRegistryStore
@@ -57,6 +64,12 @@ try:
     )
     from feast.protos.feast.registry import RegistryServer_pb2
     from feast.protos.feast.serving.GrpcServer_pb2 import DESCRIPTOR as GRPC_SERVER_FILE
+    from feast.protos.feast.serving.GrpcServer_pb2 import PushRequest as FeastPushRequest
+    from feast.protos.feast.serving.GrpcServer_pb2 import PushResponse as FeastPushResponse
+    from feast.protos.feast.serving.GrpcServer_pb2 import (
+        WriteToOnlineStoreRequest,
+        WriteToOnlineStoreResponse,
+    )
     from feast.protos.feast.serving.ServingService_pb2 import DESCRIPTOR as SERVING_SERVICE_FILE
     from feast.protos.feast.serving.ServingService_pb2 import (
         FieldStatus,
@@ -65,6 +78,7 @@ try:
         GetOnlineFeaturesResponse,
     )
     from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+    from feast.repo_operations import parse_repo
     from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
     from feast.value_type import ValueType
 finally:
@@ -76,20 +90,29 @@ __all__ = [
     "SERVING_SERVICE_FILE",
     "Entity",
     "EntityMessage",
+    "FeastObjectNotFoundException",
+    "FeastPushRequest",
+    "FeastPushResponse",
     "FeatureService",
     "FeatureServiceMessage",
     "FeatureStore",
     "FeatureView",
     "FeatureViewMessage",
+    "FeatureViewState",
     "FieldStatus",
     "FileRegistryStore",
+    "FileSource",
     "GetFeastServingInfoRequest",
     "GetFeastServingInfoResponse",
     "GetOnlineFeaturesResponse",
     "LabelView",
     "LabelViewMessage",
+    "LocalComputeEngine",
+    "LocalFeatureBuilder",
+    "MaterializationTask",
     "OnDemandFeatureView",
     "OnDemandFeatureViewMessage",
+    "ParquetFormat",
     "PushSource",
     "RedisOnlineStore",
     "RedisOnlineStoreConfig",
@@ -102,10 +125,24 @@ __all__ = [
     "StreamFeatureViewMessage",
     "Value",
     "ValueType",
+    "WriteToOnlineStoreRequest",
+    "WriteToOnlineStoreResponse",
     "_convert_uuids_for_arrow",
+    "batch_source_schema",
     "feast_value_type_to_python_type",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",
+    "parse_repo",
     "python_values_to_proto_values",
     "sql_registry",
 ]
+
+
+def batch_source_schema(store: FeatureStore, source: Any) -> Any:
+    """The columns that a batch source has now, as the `pyarrow.Schema` that is appended to it.
+
+    Raises:
+        Exception: Whatever Feast raises where the source cannot be read.
+    """
+    schema, _ = get_pyarrow_schema_from_batch_source(store.config, source)
+    return schema

@@ -1,9 +1,10 @@
 """The functions of on-demand feature views, run as Feast runs them.
 
-A view's function gets its inputs as Feast's online code hands them over: join keys, request data and
-the features of its own sources, each feature by its own name and as `view__feature`. What Feast gets
-wrong on the way is put right here: it runs a singleton function for the first row only, and a column
-that is null throughout has no type, so that arithmetic on it fails for an entity without a row.
+A view's function gets its inputs as Feast's online code hands them over: join keys, request data
+and the features of its own sources, each feature by its own name and as `view__feature`. What Feast
+gets wrong on the way is put right here: it runs a singleton function for the first row only, and a
+column that is null throughout has no type, so that arithmetic on it fails for an entity without a
+row.
 """
 
 from collections.abc import Mapping, Sequence

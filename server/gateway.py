@@ -23,10 +23,22 @@ from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
+from hotfeast.server.offline import OfflineWriter
+from hotfeast.server.push import PushService
+from hotfeast.server.push_plan import Destinations
+from hotfeast.server.push_rows import RowPusher
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import Lanes, RedisReader, RedisUnavailable, connection_pool
+from hotfeast.server.redis_io import (
+    Lanes,
+    RedisReader,
+    RedisUnavailable,
+    RedisWriter,
+    connection_pool,
+)
+from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
 from hotfeast.server.transform_runs import TransformRuns
@@ -56,16 +68,22 @@ class Settings:
     registry_interval: float = 5.0
     """Seconds between two looks at the registry."""
     threads: int = 16
-    """Requests that are worked on at once."""
-    transform_threads: int = 4
+    """Requests that are worked on at once, streams apart."""
+    transform_threads: int = 1
     """Requests that run Python transforms at once, beside those `threads`."""
     transforms: str = "kernel"
     """How on-demand views are computed: `kernel` where there is one, `python`, or `verify`."""
+    push_streams: int = 16
+    """Push streams that may be open at once."""
+    push_future_limit: float = 86400.0
+    """Seconds that a pushed row's event time may be in the future."""
     drain: float = 30.0
     """Seconds that requests in flight have to finish after SIGTERM."""
     as_of: datetime | None = None
     """A fixed time to age rows against."""
     status_mode: str = "strict"
+    transforms_from: str = "registry"
+    """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     metrics: tuple[str, int] | None = None
@@ -86,7 +104,7 @@ class Gateway:
         self.settings = settings
         store = open_repository(settings.repo)
         pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
-        self._lanes = Lanes(pool, max_idle=settings.threads)
+        self._lanes = Lanes(pool, max_idle=settings.threads + settings.push_streams)
         reader = RedisReader(self._lanes, settings.redis_timeout)
         self._modes = ReadModes(pool)
         self._metrics: Metrics | None = None
@@ -96,6 +114,9 @@ class Gateway:
             store,
             settings.registry_interval,
             as_feast=settings.status_mode == "feast",
+            repo_views=load_repo_views(settings.repo)
+            if settings.transforms_from == "repo"
+            else None,
             tell=self._metrics.looked if self._metrics is not None else lambda _: None,
             kernels=None if settings.transforms == "python" else KernelMaker(),
         )
@@ -109,7 +130,8 @@ class Gateway:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._gate = DrainGate()
-        self._threads = RequestThreads(settings.threads)
+        # A stream has a thread for its life; it must not be one of those that requests need.
+        self._threads = RequestThreads(settings.threads + settings.push_streams)
         turns = TransformTurns(self._threads, settings.transform_threads)
         self._server = grpc.server(
             self._threads,
@@ -123,9 +145,28 @@ class Gateway:
         catalog = Catalog(
             lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
         )
-        servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict, turns.turn, runs)
+        servicer = FeatureServicer(
+            self._watch, reader, self._modes, clock, strict, turns.turn, runs
+        )
+        pusher = RowPusher(
+            RedisWriter(self._lanes, settings.redis_timeout),
+            OfflineWriter(store),
+            clock,
+            settings.push_future_limit,
+            self._metrics.pushed if self._metrics is not None else None,
+        )
+        destinations = Destinations(store.config.online_store.key_ttl_seconds or 0)
+        self._pushes = PushService(self._watch, destinations, pusher, settings.push_streams)
+        feast_pushes = FeastPushService(self._watch, destinations, pusher)
         self._server.add_generic_rpc_handlers(
-            handlers(servicer, catalog, installed_version("hotfeast"), self._gate.guard)
+            handlers(
+                servicer,
+                self._pushes,
+                feast_pushes,
+                catalog,
+                installed_version("hotfeast"),
+                self._gate.guard,
+            )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -189,7 +230,10 @@ class Gateway:
         """
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-        self._gate.stop(self._server, self.settings.drain if drain is None else drain).wait()
+        stopped = self._gate.stop(self._server, self.settings.drain if drain is None else drain)
+        # Once clients have been told to go elsewhere, so that streams are not opened here again.
+        self._pushes.stop()
+        stopped.wait()
         self._threads.shutdown(wait=False)
         self._watch.stop()
         self._modes.stop()

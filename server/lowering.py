@@ -376,11 +376,7 @@ class _Lowering:
     def _power(self, node: Node) -> _Operand:
         base, exponent = self._operands(node)
         if not exponent.is_constant:
-            if exponent.kind in _INTEGERS and (
-                base.kind in _INTEGERS or (base.is_constant and type(base.constant) is int)
-            ):
-                raise _refuse("raises integers to a column of integers")
-            return self._ufunc("power", base, exponent)
+            return self._float_power(base, exponent)
         self._number(base, "power")
         value = exponent.constant
         if type(value) not in (int, float):
@@ -396,6 +392,13 @@ class _Lowering:
         if value == 2:
             return self._ufunc("square", base)
         return self._ufunc("power", base, exponent)
+
+    def _float_power(self, base: _Operand, exponent: _Operand) -> _Operand:
+        result = self._ufunc("power", base, exponent)
+        if result.kind not in _FLOATS:
+            # NumPy raises for negative ones among them.
+            raise _refuse("raises integers to a column of integers")
+        return result
 
     def _comparison(self, node: Node) -> _Operand:
         left, right = self._operands(node)
@@ -429,10 +432,8 @@ class _Lowering:
         (name,) = node.params
         assert isinstance(name, str)
         operands = self._operands(node)
-        if name == "power" and all(
-            o.kind in _INTEGERS or type(o.constant) is int for o in operands
-        ):
-            raise _refuse("raises integers with np.power")
+        if name == "power":
+            return self._float_power(*operands)
         return self._ufunc(name, *operands)
 
     def _astype(self, node: Node) -> _Operand:

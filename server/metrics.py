@@ -121,6 +121,13 @@ class Metrics(grpc.ServerInterceptor):
                 registry=self.collector,
             ),
         )
+        self._push_rows = Counter(
+            "hotfeast_push_rows",
+            "Pushed rows, by feature view and what became of them there: written, stale, rejected, "
+            "failed.",
+            ["feature_view", "outcome"],
+            registry=self.collector,
+        )
         # Made at the first look: a worker that is still starting would tell of zeros.
         self._look: _Look | None = None
         build = Gauge(
@@ -139,6 +146,10 @@ class Metrics(grpc.ServerInterceptor):
         if watch.state.error:
             self._errors.inc()
         self._look.note(watch)
+
+    def pushed(self, feature_view: str, outcome: str, rows: int) -> None:
+        """Counts rows of a push."""
+        self._push_rows.labels(feature_view, outcome).inc(rows)
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails

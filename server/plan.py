@@ -560,3 +560,10 @@ class PlanBook:
 def _list_key(references: Sequence[str]) -> bytes:
     """The serialized `FeatureList` of references, which requests are looked up by."""
     return serving_pb2.FeatureList(val=references).SerializeToString()
+
+
+class PlanSource(Protocol):
+    """Where answers get the plans of the moment."""
+
+    @property
+    def book(self) -> PlanBook: ...

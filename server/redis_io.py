@@ -309,7 +309,7 @@ def connection_pool(config: RepoConfig, url: str | None, timeout: float) -> redi
     Args:
         config: The repository's configuration.
         url: A `redis://`, `rediss://` or `unix://` URL to use instead of the configured address.
-        timeout: Seconds to connect.
+        timeout: Seconds to connect, and for each reply that redis-py waits for.
 
     Raises:
         StartFailure: The online store is not a single Redis server, or the address is malformed.
@@ -328,6 +328,8 @@ def connection_pool(config: RepoConfig, url: str | None, timeout: float) -> redi
         )
     options: dict[str, Any] = {
         "socket_connect_timeout": timeout,
+        # For the greeting that redis-py exchanges on a new connection, and for loading scripts.
+        "socket_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
     }
     if url is not None:

@@ -4,20 +4,23 @@ Nothing is written here, and nothing that is wrong gets past: a row that cannot 
 breaks a rule of its field, is rejected with the view, the field, the rule and the value.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute
+from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.writes import KEY_TYPES, WriteBatch
-from hotfeast.server.errors import invalid
+from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.feast_api import ValueType, python_values_to_proto_values
 from hotfeast.server.write_plan import ViewWrite
 from hotfeast.serving.v1 import value_pb2
 
-ColumnData = pa.Array | bytes | TimeColumn
+ColumnData: TypeAlias = pa.Array | bytes | TimeColumn
 """A column as it came: an Arrow array, a serialized `RepeatedValue`, or times."""
 
 # Characters of a value that a message quotes.
@@ -47,7 +50,13 @@ class EncodedRows(NamedTuple):
 
 
 def unpack(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """An array in one piece, in one of the plain forms that the hot path reads."""
+    """An array in one piece, in one of the plain forms that the hot path reads.
+
+    What came from outside must have passed `validate(full=True)` before.
+
+    Raises:
+        pyarrow.ArrowException: It is in a form that pyarrow itself does not read.
+    """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
@@ -56,7 +65,9 @@ def unpack(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         column = column.storage
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return unpack(column.dictionary_decode())
+        # The values first: pyarrow does not decode dictionaries of views.
+        values = unpack(column.dictionary)
+        return pa.DictionaryArray.from_arrays(column.indices, values).dictionary_decode()
     if pa.types.is_run_end_encoded(kind):
         return unpack(pa.compute.run_end_decode(column))
     if kind == pa.string_view():
@@ -199,9 +210,12 @@ class _Judge:
             )
 
     def faults(self, name: str, column: ValueColumn) -> None:
-        for row, why in column.faults:
-            value = _quote(_source_value(column.source, row))
-            self._reject(row, name, "type", f"{name!r} is {value}: {why}")
+        faults = column.faults
+        if faults:
+            value_at = _source_values(column.source)
+            for row, why in faults:
+                if row not in self.rejected:
+                    self._reject(row, name, "type", f"{name!r} is {_quote(value_at(row))}: {why}")
 
     def broken(self, name: str, rule: str, rows: list[int], words: str) -> None:
         for row in rows:
@@ -219,27 +233,53 @@ def _quote(value: Any) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
-def _python_value(serialized: bytes) -> Any:
-    value = value_pb2.Value.FromString(serialized)
+def python_value(value: value_pb2.Value) -> Any:
+    """A `Value` as Python has it; times are seconds since 1970."""
     member = value.WhichOneof("val")
-    if member is None:
+    if member is None or member == "null_val":
         return None
     content = getattr(value, member)
-    return list(content.val) if hasattr(content, "val") else content
+    if not hasattr(content, "val"):
+        return content
+    if isinstance(content.val, Mapping):
+        return {key: python_value(element) for key, element in content.val.items()}
+    return [
+        python_value(element) if isinstance(element, value_pb2.Value) else element
+        for element in content.val
+    ]
 
 
-def _source_value(source: Any, row: int) -> Any:
-    """A value as it came, for messages."""
+def _python_value(serialized: bytes) -> Any:
+    return python_value(value_pb2.Value.FromString(serialized))
+
+
+def _source_values(source: Any) -> Callable[[int], Any]:
+    """A column's values as they came, for messages."""
     if isinstance(source, bytes):
         try:
-            return _python_value(
-                value_pb2.RepeatedValue.FromString(source).val[row].SerializeToString()
-            )
-        except Exception:
-            return "not a serialized Value"
-    if isinstance(source, pa.Array):
-        return source[row].as_py()
-    return source[row]
+            values = value_pb2.RepeatedValue.FromString(source).val
+        except DecodeError:
+            # protobuf takes all or nothing, and one value that it does not take is enough.
+            return lambda row: _Words("not readable")
+        return lambda row: python_value(values[row])
+
+    def value_at(row: int) -> Any:
+        try:
+            return source[row].as_py()
+        except (ValueError, OverflowError):
+            # What Python cannot hold, such as a time of the year 20000.
+            return _Words(f"a {source.type}")
+
+    return value_at
+
+
+class _Words(str):
+    """What stands in a message for a value that cannot be quoted."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _times(write: ViewWrite, name: str, columns: Mapping[str, ColumnData]) -> TimeColumn:
@@ -249,14 +289,24 @@ def _times(write: ViewWrite, name: str, columns: Mapping[str, ColumnData]) -> Ti
     try:
         if isinstance(column, bytes):
             return TimeColumn.from_values(column)
-        return TimeColumn.from_arrow(unpack(column))
+        array = unpack(column)
+        return TimeColumn.from_arrow(array)
     except NoEncoder:
         raise invalid(
             f"feature view {write.name!r}: column {name!r} must hold timestamps, and is of Arrow "
-            f"type {column.type}"
+            f"type {array.type}"
         ) from None
+    except pa.ArrowException as error:
+        raise _unreadable(write, name, error) from error
     except InvalidRequest as error:
         raise invalid(f"column {name!r} is {error}") from None
+
+
+def _unreadable(write: ViewWrite, name: str, error: Exception) -> RequestFailure:
+    return invalid(
+        f"feature view {write.name!r}: column {name!r} is in an Arrow form that cannot be read: "
+        f"{error}; send it as a plain array"
+    )
 
 
 def _values(write: ViewWrite, name: str, value_type: int, column: ColumnData) -> ValueColumn:
@@ -271,8 +321,10 @@ def _values(write: ViewWrite, name: str, value_type: int, column: ColumnData) ->
         return ValueColumn.from_arrow(value_type, array)
     except InvalidRequest as error:
         raise invalid(f"column {name!r} is {error}") from None
+    except pa.ArrowException as error:
+        raise _unreadable(write, name, error) from error
     except NoEncoder:
-        if value_type in _BY_FEAST:
+        if value_type in _BY_FEAST and not _would_be_quoted(value_type, array.type):
             return _by_feast(value_type, array)
         declared = ValueType(value_type).name if value_type else "entity key"
         raise invalid(
@@ -287,11 +339,51 @@ _BY_FEAST = {
 }  # fmt: skip
 
 
+_UUIDS = {36, 37}
+# Types whose values Feast makes with `str`, which turns bytes into their Python notation.
+_BY_STR = {*range(36, 42), 44, 45, 46}
+
+
+_ZONED = 48
+
+
+def _zoned(array: pa.Array, moments: list[Any]) -> list[Any]:
+    """Times with their zone, for NumPy's have none and Feast takes none of them.
+
+    Those stay NumPy's that a `datetime` cannot hold to the nanosecond.
+    """
+    try:
+        times = array.to_pylist()
+    except (ValueError, OverflowError):
+        return moments
+    return [
+        moment if getattr(time, "nanosecond", 0) else time
+        for moment, time in zip(moments, times, strict=True)
+    ]
+
+
+def _would_be_quoted(value_type: int, kind: pa.DataType) -> bool:
+    if value_type in _UUIDS and kind == pa.binary(16):
+        return False
+    inner = kind
+    while hasattr(inner, "value_type"):
+        inner = inner.value_type
+    binary = pa.types.is_binary(inner) or pa.types.is_large_binary(inner)
+    return value_type in _BY_STR and (binary or pa.types.is_fixed_size_binary(inner))
+
+
 def _by_feast(value_type: int, array: pa.Array) -> ValueColumn:
     """Has Feast convert a column, value by value where it refuses the whole."""
     kind = ValueType(value_type)
-    # As Feast has it when it writes.
-    values = list(array.to_numpy(zero_copy_only=False))
+    if pa.types.is_map(array.type):
+        values = array.to_pylist(maps_as_pydicts="strict")
+    else:
+        # As Feast has it when it writes.
+        values = list(array.to_numpy(zero_copy_only=False))
+    if value_type in _UUIDS and array.type == pa.binary(16):
+        values = [None if v is None else uuid.UUID(bytes=v) for v in values]
+    if value_type == _ZONED and pa.types.is_timestamp(array.type):
+        values = _zoned(array, values)
     try:
         made = [v.SerializeToString() for v in python_values_to_proto_values(values, kind)]
         return ValueColumn.from_serialized(value_type, made, [], array)

@@ -11,6 +11,7 @@
 Vectors of a declared length are held to it, as Feast does.
 """
 
+import ctypes
 import json
 import math
 import re
@@ -31,7 +32,8 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 # ValueType.Enum
 _WHOLE = {3, 4}
 _TIME = 8
-_REAL = {5, 6}
+_FLOAT = 6
+_REAL = {5, _FLOAT}
 _BOOL = 7
 _TEXTS = {2, 32, 36, 37, 44}
 _BYTES = {1, 30, 31}
@@ -69,7 +71,7 @@ def rules_of(field: FieldDefinition) -> tuple[Rule, ...]:
             continue
         try:
             rule = _MAKERS[tag](field, field.tags[tag].strip())
-        except (ValueError, re.error) as error:
+        except (ValueError, OverflowError, re.error) as error:
             raise BadRule(
                 f"field {field.name!r}: tag {tag}={field.tags[tag]!r} {error}; mend the tag and "
                 "apply the repository again"
@@ -97,9 +99,15 @@ def _bound(field: FieldDefinition, text: str, low: bool) -> Rule:
         whole = math.ceil(number) if low else math.floor(number)
         first, last = (whole, _INT64_MAX) if low else (_INT64_MIN, whole)
         first, last = max(first, _INT64_MIN), min(last, _INT64_MAX)
+        if first > last:
+            # The bound lies beyond all integers, and nothing is within.
+            first, last = _INT64_MAX, _INT64_MIN
         return Rule(name, words, lambda c: rules.outside_integers(c, first, last))
     if field.value_type in _REAL:
         real = float(_number(text))
+        if field.value_type == _FLOAT:
+            # As the values are: else 0.1 would be above a max of 0.1.
+            real = ctypes.c_float(real).value
         least, most = (real, math.inf) if low else (-math.inf, real)
         return Rule(name, words, lambda c: rules.outside_reals(c, least, most))
     raise ValueError("goes with numbers and times only")
@@ -110,7 +118,10 @@ def _number(text: str) -> int | float:
         return int(text)
     except ValueError:
         pass
-    number = float(text) if text else math.nan
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not math.isfinite(number):
         raise ValueError("must be a number")
     return number
@@ -149,20 +160,22 @@ def _serialized(value_type: int, value: Any) -> bytes:
     if value_type in _TEXTS:
         if not isinstance(value, str):
             raise ValueError("must list texts")
-        member: str = value_pb2.Value.DESCRIPTOR.fields_by_number[value_type].name
-        return bytes(value_pb2.Value(**{member: value}).SerializeToString())
+        made = value_pb2.Value()
+        setattr(made, made.DESCRIPTOR.fields_by_number[value_type].name, value)
+        return made.SerializeToString()
     if value_type in _WHOLE:
         try:
-            number = int(value)
-        except (TypeError, ValueError):
+            number = int(str(value))
+        except ValueError:
             raise ValueError("must list whole numbers") from None
-        member = "int32_val" if value_type == 3 else "int64_val"
-        return bytes(value_pb2.Value(**{member: number}).SerializeToString())
+        if value_type == 3:
+            return value_pb2.Value(int32_val=number).SerializeToString()
+        return value_pb2.Value(int64_val=number).SerializeToString()
     if value_type == _BOOL:
         words = {"true": True, "false": False}
         if str(value).lower() not in words:
             raise ValueError("must list 'true' or 'false'")
-        return bytes(value_pb2.Value(bool_val=words[str(value).lower()]).SerializeToString())
+        return value_pb2.Value(bool_val=words[str(value).lower()]).SerializeToString()
     raise ValueError("goes with texts, whole numbers and booleans only")
 
 

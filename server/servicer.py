@@ -7,7 +7,7 @@ came; everything else uses protobuf's classes.
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -22,10 +22,14 @@ from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.feast_api import (
     GRPC_SERVER_FILE,
     SERVING_SERVICE_FILE,
+    FeastPushRequest,
     GetFeastServingInfoRequest,
     GetFeastServingInfoResponse,
+    WriteToOnlineStoreRequest,
 )
-from hotfeast.server.plan import PlanBook
+from hotfeast.server.feast_push import FeastPushService
+from hotfeast.server.plan import PlanSource
+from hotfeast.server.push import PushService, abort_unavailable
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import RedisReader, RedisUnavailable
 from hotfeast.server.transform_runs import TransformRuns
@@ -43,13 +47,6 @@ SERVICE_NAMES = (FEATURE_SERVING, PUSH, FEAST_SERVING_SERVICE, FEAST_FEATURE_SER
 """Every service that is served, by its full name."""
 
 
-class PlanSource(Protocol):
-    """Where the servicer gets the plans of the moment."""
-
-    @property
-    def book(self) -> PlanBook: ...
-
-
 class FeatureServicer:
     """Answers `GetOnlineFeatures`."""
 
@@ -60,7 +57,9 @@ class FeatureServicer:
         modes: ReadModes,
         clock: Clock,
         strict: bool = True,
-        transform_turn: Callable[[float | None], AbstractContextManager[None]] = nullcontext,
+        transform_turn: Callable[[float | None], AbstractContextManager[None]] = lambda _: (
+            nullcontext()
+        ),
         transform_runs: TransformRuns | None = None,
     ) -> None:
         """
@@ -92,7 +91,7 @@ class FeatureServicer:
         except CorruptRow as error:
             context.abort(grpc.StatusCode.DATA_LOSS, str(error))
         except (RedisUnavailable, ProtocolError) as error:
-            self._abort_unavailable(context, error)
+            abort_unavailable(context, str(error))
         except ReplyError as error:
             # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
             message = f"Redis: {error}"
@@ -154,13 +153,6 @@ class FeatureServicer:
             self._runs.compare(plan, computed, response)
         return response
 
-    def _abort_unavailable(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
-        left = context.time_remaining()
-        if left is not None and left <= 0:
-            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
-        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        raise AssertionError("abort() returned")
-
 
 _PASSING_ERRORS = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
 
@@ -175,39 +167,38 @@ def _canonical(data: bytes) -> bytes:
     return message.SerializeToString()
 
 
-def _unimplemented(what: str) -> Callable[[Any, grpc.ServicerContext], NoReturn]:
-    def refuse(_: Any, context: grpc.ServicerContext) -> NoReturn:
-        context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            f"{what} is not served by this version; write through Feast's own push",
-        )
-        raise AssertionError("abort() returned")
-
-    return refuse
-
-
 Method = Callable[[Any, Any], Any]
 
 
 def handlers(
-    servicer: FeatureServicer, catalog: Catalog, version: str, guard: Callable[[Method], Method]
+    servicer: FeatureServicer,
+    pushes: PushService,
+    feast_pushes: FeastPushService,
+    catalog: Catalog,
+    version: str,
+    guard: Callable[[Method], Method],
 ) -> list[grpc.GenericRpcHandler]:
     """The handlers of all services that are served, Feast's two names among them.
 
     Args:
         servicer: Answers for features.
+        pushes: Takes pushes.
+        feast_pushes: Takes those of Feast's clients.
         catalog: Answers for definitions.
         version: Hotfeast's.
         guard: Wraps each method that answers.
     """
     online: Any = grpc.unary_unary_rpc_method_handler(guard(servicer.get_online_features))
 
-    def listing(method: Callable[[Any], Any], request: Any) -> Any:
+    def writing(method: Method, request: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(
-            guard(lambda message, _: method(message)),
+            guard(method),
             request_deserializer=request.FromString,
             response_serializer=lambda message: message.SerializeToString(),
         )
+
+    def listing(method: Callable[[Any], Any], request: Any) -> Any:
+        return writing(lambda message, _: method(message), request)
 
     return [
         grpc.method_handlers_generic_handler(
@@ -226,8 +217,8 @@ def handlers(
         grpc.method_handlers_generic_handler(
             PUSH,
             {
-                "Push": grpc.unary_unary_rpc_method_handler(_unimplemented("Push")),
-                "PushStream": grpc.stream_stream_rpc_method_handler(_unimplemented("PushStream")),
+                "Push": grpc.unary_unary_rpc_method_handler(guard(pushes.push)),
+                "PushStream": grpc.stream_stream_rpc_method_handler(guard(pushes.push_stream)),
             },
         ),
         grpc.method_handlers_generic_handler(
@@ -244,9 +235,9 @@ def handlers(
             FEAST_FEATURE_SERVER,
             {
                 "GetOnlineFeatures": online,
-                "Push": grpc.unary_unary_rpc_method_handler(_unimplemented("Push")),
-                "WriteToOnlineStore": grpc.unary_unary_rpc_method_handler(
-                    _unimplemented("WriteToOnlineStore")
+                "Push": writing(feast_pushes.push, FeastPushRequest),
+                "WriteToOnlineStore": writing(
+                    feast_pushes.write_to_online_store, WriteToOnlineStoreRequest
                 ),
             },
         ),

@@ -39,7 +39,7 @@ _MEMBERS = {
     7: "bool_val",
     8: "unix_timestamp_val",
 }
-"""Where a `Value` keeps the types that are checked in request data, by number in `ValueType.Enum`."""
+"""Where a `Value` keeps the types that request data is checked for, by `ValueType.Enum`."""
 _INTEGERS = ("int32_val", "int64_val")
 
 

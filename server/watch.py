@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
@@ -41,6 +42,7 @@ class RegistryWatch:
         as_feast: bool = False,
         tell: Callable[["RegistryWatch"], None] = lambda _: None,
         kernels: Kernels | None = None,
+        repo_views: Mapping[str, Any] | None = None,
     ) -> None:
         """Reads the registry and makes the first plans.
 
@@ -50,6 +52,7 @@ class RegistryWatch:
             as_feast: As for `PlanBook`.
             tell: Is called now, and after each look in the thread that looks.
             kernels: As for `PlanBook`.
+            repo_views: As for `RegistryReader`.
 
         Raises:
             StartFailure: The registry cannot be read.
@@ -62,7 +65,7 @@ class RegistryWatch:
         self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
         self._began: float | None = None
         try:
-            self._reader = RegistryReader(store)
+            self._reader = RegistryReader(store, repo_views)
             stored = self._reader.read()
             definitions = self._reader.define(stored)
         except Exception as error:

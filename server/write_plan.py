@@ -51,7 +51,11 @@ def created_hash_field(storage_name: str) -> bytes:
 
 
 def plan_write(
-    definitions: Definitions, name: str, key_ttl_seconds: int, version: int | None = None
+    definitions: Definitions,
+    name: str,
+    key_ttl_seconds: int,
+    version: int | None = None,
+    online: bool = True,
 ) -> ViewWrite:
     """Plans the writing of a view's rows.
 
@@ -60,6 +64,8 @@ def plan_write(
         name: The view.
         key_ttl_seconds: Seconds after which an entity's hash expires; 0 for never.
         version: The version to write, where versions are kept apart; the current one if None.
+        online: Whether rows are written online; a view that is not served can still be written
+            offline.
 
     Raises:
         RequestFailure: There is no such view or version, or it cannot be written; the message says
@@ -79,7 +85,7 @@ def plan_write(
         raise not_servable(
             f"feature view {name!r} is an on-demand view: push the rows that it is computed from"
         )
-    if not view.online:
+    if online and not view.online:
         raise not_servable(
             f"feature view {name!r} is defined with online=False; set online=True and apply"
         )

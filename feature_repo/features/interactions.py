@@ -1,6 +1,6 @@
 """Feature views keyed by `user_id` and `product_id` together."""
 
-from conventions import INTERACTIONS_OWNER, WEEKLY_TTL, field_tags, view_tags
+from conventions import COUNTED, INTERACTIONS_OWNER, WEEKLY_TTL, field_tags, view_tags
 from data_sources.interactions import user_product_interactions_source
 from entities import product, user
 from feast import FeatureView, Field
@@ -15,25 +15,25 @@ user_product_interactions = FeatureView(
             name="pair_baskets_count_90d",
             dtype=Int64,
             description="The household's baskets with the product in the 90 days before.",
-            tags=field_tags("baskets", 90),
+            tags=field_tags("baskets", 90, expect={"min": "4", "not_null": "true"}),
         ),
         Field(
             name="pair_units_count_90d",
             dtype=Int64,
             description="Units of the product the household bought in the 90 days before.",
-            tags=field_tags("units", 90),
+            tags=field_tags("units", 90, expect={"min": "4", "not_null": "true"}),
         ),
         Field(
             name="pair_revenue_usd_90d",
             dtype=Float64,
             description="What the household paid for the product in the 90 days before.",
-            tags=field_tags("usd", 90),
+            tags=field_tags("usd", 90, expect=COUNTED),
         ),
         Field(
             name="pair_days_since_last_purchase",
             dtype=Int64,
             description="Whole 24-hour periods from the last such purchase to the snapshot.",
-            tags=field_tags("days"),
+            tags=field_tags("days", expect={"max": "90"} | COUNTED),
         ),
     ],
     source=user_product_interactions_source,

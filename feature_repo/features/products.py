@@ -1,6 +1,14 @@
 """Feature views keyed by `product_id`."""
 
-from conventions import PRODUCTS_OWNER, STATIC_TTL, WEEKLY_TTL, field_tags, view_tags
+from conventions import (
+    COUNTED,
+    NOT_NEGATIVE,
+    PRODUCTS_OWNER,
+    STATIC_TTL,
+    WEEKLY_TTL,
+    field_tags,
+    view_tags,
+)
 from data_sources.products import product_attributes_source, product_popularity_source
 from entities import product
 from feast import FeatureView, Field
@@ -48,25 +56,25 @@ def _window_fields(days: int) -> list[Field]:
             name=f"product_units_count_{days}d",
             dtype=Int64,
             description=f"Units sold {span}; a fuel line counts as one unit.",
-            tags=field_tags("units", days),
+            tags=field_tags("units", days, expect=COUNTED),
         ),
         Field(
             name=f"product_revenue_usd_{days}d",
             dtype=Float64,
             description=f"Money the retailer received for the product {span}.",
-            tags=field_tags("usd", days),
+            tags=field_tags("usd", days, expect=COUNTED),
         ),
         Field(
             name=f"product_buyers_count_{days}d",
             dtype=Int64,
             description=f"Distinct households that bought the product {span}.",
-            tags=field_tags("households", days),
+            tags=field_tags("households", days, expect=COUNTED),
         ),
         Field(
             name=f"product_avg_price_usd_{days}d",
             dtype=Float64,
             description=f"Revenue per unit {span}; null without a sale.",
-            tags=field_tags("usd_per_unit", days),
+            tags=field_tags("usd_per_unit", days, expect=NOT_NEGATIVE),
         ),
     ]
 

@@ -1,6 +1,14 @@
 """Feature views keyed by `user_id`."""
 
-from conventions import DAILY_TTL, STATIC_TTL, USERS_OWNER, field_tags, view_tags
+from conventions import (
+    COUNTED,
+    DAILY_TTL,
+    NOT_NEGATIVE,
+    STATIC_TTL,
+    USERS_OWNER,
+    field_tags,
+    view_tags,
+)
 from data_sources.users import user_demographics_source, user_purchase_stats_push
 from entities import user
 from feast import FeatureView, Field
@@ -14,25 +22,25 @@ def _window_fields(days: int) -> list[Field]:
             name=f"baskets_count_{days}d",
             dtype=Int64,
             description=f"Baskets (store visits with a purchase) {span}.",
-            tags=field_tags("baskets", days),
+            tags=field_tags("baskets", days, expect=COUNTED),
         ),
         Field(
             name=f"units_count_{days}d",
             dtype=Int64,
             description=f"Product units bought {span}; a fuel line counts as one unit.",
-            tags=field_tags("units", days),
+            tags=field_tags("units", days, expect=COUNTED),
         ),
         Field(
             name=f"revenue_usd_{days}d",
             dtype=Float64,
             description=f"Money the retailer received from the household {span}.",
-            tags=field_tags("usd", days),
+            tags=field_tags("usd", days, expect=COUNTED),
         ),
         Field(
             name=f"avg_basket_usd_{days}d",
             dtype=Float64,
             description=f"Mean revenue of a basket {span}; null without a basket.",
-            tags=field_tags("usd_per_basket", days),
+            tags=field_tags("usd_per_basket", days, expect=NOT_NEGATIVE),
         ),
     ]
 
@@ -49,7 +57,7 @@ user_purchase_stats = FeatureView(
             name="days_since_last_basket",
             dtype=Int64,
             description="Whole 24-hour periods from the last basket to the snapshot.",
-            tags=field_tags("days"),
+            tags=field_tags("days", expect=COUNTED),
         ),
     ],
     source=user_purchase_stats_push,
@@ -72,13 +80,25 @@ _DEMOGRAPHICS = {
     "household_comp": ("category", "Composition, for example 2 Adults No Kids."),
     "kids_count": ("persons_bracket", "Children in the household: 0 to 2, or 3+."),
 }
+_CLOSED = {
+    "age": {"allowed": "19-24, 25-34, 35-44, 45-54, 55-64, 65+", "not_null": "true"},
+    "marital_status": {"allowed": "Married, Unmarried"},
+    "household_size": {"allowed": "1, 2, 3, 4, 5+", "not_null": "true"},
+    "kids_count": {"allowed": "0, 1, 2, 3+", "not_null": "true"},
+}
+"""What is expected of those whose values are a closed set."""
 
 user_demographics = FeatureView(
     name="user_demographics",
     entities=[user],
     ttl=STATIC_TTL,
     schema=[
-        Field(name=name, dtype=String, description=text, tags=field_tags(unit))
+        Field(
+            name=name,
+            dtype=String,
+            description=text,
+            tags=field_tags(unit, expect=_CLOSED.get(name)),
+        )
         for name, (unit, text) in _DEMOGRAPHICS.items()
     ],
     source=user_demographics_source,

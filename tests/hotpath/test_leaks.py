@@ -8,16 +8,22 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
+from hotfeast.hotpath import rules
 from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
 from hotfeast.hotpath.kernel import Kernel
+from hotfeast.hotpath.latest import LatestRows
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_response
+from hotfeast.hotpath.write_link import exchange_writes
+from hotfeast.hotpath.writes import WriteBatch, WritePlan
 from tests.hotpath.helpers import (
     array_reply,
     delimited,
@@ -33,6 +39,7 @@ from tests.hotpath.kernels import (
     kernel_of,
     lowered,
 )
+from tests.hotpath.write_helpers import definition
 
 LOOPS = 20_000
 # A leak of one small allocation a loop is 16 bytes and more.
@@ -70,6 +77,55 @@ FAILING: dict[str, tuple[Callable[[], object], type[Exception]]] = {
     "error reply": (lambda: serve(replies=b"-ERR\r\n" * 2), ReplyError),
     "corrupt row": (lambda: serve(replies=ROW + CORRUPT), CorruptRow),
     "incomplete reply": (lambda: serve(replies=ROW), ValueError),
+}
+
+
+WRITE_PLAN = WritePlan(definition())
+TEXTS = pa.array(["text", None, "é" * 40] * 5)
+NUMBERS = pa.array([1, None, 2**62] * 5)
+LISTS = pa.array([[1, 2], None, []] * 5)
+SERIALIZED = RepeatedValue(val=[Value(int64_val=i) for i in range(15)]).SerializeToString()
+STAMPS = [b"\x08\x05"] * 15
+CREATED = pa.array([5] * 15, pa.timestamp("us"))
+ANSWER = b"$15\r\n" + b"1" * 15 + b"\r\n"
+
+
+def write(reply: bytes = ANSWER) -> None:
+    """All that a write goes through, but the socket."""
+    ValueColumn.from_arrow(14, LISTS)
+    features = [ValueColumn.from_arrow(4, NUMBERS), ValueColumn.from_arrow(2, TEXTS)]
+    keys = [ValueColumn.from_values(4, SERIALIZED)]
+    rules.outside_integers(features[0], 0, 1)
+    rules.not_of_length(features[1], 0, 1)
+    rules.not_among(features[1], frozenset([b"x"]))
+    times = TimeColumn.from_timestamps(STAMPS)
+    batch = WriteBatch(WRITE_PLAN, keys, features, times, TimeColumn.from_arrow(CREATED))
+    LatestRows().sift(batch)
+    batch.begin()
+    batch.next_portion()
+    batch.feed(reply)
+
+
+def write_over(descriptor: int) -> None:
+    keys = [ValueColumn.from_values(4, SERIALIZED)]
+    features = [ValueColumn.from_arrow(4, NUMBERS), ValueColumn.from_arrow(2, TEXTS)]
+    times = TimeColumn.from_timestamps(STAMPS)
+    batch = WriteBatch(WRITE_PLAN, keys, features, times, TimeColumn.none(15))
+    exchange_writes(descriptor, batch, 1)
+
+
+FAILING |= {
+    "column without encoder": (lambda: ValueColumn.from_arrow(4, TEXTS), NoEncoder),
+    "times without encoder": (lambda: TimeColumn.from_arrow(TEXTS), NoEncoder),
+    "malformed column": (lambda: ValueColumn.from_values(4, SERIALIZED[:-1]), InvalidRequest),
+    "malformed times": (lambda: TimeColumn.from_values(SERIALIZED[:-1]), InvalidRequest),
+    "fault beyond": (lambda: ValueColumn.from_serialized(4, [b"x"], [0, 1], None), IndexError),
+    "columns of another plan": (
+        lambda: WriteBatch(WRITE_PLAN, [], [], TimeColumn.none(1)),
+        ValueError,
+    ),
+    "broken write reply": (lambda: write(b"$15\r" + b"x\n"), ProtocolError),
+    "closed descriptor": (lambda: write_over(-1), OSError),
 }
 
 
@@ -184,15 +240,25 @@ def test_memory_is_flat_over_large_replies_on_one_connection() -> None:
     assert resident() - before < 3_000_000
 
 
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_over_writes() -> None:
+    assert growth(write, LOOPS // 4) < ALLOWED_GROWTH // 4
+
+
 def objects() -> list[object]:
-    return [PLAN, DEFINITION, DATA, ROW]
+    return [
+        *(PLAN, DEFINITION, DATA, ROW),
+        *(WRITE_PLAN, TEXTS, NUMBERS, LISTS, SERIALIZED, STAMPS, CREATED, ANSWER),
+    ]
 
 
 def test_references_are_given_back() -> None:
     serve()
+    write()
     before = [sys.getrefcount(o) for o in objects()]
     for _ in range(1_000):
         serve()
+        write()
     assert [sys.getrefcount(o) for o in objects()] == before
 
 

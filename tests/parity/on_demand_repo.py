@@ -124,7 +124,7 @@ def in_python(inputs: dict[str, Any]) -> dict[str, Any]:
             for score, amount in zip(inputs["score"], inputs["amount"])  # noqa: B905
         ],
         "py_city": [f"{city}!" for city in inputs["people__city"]],
-        "py_recent": [list(r or []) + [1] for r in inputs["recent"]],
+        "py_recent": [[*(r or []), 1] for r in inputs["recent"]],
     }
 
 

@@ -71,7 +71,7 @@ def test_calls_are_counted_by_method_and_code(counted: Served) -> None:
         calls("FAILED_PRECONDITION"): 1,
         calls("INTERNAL"): 1,
         calls("OK", "feast.serving.ServingService/GetOnlineFeatures"): 1,
-        calls("UNIMPLEMENTED", "GrpcFeatureServer/Push"): 1,
+        calls("INVALID_ARGUMENT", "GrpcFeatureServer/Push"): 1,
         calls("OK", "hotfeast.serving.v1.FeatureServing/GetServingInfo"): 1,
     }
     assert {k: v for k, v in figures.items() if k.startswith("hotfeast_requests_total")} == expected

@@ -98,7 +98,7 @@ def test_request_data_is_taken_in_its_declared_type(strict: Served) -> None:
     assert cart_share(3) == [2.0]
     assert cart_share(None) == [None]
     for wrong in ("3", True, b"3", 2**53 + 1):
-        with pytest.raises(HotfeastError, match="'cart_value' in row 0 .*DOUBLE") as refused:
+        with pytest.raises(HotfeastError, match=r"'cart_value' in row 0 .*DOUBLE") as refused:
             cart_share(wrong)
         assert refused.value.code is StatusCode.INVALID_ARGUMENT
 

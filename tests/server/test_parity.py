@@ -3,7 +3,6 @@
 import itertools
 from typing import Any
 
-import grpc
 import market
 import pytest
 from feast.protos.feast.serving.GrpcServer_pb2_grpc import GrpcFeatureServerStub
@@ -210,17 +209,3 @@ def test_our_messages_and_feasts_are_one_wire_format(strict: Served) -> None:
 def test_feasts_serving_info(strict: Served) -> None:
     info = ServingServiceStub(strict.channel).GetFeastServingInfo(GetFeastServingInfoRequest())
     assert info.version == strict.client.serving_info().version
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "/hotfeast.serving.v1.Push/Push",
-        "/GrpcFeatureServer/Push",
-        "/GrpcFeatureServer/WriteToOnlineStore",
-    ],
-)
-def test_writes_say_that_they_are_not_served(strict: Served, method: str) -> None:
-    with pytest.raises(grpc.RpcError) as error:
-        strict.call(method, b"")
-    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
