@@ -837,7 +837,7 @@ cdef uint8_t* put_column(
     Py_ssize_t values, bint strict,
 ) noexcept nogil:
     """Writes a result as one more of a response's columns."""
-    cdef Py_ssize_t row, size
+    cdef Py_ssize_t row, size, _
     cdef uint8_t* statuses
     to[0] = TAG_RESULTS
     to = put_varint(to + 1, vector_size(values, rows))
@@ -854,7 +854,7 @@ cdef uint8_t* put_column(
         elif strict:
             statuses[row] = NULL_VALUE
     to = statuses + rows
-    for row in range(rows):
+    for _ in range(rows):
         to[0] = TAG_TIME
         to[1] = 0
         to += 2

@@ -56,7 +56,7 @@ class Graph:
     Attributes:
         nodes: Every step, those whose results go unused among them: they may raise in pandas.
         inputs: Names of the columns that are read, in the order of the first read.
-        outputs: The columns of the frame that is returned, in its order.
+        outputs: The columns that were assigned to the frame that is returned.
     """
 
     nodes: list[Node] = field(default_factory=list)

@@ -94,9 +94,7 @@ class KernelMaker:
         """Has work done in a thread of its own, one after the other."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="kernel-maker", daemon=True
-                )
+                self._thread = threading.Thread(target=self._work, name="kernel-maker", daemon=True)
                 self._thread.start()
         self._waiting.put(work)
 

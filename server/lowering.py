@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hotfeast.hotpath.kernel import DateField, Kind, Op, State
-from hotfeast.server.feast_api import ValueType
 from hotfeast.server.expressions import Argument, Constant, Graph, Node, Refused
+from hotfeast.server.feast_api import ValueType
 
 GIVE_UP = -2
 """In place of a program's number: the data is left to pandas."""
@@ -36,13 +36,28 @@ _DTYPE_OF = {kind: dtype for dtype, kind in _KIND_OF.items()}
 _NUMBERS = frozenset(_DTYPE_OF)
 _FLOATS = frozenset((Kind.FLOAT32, Kind.FLOAT64))
 _INTEGERS = frozenset((Kind.INT32, Kind.INT64))
-# What pandas writes of a column into a `Value` of a declared type; others raise, or go through text.
+# The declared types that pandas' columns are written as; others raise, or go through text.
 _WRITABLE: dict[Kind, tuple[int, ...]] = {
-    Kind.BOOL: (ValueType.BOOL.value, ValueType.INT32.value, ValueType.INT64.value, ValueType.FLOAT.value),
+    Kind.BOOL: (
+        ValueType.BOOL.value,
+        ValueType.INT32.value,
+        ValueType.INT64.value,
+        ValueType.FLOAT.value,
+    ),
     Kind.INT32: (ValueType.INT32.value, ValueType.INT64.value, ValueType.FLOAT.value),
-    Kind.INT64: (ValueType.INT64.value, ValueType.INT32.value, ValueType.DOUBLE.value, ValueType.FLOAT.value),
+    Kind.INT64: (
+        ValueType.INT64.value,
+        ValueType.INT32.value,
+        ValueType.DOUBLE.value,
+        ValueType.FLOAT.value,
+    ),
     Kind.FLOAT32: (ValueType.FLOAT.value, ValueType.INT32.value, ValueType.INT64.value),
-    Kind.FLOAT64: (ValueType.DOUBLE.value, ValueType.FLOAT.value, ValueType.INT32.value, ValueType.INT64.value),
+    Kind.FLOAT64: (
+        ValueType.DOUBLE.value,
+        ValueType.FLOAT.value,
+        ValueType.INT32.value,
+        ValueType.INT64.value,
+    ),
     Kind.TEXT: (ValueType.STRING.value,),
 }
 _COMPARISONS = {
@@ -157,10 +172,6 @@ class _Operand:
         return self.kind is Kind.TIME and self.zone is None
 
 
-def _refuse(reason: str) -> Refused:
-    return Refused(reason)
-
-
 class _Lowering:
     """Makes one program."""
 
@@ -189,7 +200,7 @@ class _Lowering:
             self._node = number
             rule = _RULES.get(node.op)
             if rule is None:
-                raise _refuse(f"uses {node.op}")
+                raise Refused(f"uses {node.op}")
             self._values.append(rule(self, node))
         outputs = [self._output(w) for w in wanted]
         return ProgramDefinition(
@@ -244,7 +255,7 @@ class _Lowering:
         for arg in args:
             if arg.is_constant:
                 if type(arg.constant) not in (bool, int, float):
-                    raise _refuse(f"uses {name} with {arg.constant!r}")
+                    raise Refused(f"uses {name} with {arg.constant!r}")
                 is_bool = type(arg.constant) is bool
                 asked.append(np.dtype(np.bool_) if is_bool else type(arg.constant))
             else:
@@ -253,9 +264,9 @@ class _Lowering:
         try:
             dtypes = ufunc.resolve_dtypes((*asked, None))
         except TypeError as error:
-            raise _refuse(f"NumPy has no {name} for these types") from error
+            raise Refused(f"NumPy has no {name} for these types") from error
         if any(dtype not in _KIND_OF for dtype in dtypes):
-            raise _refuse(f"{name} gives a type that is not compiled: {dtypes[-1]}")
+            raise Refused(f"{name} gives a type that is not compiled: {dtypes[-1]}")
         place = _loop(ufunc, dtypes)
         sources = [self._as(arg, _KIND_OF[d]) for arg, d in zip(args, dtypes[:-1], strict=True)]
         kind = _KIND_OF[dtypes[-1]]
@@ -269,11 +280,11 @@ class _Lowering:
             if types.startswith(signature):
                 sources = [a.register for a in args]
                 return self._emit(Op.LOOP, result, sources, len(args), (ufunc, place))
-        raise _refuse(f"NumPy has no {name} for times")
+        raise Refused(f"NumPy has no {name} for times")
 
     def _number(self, operand: _Operand, what: str) -> None:
         if operand.kind is None or operand.missing is not None or operand.kind not in _NUMBERS:
-            raise _refuse(f"uses {what} of a column that is not numeric here")
+            raise Refused(f"uses {what} of a column that is not numeric here")
 
     def _as(self, operand: _Operand, kind: Kind) -> int:
         """The register of a number in another type."""
@@ -282,7 +293,7 @@ class _Lowering:
             if kind in _INTEGERS:
                 bits = 32 if kind is Kind.INT32 else 64
                 if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-                    raise _refuse(f"uses {value}, which is no {bits}-bit integer")
+                    raise Refused(f"uses {value}, which is no {bits}-bit integer")
                 return self._constant(kind, int(value))
             if kind is Kind.FLOAT32:
                 with np.errstate(over="ignore"):
@@ -296,7 +307,7 @@ class _Lowering:
 
     def _bool(self, operand: _Operand, what: str) -> int:
         if operand.kind is not Kind.BOOL or operand.missing is not None:
-            raise _refuse(f"uses {what} of a column that is no bool here")
+            raise Refused(f"uses {what} of a column that is no bool here")
         return operand.register
 
     def _not(self, mask: int) -> int:
@@ -318,10 +329,10 @@ class _Lowering:
     def _text(self, operand: _Operand) -> int:
         if operand.is_constant:
             if not isinstance(operand.constant, str):
-                raise _refuse(f"puts {operand.constant!r} among strings")
+                raise Refused(f"puts {operand.constant!r} among strings")
             return self._constant(Kind.TEXT, operand.constant)
         if operand.kind is not Kind.TEXT:
-            raise _refuse("puts a column of another type among strings")
+            raise Refused("puts a column of another type among strings")
         return operand.register
 
     # -- rules
@@ -350,7 +361,7 @@ class _Lowering:
         name = _ARITHMETIC[node.op]
         if node.op == "sub" and left.is_time and right.is_time:
             if (left.unit, left.zone) != (right.unit, right.zone):
-                raise _refuse("subtracts times of different units or zones")
+                raise Refused("subtracts times of different units or zones")
             register = self._time_ufunc("subtract", Kind.TIME, left, right)
             return _Operand(Kind.TIME, register, unit=left.unit)
         if node.series and node.op in ("floordiv", "mod"):
@@ -367,7 +378,7 @@ class _Lowering:
             return
         if right.is_constant:
             if right.constant == 0:
-                raise _refuse("divides by the constant 0")
+                raise Refused("divides by the constant 0")
             return
         self._number(right, op)
         zero = _Operand(None, constant=0, is_constant=True)
@@ -380,15 +391,15 @@ class _Lowering:
         self._number(base, "power")
         value = exponent.constant
         if type(value) not in (int, float):
-            raise _refuse(f"raises to {value!r}")
+            raise Refused(f"raises to {value!r}")
         if base.kind in _FLOATS:
             if value in _POWERS:
                 return self._ufunc(_POWERS[value], base)
             if value == 0:
-                raise _refuse("raises to 0")
+                raise Refused("raises to 0")
             return self._ufunc("power", base, exponent)
         if base.kind not in _INTEGERS or type(value) is not int or value < 0:
-            raise _refuse(f"raises integers to {value!r}")
+            raise Refused(f"raises integers to {value!r}")
         if value == 2:
             return self._ufunc("square", base)
         return self._ufunc("power", base, exponent)
@@ -397,7 +408,7 @@ class _Lowering:
         result = self._ufunc("power", base, exponent)
         if result.kind not in _FLOATS:
             # NumPy raises for negative ones among them.
-            raise _refuse("raises integers to a column of integers")
+            raise Refused("raises integers to a column of integers")
         return result
 
     def _comparison(self, node: Node) -> _Operand:
@@ -405,14 +416,14 @@ class _Lowering:
         equal = node.op in ("eq", "ne")
         if Kind.TEXT in (left.kind, right.kind):
             if not equal:
-                raise _refuse("orders strings")
+                raise Refused("orders strings")
             sources = (self._text(left), self._text(right))
             return _Operand(
                 Kind.BOOL, self._emit(Op.TEXT_EQUAL, Kind.BOOL, sources, node.op == "ne")
             )
         if Kind.TIME in (left.kind, right.kind):
             if (left.kind, left.unit, left.zone) != (right.kind, right.unit, right.zone):
-                raise _refuse("compares times of different units or zones")
+                raise Refused("compares times of different units or zones")
             register = self._time_ufunc(_COMPARISONS[node.op], Kind.BOOL, left, right)
             return _Operand(Kind.BOOL, register)
         return self._ufunc(_COMPARISONS[node.op], left, right)
@@ -421,7 +432,7 @@ class _Lowering:
         left, right = self._operands(node)
         kinds = {bool if type(o.constant) is bool else o.kind for o in (left, right)}
         if not kinds <= {bool, Kind.BOOL} or any(o.missing is not None for o in (left, right)):
-            raise _refuse(f"uses {node.op} of columns that are no bools here")
+            raise Refused(f"uses {node.op} of columns that are no bools here")
         return self._ufunc(_LOGIC[node.op], left, right)
 
     def _invert(self, node: Node) -> _Operand:
@@ -443,11 +454,11 @@ class _Lowering:
             if operand.kind is Kind.TEXT and name == "str":
                 self._give_up_if(self._missing(operand))
                 return operand
-            raise _refuse(f"uses astype({name})")
+            raise Refused(f"uses astype({name})")
         self._number(operand, f"astype({name})")
         kind = _KIND_OF.get(np.dtype(str(name)))
         if kind is None:
-            raise _refuse(f"uses astype({name})")
+            raise Refused(f"uses astype({name})")
         return _Operand(kind, self._as(operand, kind))
 
     def _round(self, node: Node) -> _Operand:
@@ -458,7 +469,7 @@ class _Lowering:
         if operand.kind in _INTEGERS and decimals >= 0:
             return operand
         if operand.kind is not Kind.FLOAT64 or not -22 <= decimals <= 22:
-            raise _refuse(f"rounds a {operand.kind!r} to {decimals} decimals")
+            raise Refused(f"rounds a {operand.kind!r} to {decimals} decimals")
         if decimals == 0:
             return self._ufunc("rint", operand)
         scale = _Operand(None, constant=float(10 ** abs(decimals)), is_constant=True)
@@ -472,7 +483,7 @@ class _Lowering:
         operand, value = self._operands(node)
         if operand.missing is not None:
             if type(value.constant) is not bool:
-                raise _refuse("fills a bool column with something else")
+                raise Refused("fills a bool column with something else")
             filler = self._constant(Kind.BOOL, value.constant)
             return _Operand(
                 Kind.BOOL,
@@ -485,7 +496,7 @@ class _Lowering:
         elif operand.kind is Kind.FLOAT64:
             filler = self._float_filler(value)
         else:
-            raise _refuse(f"fills a {operand.kind.name} column")
+            raise Refused("fills a column of a type that is not compiled")
         register = self._select(operand.kind, self._missing(operand), filler, operand.register)
         return _Operand(operand.kind, register)
 
@@ -493,12 +504,12 @@ class _Lowering:
         """A value that goes into a float64 column as it is."""
         if value.is_constant:
             if type(value.constant) not in (int, float):
-                raise _refuse(f"puts {value.constant!r} into a float column")
+                raise Refused(f"puts {value.constant!r} into a float column")
             if type(value.constant) is int and abs(value.constant) > _EXACT:
-                raise _refuse(f"puts {value.constant} into a float column")
+                raise Refused(f"puts {value.constant} into a float column")
             return self._constant(Kind.FLOAT64, float(value.constant))
         if value.kind is not Kind.FLOAT64:
-            raise _refuse("puts a column of another type into a float column")
+            raise Refused("puts a column of another type into a float column")
         return value.register
 
     def _isna(self, node: Node) -> _Operand:
@@ -514,7 +525,7 @@ class _Lowering:
         """Puts a value where a mask is true, with pandas' rules for what a column can hold."""
         kind = operand.kind
         if kind is None or operand.missing is not None:
-            raise _refuse("replaces values of an object column")
+            raise Refused("replaces values of an object column")
         if kind is Kind.TEXT:
             filler = self._text(value)
         elif kind is Kind.FLOAT64:
@@ -528,11 +539,11 @@ class _Lowering:
             constant = value.constant
             if not value.is_constant:
                 if value.kind is not Kind.INT64:
-                    raise _refuse("puts a column of another type into an integer column")
+                    raise Refused("puts a column of another type into an integer column")
                 filler = value.register
-            elif type(constant) is int or (
-                type(constant) is float and constant.is_integer() and abs(constant) <= _EXACT
-            ):
+            elif type(constant) is int or (type(constant) is float and constant.is_integer()):
+                if abs(constant) > _EXACT and type(constant) is float:
+                    raise Refused(f"puts {constant!r} into an integer column")
                 filler = self._constant(Kind.INT64, int(constant))
             elif type(constant) is float:
                 # pandas makes it a float column, but only if there is something to put.
@@ -542,9 +553,9 @@ class _Lowering:
                 filler = self._constant(kind, constant)
                 operand = _Operand(kind, self._as(operand, kind))
             else:
-                raise _refuse(f"puts {constant!r} into an integer column")
+                raise Refused(f"puts {constant!r} into an integer column")
         else:
-            raise _refuse(f"replaces values of a {kind.name} column")
+            raise Refused(f"replaces values of a {kind.name} column")
         return _Operand(kind, self._select(kind, mask, filler, operand.register))
 
     def _choose(self, node: Node) -> _Operand:
@@ -569,13 +580,13 @@ class _Lowering:
         if any(v.kind is Kind.TEXT or type(v.constant) is str for v in values):
             for value in values:
                 if type(value.constant) is str and value.constant.endswith("\0"):
-                    raise _refuse("uses a string that ends with a zero character")
+                    raise Refused("uses a string that ends with a zero character")
             return Kind.TEXT, [self._text(v) for v in values]
         asked: list[Any] = []
         for value in values:
             if value.is_constant:
                 if type(value.constant) not in (bool, int, float):
-                    raise _refuse(f"uses {what} with {value.constant!r}")
+                    raise Refused(f"uses {what} with {value.constant!r}")
                 asked.append(
                     np.bool_(value.constant) if type(value.constant) is bool else value.constant
                 )
@@ -584,7 +595,7 @@ class _Lowering:
                 asked.append(_DTYPE_OF[value.kind])  # type: ignore[index]
         kind = _KIND_OF.get(np.result_type(*asked))
         if kind is None:
-            raise _refuse(f"{what} gives a type that is not compiled")
+            raise Refused(f"{what} gives a type that is not compiled")
         return kind, [self._as(v, kind) for v in values]
 
     def _isin(self, node: Node) -> _Operand:
@@ -601,30 +612,31 @@ class _Lowering:
         """Places among the sorted keys."""
         types = {type(k) for k in keys}
         if operand.missing is not None or not keys:
-            raise _refuse(f"uses {what} of an object column, or with nothing to find")
+            raise Refused(f"uses {what} of an object column, or with nothing to find")
         if operand.kind is Kind.TEXT and types == {str}:
             table: list[Any] = sorted(set(keys), key=lambda k: (len(k.encode()), k.encode()))
         elif operand.kind is Kind.INT64 and types == {int}:
             table = sorted(set(keys))
         elif operand.kind is Kind.FLOAT64 and types <= {int, float}:
             if any(not math.isfinite(k) or abs(k) > _EXACT for k in keys):
-                raise _refuse(f"uses {what} with numbers that are not exact")
+                raise Refused(f"uses {what} with numbers that are not exact")
             table = sorted({float(k) for k in keys})
         else:
-            raise _refuse(f"uses {what} with keys of other types than the column's")
+            raise Refused(f"uses {what} with keys of other types than the column's")
         register = self._emit(Op.FIND, Kind.INT64, (operand.register,), extra=tuple(table))
         return _Operand(Kind.INT64, register)
 
     def _map(self, node: Node) -> _Operand:
         (operand,) = self._operands(node)
         keys, values = node.params
-        assert isinstance(keys, tuple) and isinstance(values, tuple)
+        assert isinstance(keys, tuple)
+        assert isinstance(values, tuple)
         if operand.kind not in (Kind.TEXT, Kind.INT64, Kind.FLOAT64):
-            raise _refuse("uses map of a column that has neither strings nor numbers here")
+            raise Refused("uses map of a column that has neither strings nor numbers here")
         if operand.kind is Kind.FLOAT64 and {type(k) for k in keys} != {int}:
-            raise _refuse("uses map with keys of other types than the column's")
+            raise Refused("uses map with keys of other types than the column's")
         places = self._find(operand, keys, "map")
-        found = dict(zip(keys, values, strict=True))
+        found: dict[Any, Any] = dict(zip(keys, values, strict=True))
         table = self._instructions[-1].extra
         ordered = [found[key] for key in table]
         types = {type(v) for v in ordered}
@@ -637,38 +649,36 @@ class _Lowering:
             return self._taken(Kind.BOOL, places, [*ordered, False])
         if types == {int}:
             if any(abs(v) > _EXACT for v in ordered):
-                raise _refuse("maps to integers that are no floats")
+                raise Refused("maps to integers that are no floats")
             if not self._choose_by(absent):
                 return self._taken(Kind.INT64, places, [*ordered, 0])
         elif types != {float} and types != {int, float}:
-            raise _refuse("maps to values of different types")
+            raise Refused("maps to values of different types")
         return self._taken(Kind.FLOAT64, places, [*map(float, ordered), math.nan])
 
     def _taken(self, kind: Kind, places: _Operand, table: Sequence[Any]) -> _Operand:
-        return _Operand(
-            kind, self._emit(Op.TAKE, kind, (places.register,), extra=tuple(table))
-        )
+        return _Operand(kind, self._emit(Op.TAKE, kind, (places.register,), extra=tuple(table)))
 
     def _replace(self, node: Node) -> _Operand:
         operand, value = self._operands(node)
         (old,) = node.params
         assert isinstance(old, tuple)
         if operand.kind is None or operand.missing is not None:
-            raise _refuse("uses replace of an object column")
+            raise Refused("uses replace of an object column")
         masks = []
         for constant in old:
             if operand.kind is Kind.TEXT:
                 if type(constant) is not str:
-                    raise _refuse(f"replaces {constant!r} in a column of strings")
+                    raise Refused(f"replaces {constant!r} in a column of strings")
                 sources = (operand.register, self._constant(Kind.TEXT, constant))
                 masks.append(self._emit(Op.TEXT_EQUAL, Kind.BOOL, sources))
             elif type(constant) not in (int, float):
-                raise _refuse(f"replaces {constant!r} in a column of numbers")
+                raise Refused(f"replaces {constant!r} in a column of numbers")
             elif constant != constant:
                 masks.append(self._missing(operand))
             elif operand.kind is Kind.INT64 and type(constant) is float:
                 if constant.is_integer():
-                    raise _refuse("replaces a float in a column of integers")
+                    raise Refused("replaces a float in a column of integers")
             else:
                 wanted = _Operand(None, constant=constant, is_constant=True)
                 masks.append(self._ufunc("equal", operand, wanted).register)
@@ -686,7 +696,7 @@ class _Lowering:
         (name,) = node.params
         fields = _DATE_FIELDS if operand.is_time else _SPAN_FIELDS if operand.is_span else {}
         if name not in fields:
-            raise _refuse(f"uses .dt.{name} of a column that has none here")
+            raise Refused(f"uses .dt.{name} of a column that has none here")
         kind = Kind.INT64 if name == "days" else Kind.INT32
         mask = self._missing(operand)
         has_missing = self._choose_by(mask)
@@ -701,7 +711,7 @@ class _Lowering:
     def _total_seconds(self, node: Node) -> _Operand:
         (operand,) = self._operands(node)
         if not operand.is_span:
-            raise _refuse("uses total_seconds of a column that is no difference of times here")
+            raise Refused("uses total_seconds of a column that is no difference of times here")
         unit = _Operand(None, constant=operand.unit, is_constant=True)
         seconds = self._ufunc("true_divide", _Operand(Kind.INT64, operand.register), unit)
         nan = self._constant(Kind.FLOAT64, math.nan)
@@ -716,7 +726,7 @@ class _Lowering:
                 return _Operand(Kind.TIME, operand.register, unit=operand.unit, zone=True)
             return operand
         if operand.kind is not Kind.INT64 or unit is None:
-            raise _refuse("makes times of something other than integers")
+            raise Refused("makes times of something other than integers")
         factor = 10**9 if unit == "s" else 10**6
         register = self._emit(Op.MULTIPLY_TIME, Kind.TIME, (operand.register,), factor)
         return _Operand(Kind.TIME, register, unit=10**9, zone=bool(utc))
@@ -724,18 +734,16 @@ class _Lowering:
     def _text_length(self, node: Node) -> _Operand:
         (operand,) = self._operands(node)
         if operand.kind is not Kind.TEXT:
-            raise _refuse("uses .str of a column that has no strings here")
+            raise Refused("uses .str of a column that has no strings here")
         # With nulls its type depends on whether there is anything else.
         self._give_up_if(self._missing(operand))
-        return _Operand(
-            Kind.INT64, self._emit(Op.TEXT_LENGTH, Kind.INT64, (operand.register,))
-        )
+        return _Operand(Kind.INT64, self._emit(Op.TEXT_LENGTH, Kind.INT64, (operand.register,)))
 
     def _text_find(self, node: Node) -> _Operand:
         (operand,) = self._operands(node)
         how, pattern, na = node.params
         if operand.kind is not Kind.TEXT:
-            raise _refuse("uses .str of a column that has no strings here")
+            raise Refused("uses .str of a column that has no strings here")
         mask = self._missing(operand)
         param = ("startswith", "endswith", "contains").index(str(how))
         if na is None:
@@ -749,7 +757,7 @@ class _Lowering:
     def _text_case(self, node: Node) -> _Operand:
         (operand,) = self._operands(node)
         if operand.kind is not Kind.TEXT:
-            raise _refuse("uses .str of a column that has no strings here")
+            raise Refused("uses .str of a column that has no strings here")
         register = self._emit(
             Op.TEXT_CASE, Kind.TEXT, (operand.register,), node.params == ("upper",)
         )
@@ -762,11 +770,11 @@ class _Lowering:
         if operand.is_constant:
             operand = self._filled(operand.constant)
         if operand.missing is not None or operand.kind not in _WRITABLE:
-            raise _refuse(f"returns times, or bools with nulls, in {wanted.column!r}")
+            raise Refused(f"returns times, or bools with nulls, in {wanted.column!r}")
         types = _WRITABLE[operand.kind]
         value_type = wanted.value_type or types[0]
         if value_type not in types:
-            raise _refuse(
+            raise Refused(
                 f"returns {operand.kind.name} in {wanted.column!r}, which is declared as another "
                 "type"
             )
@@ -793,7 +801,7 @@ def _kind_of_scalar(value: Any) -> Kind:
     kinds = {bool: Kind.BOOL, int: Kind.INT64, float: Kind.FLOAT64, str: Kind.TEXT}
     kind = kinds.get(type(value))
     if kind is None:
-        raise _refuse(f"makes a column of {value!r}")
+        raise Refused(f"makes a column of {value!r}")
     return kind
 
 
@@ -803,7 +811,7 @@ def _loop(ufunc: np.ufunc, dtypes: Sequence[np.dtype[Any]]) -> int:
         letters = types.replace("->", "")
         if "O" not in letters and [np.dtype(c) for c in letters] == list(dtypes):
             return place
-    raise _refuse(f"NumPy has no loop of {ufunc.__name__} for these types")
+    raise Refused(f"NumPy has no loop of {ufunc.__name__} for these types")
 
 
 def _state_combinations(kinds: Sequence[Kind]) -> list[tuple[State, ...]]:
@@ -867,13 +875,9 @@ def lower(graph: Graph, kinds: Mapping[str, Kind], wanted: Sequence[Wanted]) -> 
             steps[place] = Instruction(
                 Op.UNLESS, 0, steps[place].sources, places.get(case, GIVE_UP)
             )
-        programs.append(
-            ProgramDefinition(made.kinds, made.constants, tuple(steps), made.outputs)
-        )
+        programs.append(ProgramDefinition(made.kinds, made.constants, tuple(steps), made.outputs))
     begins = {s: places.get(case, GIVE_UP) for s, case in by_states.items()}
-    return Lowered(
-        tuple(programs), {s: p for s, p in begins.items() if p != GIVE_UP}, problem
-    )
+    return Lowered(tuple(programs), {s: p for s, p in begins.items() if p != GIVE_UP}, problem)
 
 
 def without(lowered: Lowered, unproven: set[int]) -> Lowered:

@@ -258,7 +258,7 @@ def _value(chance: random.Random, kind: int, number: int, constants: Sequence[An
             return _serialized(int64_val=chance.choice(_EXTREME_INTEGERS))
         if number % 2:
             return _serialized(int64_val=chance.choice(_INTEGERS))
-        return _serialized(int64_val=chance.randrange(1, 10**chance.randrange(1, 6)))
+        return _serialized(int64_val=chance.randrange(1, 10 ** chance.randrange(1, 6)))
     if extreme:
         return _serialized(double_val=chance.choice(_EXTREME_DOUBLES))
     if number % 2:

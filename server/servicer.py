@@ -131,8 +131,10 @@ class FeatureServicer:
         try:
             seconds, nanos = self._clock.now()
             if plan.computation is None:
-                computed = None
-                stored = build_response(batch, lane.reply, seconds, nanos, self._strict)
+                computed: bytes | None = None
+                stored: bytes | None = build_response(
+                    batch, lane.reply, seconds, nanos, self._strict
+                )
             else:
                 computed, stored = build_computed(
                     batch, lane.reply, seconds, nanos, self._strict, plan.computation, verify

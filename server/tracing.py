@@ -20,15 +20,86 @@ from hotfeast.server.expressions import Argument, Constant, Graph, Node, Paramet
 _MAX_NODES = 2000
 
 _UNARY_UFUNCS = frozenset(
-    "absolute fabs sign negative positive sqrt square cbrt reciprocal exp exp2 expm1 log log2 log10 "
-    "log1p sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh degrees radians "
-    "deg2rad rad2deg floor ceil trunc rint isnan isfinite isinf signbit logical_not invert".split()
+    [
+        "absolute",
+        "fabs",
+        "sign",
+        "negative",
+        "positive",
+        "sqrt",
+        "square",
+        "cbrt",
+        "reciprocal",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "sin",
+        "cos",
+        "tan",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "arcsinh",
+        "arccosh",
+        "arctanh",
+        "degrees",
+        "radians",
+        "deg2rad",
+        "rad2deg",
+        "floor",
+        "ceil",
+        "trunc",
+        "rint",
+        "isnan",
+        "isfinite",
+        "isinf",
+        "signbit",
+        "logical_not",
+        "invert",
+    ]
 )
 _BINARY_UFUNCS = frozenset(
-    "add subtract multiply divide true_divide floor_divide remainder mod fmod power float_power "
-    "maximum minimum fmax fmin hypot arctan2 copysign heaviside logaddexp "
-    "greater greater_equal less less_equal equal not_equal "
-    "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor".split()
+    [
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "true_divide",
+        "floor_divide",
+        "remainder",
+        "mod",
+        "fmod",
+        "power",
+        "float_power",
+        "maximum",
+        "minimum",
+        "fmax",
+        "fmin",
+        "hypot",
+        "arctan2",
+        "copysign",
+        "heaviside",
+        "logaddexp",
+        "greater",
+        "greater_equal",
+        "less",
+        "less_equal",
+        "equal",
+        "not_equal",
+        "logical_and",
+        "logical_or",
+        "logical_xor",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+    ]
 )
 _SAME_UFUNC = {"abs": "absolute", "bitwise_not": "invert", "asin": "arcsin", "acos": "arccos",
                "atan": "arctan", "atan2": "arctan2", "pow": "power"}  # fmt: skip
@@ -40,22 +111,66 @@ _OPERATOR_OF_UFUNC = {
     "equal": "eq", "not_equal": "ne", "bitwise_and": "and", "bitwise_or": "or",
     "bitwise_xor": "xor",
 }  # fmt: skip
-_NUMPY_CONSTANTS = frozenset("nan inf pi e euler_gamma".split())
-_NUMPY_TYPES = frozenset("float64 float32 int64 int32 bool_ double single".split())
+_NUMPY_CONSTANTS = frozenset(["nan", "inf", "pi", "e", "euler_gamma"])
+_NUMPY_TYPES = frozenset(["float64", "float32", "int64", "int32", "bool_", "double", "single"])
 _SAFE_BUILTINS = frozenset(
-    "abs min max round len range float int str bool dict list tuple set frozenset zip enumerate "
-    "sorted reversed sum any all pow divmod map filter True False None "
-    "Exception ValueError TypeError KeyError ZeroDivisionError ArithmeticError".split()
+    [
+        "abs",
+        "min",
+        "max",
+        "round",
+        "len",
+        "range",
+        "float",
+        "int",
+        "str",
+        "bool",
+        "dict",
+        "list",
+        "tuple",
+        "set",
+        "frozenset",
+        "zip",
+        "enumerate",
+        "sorted",
+        "reversed",
+        "sum",
+        "any",
+        "all",
+        "pow",
+        "divmod",
+        "map",
+        "filter",
+        "True",
+        "False",
+        "None",
+        "Exception",
+        "ValueError",
+        "TypeError",
+        "KeyError",
+        "ZeroDivisionError",
+        "ArithmeticError",
+    ]
 )
 _DATE_FIELDS = frozenset(
-    "year month day hour minute second quarter dayofweek day_of_week weekday dayofyear "
-    "day_of_year days seconds".split()
+    [
+        "year",
+        "month",
+        "day",
+        "hour",
+        "minute",
+        "second",
+        "quarter",
+        "dayofweek",
+        "day_of_week",
+        "weekday",
+        "dayofyear",
+        "day_of_year",
+        "days",
+        "seconds",
+    ]
 )
 _SCALARS = (bool, int, float, str, type(None))
-
-
-class _Stop(Exception):
-    """Ends a trace where a stand-in is asked for a protocol that must not raise `Refused`."""
 
 
 class Trace:
@@ -108,8 +223,8 @@ class Trace:
         return Column(self, self.graph.add(Node(op, operands, params, series)), series)
 
 
-def _refusing(what: str) -> Callable[..., NoReturn]:
-    def refuse(self: Any, *_: Any, **__: Any) -> NoReturn:
+def _refusing(what: str) -> Callable[..., Any]:
+    def refuse(self: Any, *_: Any, **__: Any) -> Any:
         self._trace.refuse(what)
 
     return refuse
@@ -134,6 +249,8 @@ class Column:
             raise AttributeError(name)
         if name in ("values", "_values") and self.series:
             return self._as_array()
+        if name in ("dt", "str") and self.series:
+            return Dates(self) if name == "dt" else Texts(self)
         method = _SERIES_METHODS.get(name) if self.series else _ARRAY_METHODS.get(name)
         if method is None:
             kind = "Series" if self.series else "array"
@@ -165,18 +282,6 @@ class Column:
         return self._round(decimals)
 
     @property
-    def dt(self) -> "Dates":
-        if not self.series:
-            self._trace.refuse("uses .dt of an array")
-        return Dates(self)
-
-    @property
-    def str(self) -> "Texts":
-        if not self.series:
-            self._trace.refuse("uses .str of an array")
-        return Texts(self)
-
-    @property
     def index(self) -> "Index":
         return Index()
 
@@ -191,15 +296,15 @@ class Column:
 
     def _trace_dtype(self, dtype: Any) -> str:
         if isinstance(dtype, TypeStandIn):
-            return dtype.name
+            return str(dtype.name)
         if dtype in (str, "str", "string", object, "object"):
             return str(getattr(dtype, "__name__", dtype))
         if dtype in (float, int, bool) or isinstance(dtype, str):
             try:
-                return np.dtype(dtype).name
+                return str(np.dtype(dtype).name)
             except TypeError:
                 pass
-        self._trace.refuse(f"uses astype({dtype!r})")
+        return self._trace.refuse(f"uses astype({dtype!r})")
 
     def _round(self, decimals: int = 0) -> "Column":
         if type(decimals) is not int:
@@ -254,7 +359,7 @@ class Column:
             self._trace.refuse(f"uses between(inclusive={inclusive!r})")
         low = self >= left if inclusive in ("both", "left") else self > left
         high = self <= right if inclusive in ("both", "right") else self < right
-        return low & high
+        return self._binary("and", low, high)
 
     def _isin(self, values: Any) -> "Column":
         if not isinstance(values, list | tuple | set | frozenset):
@@ -277,13 +382,6 @@ class Column:
         constants = tuple(self._trace.scalar(v) for v in old)
         return self._trace.make("replace", self, value, params=(constants,))
 
-    def _combine(op: str) -> Callable[..., "Column"]:  # type: ignore[misc]  # noqa: N805
-        def method(self: "Column", other: Any, **kwargs: Any) -> "Column":
-            self._only(kwargs, level=None, fill_value=None, axis=0)
-            return self._binary(op, self, other)
-
-        return method
-
     def __setitem__(self, key: Any, value: Any) -> None:
         self._trace.refuse("changes some values of a column in place")
 
@@ -294,6 +392,7 @@ class Column:
     __float__ = __int__ = __index__ = _refusing("takes a column as one number")
     __getitem__ = _refusing("takes single rows of a column")
     __array__ = _refusing("hands a column to a function that is not known")
+    __str__ = __repr__ = __format__ = _refusing("writes a column into a text")
 
 
 def _operator(op: str) -> tuple[Callable[..., Column], Callable[..., Column]]:
@@ -301,6 +400,14 @@ def _operator(op: str) -> tuple[Callable[..., Column], Callable[..., Column]]:
         lambda self, other: self._binary(op, self, other),
         lambda self, other: self._binary(op, other, self),
     )
+
+
+def _combine(op: str) -> Callable[..., Column]:
+    def method(self: Column, other: Any, **kwargs: Any) -> Column:
+        self._only(kwargs, level=None, fill_value=None, axis=0)
+        return self._binary(op, self, other)
+
+    return method
 
 
 _OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
@@ -325,7 +432,7 @@ for _name, _op in (
     ("div", "truediv"), ("divide", "truediv"), ("truediv", "truediv"), ("floordiv", "floordiv"),
     ("mod", "mod"), ("pow", "pow"), *((op, op) for op in _COMPARISONS),
 ):  # fmt: skip
-    _SERIES_METHODS[_name] = Column._combine(_op)
+    _SERIES_METHODS[_name] = _combine(_op)
 _ARRAY_METHODS: dict[str, Any] = {
     "astype": Column._astype, "copy": Column._copy, "round": Column._round,
 }  # fmt: skip
@@ -430,7 +537,7 @@ class Frame:
             return self._read(key)
         if isinstance(key, list) and all(isinstance(k, str) for k in key):
             return Frame(self._trace, {k: self._read(k) for k in key}, False, self._sized)
-        self._trace.refuse("selects rows of a frame")
+        return self._trace.refuse("selects rows of a frame")
 
     def get(self, key: Any, default: Any = None) -> Any:
         """`DataFrame.get`."""
@@ -487,7 +594,8 @@ class Frame:
     __iter__ = _refusing("loops over a frame")
     __len__ = _refusing("asks for the number of rows")
     __hash__ = None  # type: ignore[assignment]
-    __eq__ = _refusing("compares a whole frame")  # type: ignore[assignment]
+    __str__ = __repr__ = __format__ = _refusing("writes a frame into a text")
+    __eq__ = _refusing("compares a whole frame")
 
 
 class StandIn:
@@ -503,7 +611,7 @@ class StandIn:
             return self._known[name]
         if name.startswith("__"):
             raise AttributeError(name)
-        self._trace.refuse(f"uses {self._name}.{name}")
+        return self._trace.refuse(f"uses {self._name}.{name}")
 
 
 class TypeStandIn:
@@ -652,11 +760,16 @@ class _World:
         self._builtins["__name__"] = "builtins"
 
     def _import(
-        self, name: str, _globals: Any = None, _locals: Any = None, fromlist: Any = (), level: int = 0
+        self,
+        name: str,
+        _globals: Any = None,
+        _locals: Any = None,
+        fromlist: Any = (),
+        level: int = 0,
     ) -> Any:
         if level == 0 and name in self._modules:
             return self._modules[name]
-        self._trace.refuse(f"imports {name}")
+        return self._trace.refuse(f"imports {name}")
 
     def value(self, value: Any, name: str) -> Any:
         """The stand-in for a global, or a copy of it.
@@ -758,15 +871,6 @@ def trace(function: Any, columns: Iterable[str]) -> Graph:
         raise Refused(run.refusal)
     if not isinstance(result, Frame):
         run.refuse(f"returns a {type(result).__name__} and no DataFrame")
-    if result._open:
-        # The frame that was given comes first, with its columns in their order.
-        for name in columns:
-            if name not in result._columns:
-                continue
-        order = [n for n in columns if n in result._columns]
-        order += [n for n in result._columns if n not in order]
-    else:
-        order = list(result._columns)
-    for name in order:
+    for name in result._columns:
         run.graph.outputs[name] = run.argument(result._columns[name])
     return run.graph

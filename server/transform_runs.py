@@ -23,7 +23,10 @@ class TransformRuns:
     """Counts the ways in which on-demand views are computed."""
 
     def __init__(
-        self, verify: bool = False, every: int = VERIFY_EVERY, figures: TransformFigures | None = None
+        self,
+        verify: bool = False,
+        every: int = VERIFY_EVERY,
+        figures: TransformFigures | None = None,
     ) -> None:
         """
         Args:
@@ -59,7 +62,7 @@ class TransformRuns:
             counter()
 
     def compare(self, plan: ServingPlan, computed: bytes, expected: bytes) -> bool:
-        """Tells of differences between a kernel's response and Python's; says whether there is none.
+        """Tells of differences between a kernel's response and Python's; whether there is none.
 
         Each view is logged once, and counted each time.
         """

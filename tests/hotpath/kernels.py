@@ -43,9 +43,9 @@ def kernel_of(
     return Kernel(*lowered(function, inputs, wanted))
 
 
-def column(kind: Kind, values: Sequence[Any]) -> list[bytes]:
+def column(kind: int, values: Sequence[Any]) -> list[bytes]:
     """Serialized values; None for a null."""
-    member = MEMBER_OF_KIND[kind]
+    member = MEMBER_OF_KIND[Kind(kind)]
     return [b"" if v is None else Value(**{member: v}).SerializeToString() for v in values]
 
 

@@ -210,9 +210,7 @@ def test_memory_is_flat_over_kernels(text: str) -> None:
     ]
     answered = kernel.run_columns(columns, True) is not None
     assert answered == text.isascii()
-    assert growth(lambda: kernel.run_columns(columns, True), LOOPS // 4) < (
-        ALLOWED_GROWTH // 4
-    )
+    assert growth(lambda: kernel.run_columns(columns, True), LOOPS // 4) < (ALLOWED_GROWTH // 4)
 
 
 @pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")

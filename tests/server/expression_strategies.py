@@ -18,23 +18,80 @@ COLUMNS = {
 }
 """The inputs of every transform."""
 
-_UNARY = (
-    "np.log np.log1p np.log2 np.log10 np.exp np.expm1 np.sqrt np.square np.cbrt np.sin np.cos np.tan "
-    "np.arcsin np.arccos np.arctan np.sinh np.cosh np.tanh np.radians np.degrees np.deg2rad "
-    "np.floor np.ceil np.trunc np.rint np.sign np.abs np.fabs np.negative np.positive abs round - + "
-    "np.reciprocal np.exp2 np.arcsinh"
-).split()
-_BINARY = (
-    "np.maximum np.minimum np.fmax np.fmin np.hypot np.arctan2 np.power np.add np.subtract "
-    "np.multiply np.divide np.floor_divide np.mod np.fmod np.copysign np.logaddexp np.heaviside"
-).split()
+_UNARY = [
+    "np.log",
+    "np.log1p",
+    "np.log2",
+    "np.log10",
+    "np.exp",
+    "np.expm1",
+    "np.sqrt",
+    "np.square",
+    "np.cbrt",
+    "np.sin",
+    "np.cos",
+    "np.tan",
+    "np.arcsin",
+    "np.arccos",
+    "np.arctan",
+    "np.sinh",
+    "np.cosh",
+    "np.tanh",
+    "np.radians",
+    "np.degrees",
+    "np.deg2rad",
+    "np.floor",
+    "np.ceil",
+    "np.trunc",
+    "np.rint",
+    "np.sign",
+    "np.abs",
+    "np.fabs",
+    "np.negative",
+    "np.positive",
+    "abs",
+    "round",
+    "-",
+    "+",
+    "np.reciprocal",
+    "np.exp2",
+    "np.arcsinh",
+]
+_BINARY = [
+    "np.maximum",
+    "np.minimum",
+    "np.fmax",
+    "np.fmin",
+    "np.hypot",
+    "np.arctan2",
+    "np.power",
+    "np.add",
+    "np.subtract",
+    "np.multiply",
+    "np.divide",
+    "np.floor_divide",
+    "np.mod",
+    "np.fmod",
+    "np.copysign",
+    "np.logaddexp",
+    "np.heaviside",
+]
 _NUMBERS = ("0", "1", "2", "-1", "3", "10", "100", "0.5", "-0.0", "1.5", "2.0", "1e-9", "100.0",
             "np.pi", "7", "-3", "0.1", "1e300")  # fmt: skip
 _TEXTS = ("'a'", "'Ab c'", "''", "'Zürich'", "'x'", "'0'")
 _TEST_TYPES = ("float", "int", "'float32'", "'int32'", "'float64'", "np.int64", "bool")
-_DATE_FIELDS = (
-    "hour day month year minute second dayofweek quarter dayofyear weekday".split()
-)
+_DATE_FIELDS = [
+    "hour",
+    "day",
+    "month",
+    "year",
+    "minute",
+    "second",
+    "dayofweek",
+    "quarter",
+    "dayofyear",
+    "weekday",
+]
 
 texts = st.sampled_from(_TEXTS)
 numbers = st.sampled_from(_NUMBERS)
@@ -53,7 +110,7 @@ def number(draw: st.DrawFn, depth: int) -> str:
     form = draw(st.integers(0, 27))
     sub = number(depth - 1)
     if form <= 3:
-        op = draw(st.sampled_from("+ - * / // % ** + - * /".split()))
+        op = draw(st.sampled_from(["+", "-", "*", "/", "//", "%", "**", "+", "-", "*", "/"]))
         left = draw(sub)
         right = draw(st.one_of(numbers, sub))
         if draw(st.integers(0, 4)) == 0:
@@ -137,13 +194,13 @@ def boolean(draw: st.DrawFn, depth: int) -> str:
     if form == 0:
         return f'inputs["{draw(st.sampled_from("bc"))}"].fillna({draw(st.booleans())})'
     if form <= 2:
-        op = draw(st.sampled_from("== != < <= > >=".split()))
+        op = draw(st.sampled_from(["==", "!=", "<", "<=", ">", ">="]))
         left = draw(number(depth - 1))
         return f"({left} {op} {draw(st.one_of(thresholds, number(depth - 1)))})"
     if form == 3:
         return f"({draw(text(depth - 1))} {draw(st.sampled_from(('==', '!=')))} {draw(texts)})"
     if form <= 5:
-        op = draw(st.sampled_from("& | ^".split()))
+        op = draw(st.sampled_from(["&", "|", "^"]))
         return f"({draw(sub)} {op} {draw(sub)})"
     if form == 6:
         return f"(~{draw(sub)})"
@@ -166,7 +223,7 @@ def boolean(draw: st.DrawFn, depth: int) -> str:
         how = draw(st.sampled_from(("both", "neither", "left", "right")))
         return f"{draw(number(depth - 1))}.between({low}, {high}, inclusive='{how}')"
     if form == 12:
-        op = draw(st.sampled_from("== != < <= > >=".split()))
+        op = draw(st.sampled_from(["==", "!=", "<", "<=", ">", ">="]))
         return f'(inputs["u"] {op} inputs["v"])'
     name = draw(st.sampled_from(("np.isnan", "np.isfinite", "np.isinf", "pd.isna", "pd.notna")))
     return f"{name}({draw(number(depth - 1))})"

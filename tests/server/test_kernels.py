@@ -48,7 +48,7 @@ class Corpus:
     def both(self, request: Any) -> tuple[Any, Any]:
         """Both answers, parsed, or the status and details of the errors."""
         data = request.SerializeToString()
-        found = []
+        found: list[Any] = []
         for served in (self.kernels, self.python):
             try:
                 found.append(
@@ -218,7 +218,7 @@ def test_data_of_other_types_is_left_to_pandas(corpus: Corpus) -> None:
         Value(int64_val=2000),
         Value(string_val="x"),
         Value(float_val=0.5),
-        Value(null_val=0),
+        Value(null_val="NULL"),
         Value(int64_val=2**60 + 1),
     ):
         request.request_context["amount"].val[0].CopyFrom(value)

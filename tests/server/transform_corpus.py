@@ -77,9 +77,7 @@ def compiled(**outputs: Any) -> Callable[[Callable[[Any], Any]], Callable[[Any],
     return refused("", **outputs)
 
 
-def refused(
-    reason: str, **outputs: Any
-) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+def refused(reason: str, **outputs: Any) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
     """A transform that stays with pandas."""
 
     def enter(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -133,9 +131,7 @@ def debt_to_income_ratio(inputs: pd.DataFrame) -> pd.DataFrame:
 
 @compiled(share=Float64)
 def spend_share_where(inputs: pd.DataFrame) -> pd.DataFrame:
-    share = np.where(
-        inputs["spend_365d"] > 0, inputs["spend_30d"] / inputs["spend_365d"], 0.0
-    )
+    share = np.where(inputs["spend_365d"] > 0, inputs["spend_30d"] / inputs["spend_365d"], 0.0)
     return pd.DataFrame({"share": share})
 
 
@@ -386,7 +382,9 @@ def limit_by_tier(inputs: pd.DataFrame) -> pd.DataFrame:
 
 @compiled(vat=Float64)
 def value_added_tax(inputs: pd.DataFrame) -> pd.DataFrame:
-    rate = np.where(inputs["country"] == "DE", 0.19, np.where(inputs["country"] == "CH", 0.081, 0.2))
+    rate = np.where(
+        inputs["country"] == "DE", 0.19, np.where(inputs["country"] == "CH", 0.081, 0.2)
+    )
     return pd.DataFrame({"vat": inputs["amount"] * rate})
 
 
