@@ -1,8 +1,9 @@
 """Kernels in serving: the corpus through two gateways, one with kernels and one without."""
 
+import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,22 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value as FeastValue
 from feast.types import Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from figures import scrape
+from processes import eventually, run_cli
 from served import Served, serve, stop
 from transform_corpus import CUSTOMER, REQUEST, TRANSFORMS, Transform
 
-from hotfeast.hotpath.kernel import Kernel
+from hotfeast.hotpath.kernel import Computation, Kernel, Kind
+from hotfeast.hotpath.request import Request
 from hotfeast.server.gateway import Settings
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.local_redis import LocalRedis
-from hotfeast.server.plan import plan_features, plan_service
+from hotfeast.server.lowering import Wanted, lower
+from hotfeast.server.plan import ServingPlan, plan_features, plan_service
+from hotfeast.server.proof import Differs, Original, prove
 from hotfeast.server.registry import Definitions, RegistryReader
+from hotfeast.server.tracing import trace
+from hotfeast.server.transform_runs import VERIFY_EVERY
+from hotfeast.server.watch import RegistryWatch
 from hotfeast.serving.v1 import serving_pb2
 from hotfeast.serving.v1.value_pb2 import Value
 
@@ -179,7 +187,9 @@ def test_kernels_did_answer(corpus: Corpus) -> None:
         before = scrape(page.url)
         # A customer whose row has nothing missing that the transform could not do without.
         for customer in range(CUSTOMERS):
-            corpus.both(request_for(transform, chance, [customer], null=0.0))
+            data = request_for(transform, chance, [customer], null=0.0).SerializeToString()
+            with contextlib.suppress(grpc.RpcError):
+                corpus.kernels.call(METHOD, data)
         after = scrape(page.url)
         name = f'hotfeast_transform_runs_total{{path="kernel",view="{transform.name}"}}'
         assert after[name] > before.get(name, 0), transform.name
@@ -310,3 +320,139 @@ def test_a_kernel_is_made_once(corpus: Corpus) -> None:
         plan_features(corpus.definitions, ["click_through_rate:ctr"], False),
     )
     assert listed.on_demand[0].kernel is kernels[0]
+
+
+def test_a_wrong_kernel_is_told_and_does_no_harm(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where verifying, the answer is Python's; the difference is counted and logged once."""
+    folder = Path(corpus.store.repo_path)
+    served = serve(
+        corpus.store,
+        Settings(repo=folder, transforms="verify", metrics=("127.0.0.1", 0), registry_interval=60),
+    )
+    try:
+        assert served.gateway.metrics_page is not None
+        url = served.gateway.metrics_page.url
+        transform = next(t for t in TRANSFORMS if t.name == "high_value_flag")
+        book = served.gateway.registry.book
+        plan = book.service_plan("serve_high_value_flag")
+        assert plan is not None and plan.computation is not None
+
+        def ask() -> None:
+            request = request_for(transform, random.Random(1), [1, 2, 3], null=0.0)
+            _, expected = corpus.both(request)
+            found = serving_pb2.GetOnlineFeaturesResponse.FromString(
+                served.call(METHOD, request.SerializeToString())
+            )
+            assert found == expected
+
+        for _ in range(2 * VERIFY_EVERY):
+            ask()
+        assert mismatches(url, transform.name) == 0
+        runs = scrape(url)
+        for path, count in (("python", 2), ("kernel", 2 * VERIFY_EVERY - 2)):
+            name = f'hotfeast_transform_runs_total{{path="{path}",view="{transform.name}"}}'
+            assert runs[name] == count
+
+        # The kernel of another comparison in its place.
+        wrong = wrong_kernel(plan)
+        key = (b"serve_high_value_flag", False)
+        book._services[key] = replace(plan, computation=wrong)
+        with caplog.at_level("ERROR", "hotfeast.server.transform_runs"):
+            told = 0
+            for _ in range(2 * VERIFY_EVERY):
+                request = request_for(transform, random.Random(1), [1, 2, 3], null=0.0)
+                request.request_context["amount"].val[0].double_val = 2000
+                _, expected = corpus.both(request)
+                found = serving_pb2.GetOnlineFeaturesResponse.FromString(
+                    served.call(METHOD, request.SerializeToString())
+                )
+                told += found == expected
+        assert told == 2
+        assert mismatches(url, transform.name) == 2
+        assert [r.getMessage() for r in caplog.records] == [
+            "the kernel of on-demand view 'high_value_flag' answers something else than its Python "
+            "function; serve with --transforms=python, and report it"
+        ]
+    finally:
+        stop(served)
+
+
+def mismatches(url: str, view: str) -> float:
+    return scrape(url).get(f'hotfeast_transform_mismatches_total{{view="{view}"}}', 0)
+
+
+def wrong_kernel(plan: ServingPlan) -> Computation:
+    """Says that low amounts are high, and high ones low."""
+
+    def inverted(inputs: Any) -> Any:
+        out = pd.DataFrame()
+        out["is_high_value"] = (inputs["amount"] <= 1000).astype(int)
+        return out
+
+    graph = trace(inverted, ["amount"])
+    lowered = lower(graph, {"amount": Kind.FLOAT64}, [Wanted("is_high_value", 4)])
+    kernel = Kernel([("amount", Kind.FLOAT64)], lowered.programs, lowered.by_states)
+    sent = [False] * sum(len(v.features) for v in plan.compiled.definition.views)
+    return Computation(plan.compiled, [(kernel, ["amount"])], ["amount"], sent, ["is_high_value"])
+
+
+def test_a_kernel_that_is_not_equal_is_refused(corpus: Corpus) -> None:
+    """The proof, given another function's kernel."""
+    plan = plan_service(corpus.definitions, "serve_high_value_flag", False)
+    read = plan.on_demand[0]
+
+    def almost(inputs: Any) -> Any:
+        out = pd.DataFrame()
+        out["is_high_value"] = (inputs["amount"] >= 1000).astype(int)
+        return out
+
+    graph = trace(almost, ["amount"])
+    lowered = lower(graph, {"amount": Kind.FLOAT64}, [Wanted("is_high_value", 4)])
+    kernel = Kernel([("amount", Kind.FLOAT64)], lowered.programs, lowered.by_states)
+    original = Original(read.view.on_demand, read.view.features, {"amount": 5})
+    with pytest.raises(Differs, match="is_high_value is int64_val: 1 and not int64_val: 0"):
+        prove(kernel, list(lowered.by_states), original, graph)
+
+
+def test_kernels_of_feature_lists_are_made_off_the_request(corpus: Corpus) -> None:
+    book = corpus.kernels.gateway.registry.book
+    request = serving_pb2.GetOnlineFeaturesRequest(
+        features=serving_pb2.FeatureList(val=["spend_growth:growth", "customers:tier"])
+    )
+    request.entities["customer_id"].val.extend([Value(int64_val=1), Value(int64_val=4)])
+    first = corpus.both(request)
+    parsed = Request(request.SerializeToString())
+    eventually(lambda: book.find(parsed).computation is not None)
+    second = corpus.both(request)
+    assert first[0] == first[1] == second[0] == second[1]
+
+
+def test_the_log_says_how_each_view_is_computed(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "hotfeast.server.watch"):
+        RegistryWatch(corpus.store, 60.0, kernels=KernelMaker())
+    lines = [r.getMessage() for r in caplog.records]
+    assert len(lines) == len(TRANSFORMS)
+    said = "plan generation 1: on-demand view {!r} is computed by "
+    assert said.format("click_through_rate") + "a kernel" in lines
+    assert said.format("cut_into_bins") + "its Python function: uses pd.cut" in lines
+
+
+def test_plan_command(corpus: Corpus) -> None:
+    for service, kernel, words in (
+        ("serve_click_through_rate", True, ["clicks", "impressions", "proved", "customer_id"]),
+        ("serve_cut_into_bins", False, ["uses pd.cut", "age_bin"]),
+    ):
+        process = run_cli("plan", service, "--repo", corpus.store.repo_path)
+        assert process.returncode == 0, process.stderr
+        assert ("kernel" in process.stdout) == kernel
+        assert ("Python" in process.stdout) != kernel
+        text = " ".join(process.stdout.split())
+        for word in words:
+            assert word in text
+    process = run_cli("plan", "serve_nothing", "--repo", corpus.store.repo_path)
+    assert process.returncode == 2
+    assert "serve_nothing" in process.stderr
