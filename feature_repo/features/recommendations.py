@@ -19,7 +19,7 @@ from features.products import product_popularity
 from features.users import user_purchase_stats
 
 
-@on_demand_feature_view(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[
         user_purchase_stats[["avg_basket_usd_30d", "avg_basket_usd_90d"]],
         cart_request,
@@ -48,7 +48,7 @@ def cart_comparison(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-@on_demand_feature_view(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[visit_request],
     schema=[
         # Hour of the day in UTC, 0 to 23.
@@ -81,7 +81,7 @@ def visit_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-@on_demand_feature_view(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[
         user_purchase_stats[["baskets_count_30d", "days_since_last_basket"]],
         cart_request,
@@ -91,7 +91,7 @@ def visit_calendar(inputs: pd.DataFrame) -> pd.DataFrame:
         # Whether the cart is worth enough and the household shops often enough, or has stayed
         # away for 30 days and should be won back.
         Field(name="discount_is_eligible", dtype=Bool),
-        # What the cart lacks of the promotion's minimum; 0 where it has it.
+        # What the cart lacks of the minimum of the promotion; 0 where it has it.
         Field(name="discount_missing_usd", dtype=Float64),
     ],
     mode="pandas",
@@ -110,17 +110,17 @@ def discount_eligibility(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-@on_demand_feature_view(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[
         user_purchase_stats[["baskets_count_90d", "units_count_90d", "revenue_usd_90d"]],
         product_popularity[["product_buyers_count_30d", "product_avg_price_usd_30d"]],
         user_product_interactions[["pair_baskets_count_90d", "pair_days_since_last_purchase"]],
     ],
     schema=[
-        # Share of the household's baskets that have the product; 0 without a habit.
+        # Share of all baskets of the household that have the product; 0 without a habit.
         Field(name="pair_basket_share_90d", dtype=Float64),
-        # How near the product's price is to what the household pays for a unit: 1 for the same,
-        # 0.5 for twice or half of it; null where one of them is unknown.
+        # How near the price of the product is to what the household pays for a unit: 1 for the
+        # same, 0.5 for twice or half of it; null where one of them is unknown.
         Field(name="product_price_fit", dtype=Float64),
         # Habit (weight 0.6, less the longer ago), popularity (0.3) and price fit (0.1), each from
         # 0 to 1; what is unknown counts as 0.
