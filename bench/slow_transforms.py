@@ -1,9 +1,10 @@
 """What slow Python transforms cost the plain requests beside them.
 
 `hotfeast serve` answers plain requests, one after another, while 24 clients keep asking for a
-feature whose Python function takes 5 ms: more clients than there are threads for requests. There are three such functions: one waits without Python's global lock (a call to another
-service), one computes in Python, and one computes in one call of C that keeps the lock. Quiet and
-busy times take turns.
+feature whose Python function takes 5 ms: more clients than there are threads for requests. There
+are three such functions: one waits without Python's global lock (a call to another service), one
+computes in Python, and one computes in one call of C that keeps the lock. Quiet and busy times take
+turns.
 
 Writes `slow_transforms.json`.
 """
@@ -42,10 +43,11 @@ _METHOD = (
     f"/{serving_pb2.DESCRIPTOR.services_by_name['FeatureServing'].full_name}/GetOnlineFeatures"
 )
 _amount = RequestSource(name="amount", schema=[Field(name="amount", dtype=Float64)])
-_decorate: Any = on_demand_feature_view
 
 
-@_decorate(sources=[_amount], schema=[Field(name="waits_out", dtype=Float64)], mode="python")
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
+    sources=[_amount], schema=[Field(name="waits_out", dtype=Float64)], mode="python"
+)
 def waits(inputs: dict[str, Any]) -> dict[str, Any]:
     """5 ms without the lock."""
     import time
@@ -54,7 +56,9 @@ def waits(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"waits_out": [float(amount) for amount in inputs["amount"]]}
 
 
-@_decorate(sources=[_amount], schema=[Field(name="python_out", dtype=Float64)], mode="python")
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
+    sources=[_amount], schema=[Field(name="python_out", dtype=Float64)], mode="python"
+)
 def python(inputs: dict[str, Any]) -> dict[str, Any]:
     """5 ms of Python."""
     import time
@@ -65,7 +69,9 @@ def python(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"python_out": [float(amount) for amount in inputs["amount"]]}
 
 
-@_decorate(sources=[_amount], schema=[Field(name="c_out", dtype=Int64)], mode="pandas")
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
+    sources=[_amount], schema=[Field(name="c_out", dtype=Int64)], mode="pandas"
+)
 def c(inputs: pd.DataFrame) -> pd.DataFrame:
     """About 5 ms in one call of C that keeps the lock."""
     import pandas as pd
@@ -193,7 +199,9 @@ def _keep_asking(port: int, pipe: Any) -> None:
                 with woken:
                     woken.wait_for(lambda: wanted[0] is not None)
                     feature = wanted[0]
-                connection.get_online_features([feature], {}, request_context={"amount": [1.0]})
+                connection.get_online_features(
+                    [str(feature)], {}, request_context={"amount": [1.0]}
+                )
                 counts[number] += 1
 
     for number in range(CLIENTS):

@@ -33,6 +33,7 @@ try:
         PushSource,
         RepoConfig,
         StreamFeatureView,
+        utils,
     )
     from feast.data_format import ParquetFormat
     from feast.errors import FeastObjectNotFoundException
@@ -135,6 +136,7 @@ __all__ = [
     "parse_repo",
     "python_values_to_proto_values",
     "sql_registry",
+    "utils",
 ]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -133,8 +134,10 @@ class Gateway:
         # A stream has a thread for its life; it must not be one of those that requests need.
         self._threads = RequestThreads(settings.threads + settings.push_streams)
         turns = TransformTurns(self._threads, settings.transform_threads)
+        # gRPC's types name the one executor; it calls `submit` and nothing else.
+        executor: Any = self._threads
         self._server = grpc.server(
-            self._threads,
+            executor,
             interceptors=[self._metrics] if self._metrics is not None else None,
             options=[
                 ("grpc.so_reuseport", int(settings.share_port)),

@@ -106,8 +106,8 @@ def _compared(view: Any, message: Any, ours: Any) -> Iterator[tuple[str, Any, An
     for name, source in ours.source_feature_view_projections.items():
         # Where a source's schema is inferred when it is applied, the files do not have it.
         if source.features:
-            names = [sorted(f.name for f in s.features) for s in (sources[name], source)]
-            yield f"set of features of source {name!r}", *names
+            registered, defined = ({f.name for f in s.features} for s in (sources[name], source))
+            yield f"set of features of source {name!r}", registered, defined
     transformation = message.spec.feature_transformation
     if transformation.HasField("substrait_transformation"):
         plan = transformation.substrait_transformation.substrait_plan

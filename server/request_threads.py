@@ -18,9 +18,9 @@ import grpc
 
 from hotfeast.server.errors import RequestFailure
 
-# Seconds after which a thread that computes in Python lets others have the interpreter's lock, while
-# transforms run. With Python's own 5 ms, a plain request, which takes the lock several times, waited
-# 150 ms beside four transforms that compute.
+# Seconds after which a thread that computes in Python lets others have the interpreter's lock, for
+# the time that transforms run. With Python's own 5 ms, a plain request, which takes the lock more
+# than once, waited 150 ms beside four transforms that compute.
 _SWITCH_INTERVAL = 0.0001
 MOST_WAITING = 256
 """Requests that wait for their turn to run a Python transform; each of them is a thread."""

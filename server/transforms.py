@@ -139,7 +139,8 @@ def apply_on_demand(
         corrupt = inputs.corrupt_rows(read) if request.partial else set()
         for feature in read.projection.features:
             answer.results.append(_vector(columns[feature], corrupt, strict))
-    return answer.SerializeToString()
+    serialized: bytes = answer.SerializeToString()
+    return serialized
 
 
 class _Inputs:

@@ -60,10 +60,8 @@ basket = RequestSource(
 )
 clock = RequestSource(name="clock", schema=[Field(name="asked_at", dtype=UnixTimestamp)])
 
-decorate: Any = on_demand_feature_view
 
-
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[people, basket],
     schema=[
         Field(name="per_visit", dtype=Float64),
@@ -87,7 +85,7 @@ def in_pandas(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[people[["score", "visits"]], shops, clock],
     schema=[
         Field(name="both_scores", dtype=Float64),
@@ -107,7 +105,7 @@ def over_two_views(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[people, basket],
     schema=[
         Field(name="py_total", dtype=Float64),
@@ -128,7 +126,7 @@ def in_python(inputs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[people, basket],
     schema=[Field(name="one_total", dtype=Float64), Field(name="one_visits", dtype=Int64)],
     mode="python",
@@ -142,7 +140,9 @@ def in_python_singleton(inputs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@decorate(sources=[basket], schema=[Field(name="doubled", dtype=Float64)], mode="pandas")
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
+    sources=[basket], schema=[Field(name="doubled", dtype=Float64)], mode="pandas"
+)
 def without_a_view(inputs: pd.DataFrame) -> pd.DataFrame:
     """Request data only."""
     import pandas as pd
@@ -152,7 +152,7 @@ def without_a_view(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     input_schema=[Field(name="limit", dtype=Float64)],
     sources=[people],
     schema=[Field(name="above", dtype=Bool)],

@@ -1,7 +1,6 @@
 """An on-demand view whose function waits until a test lets it go on."""
 
 import threading
-from typing import Any
 
 import pandas as pd
 from feast import FeatureStore, Field, RequestSource
@@ -39,10 +38,8 @@ class Gate:
 
 GATE = Gate()
 
-decorate: Any = on_demand_feature_view
 
-
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[RequestSource(name="amount", schema=[Field(name="amount", dtype=Float64)])],
     schema=[Field(name="waited", dtype=Float64)],
     mode="pandas",

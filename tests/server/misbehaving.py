@@ -12,10 +12,9 @@ from market import user, user_stats
 how = RequestSource(
     name="how", schema=[Field(name="how", dtype=String), Field(name="amount", dtype=Float64)]
 )
-decorate: Any = on_demand_feature_view
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[user_stats[["spend", "visits"]], how],
     schema=[Field(name="ratio", dtype=Float64), Field(name="whole", dtype=Int64)],
     mode="pandas",
@@ -43,12 +42,12 @@ def frames(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[user_stats[["spend", "visits"]], how],
     schema=[Field(name="listed", dtype=Float64), Field(name="vector", dtype=Array(Float64))],
     mode="python",
 )
-def lists(inputs: dict[str, Any]) -> dict[str, Any]:
+def lists(inputs: dict[str, Any]) -> Any:
     """Python mode."""
     how = inputs["how"][0]
     out: dict[str, Any] = {
@@ -70,7 +69,7 @@ def lists(inputs: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[user_stats[["spend", "visits"]], how],
     schema=[Field(name="one", dtype=Float64), Field(name="pair", dtype=Array(Float64))],
     mode="python",
@@ -83,7 +82,7 @@ def values(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"one": float(amount), "pair": pair if inputs["how"] == "a bare list" else [pair]}
 
 
-@decorate(
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
     sources=[user_stats.with_name("somebody")],
     schema=[Field(name="visits_again", dtype=Int64)],
     mode="pandas",

@@ -61,7 +61,7 @@ def test_who_leaves_makes_place_for_another(threads: RequestThreads) -> None:
     away = [threads.submit(leave_and_wait) for _ in range(5)]
     for _ in range(5):
         assert left.acquire(timeout=30)
-    assert [threads.submit(lambda n=n: n * n).result(30) for n in range(20)] == [  # type: ignore[misc]
+    assert [threads.submit(lambda n=n: n * n).result(30) for n in range(20)] == [
         n * n for n in range(20)
     ]
     go.set()
