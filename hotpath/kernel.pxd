@@ -72,6 +72,12 @@ cdef struct Binding:
     uint32_t feature
     Cursor name
 
+# A column that the request context must have.
+cdef struct RequestField:
+    Cursor name
+    int value_type
+    int kind
+
 
 cdef class Computation:
     cdef Plan plan
@@ -81,7 +87,8 @@ cdef class Computation:
     cdef list owned
     cdef uint8_t* sent            # for each feature that is read whether it is sent
     cdef Cursor names             # of what is sent, computed features last: `0A length name`
-    cdef uint32_t request_fields
+    cdef RequestField* fields
+    cdef uint32_t field_count
 
     cdef Cursor own(self, bytes data)
     cdef bytes compute(self, Batch batch, Reply reply, bint strict)

@@ -88,8 +88,9 @@ class Computation:
         self,
         plan: Plan,
         kernels: Sequence[tuple[Kernel, Sequence[tuple[int, int] | str]]],
-        request_fields: Sequence[str],
+        request_fields: Sequence[tuple[str, int, int]],
         sent: Sequence[bool],
         computed_names: Sequence[str],
     ) -> None:
-        """Raises ValueError where a binding is to nothing that the plan reads."""
+        """Takes name, `ValueType` and Kind of each request field. Raises ValueError where a binding
+        is to nothing that the plan reads."""

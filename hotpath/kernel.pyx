@@ -1040,21 +1040,29 @@ cdef class Computation:
             plan: What is read.
             kernels: Each with, for every input, the `(view, feature)` of the plan that it is, or
                 the name of a join key or request field.
-            request_fields: Names of all that the request context must have.
+            request_fields: Name, number in `ValueType.Enum` and Kind of all that the request
+                context must have.
             sent: For every feature of the plan whether it is sent.
             computed_names: Names of the computed features, in the order of the kernels' outputs.
         """
         cdef Binding* binding
+        cdef RequestField* field
         cdef uint32_t i
         self.plan = plan
         self.kernels = []
         self.owned = []
-        self.request_fields = len(request_fields)
+        self.field_count = len(request_fields)
+        self.fields = <RequestField*>calloc(self.field_count + 1, sizeof(RequestField))
         self.binding_count = sum(len(inputs) for _, inputs in kernels)
         self.bindings = <Binding*>calloc(self.binding_count + 1, sizeof(Binding))
         self.sent = <uint8_t*>calloc(plan.feature_count + 1, 1)
-        if self.bindings == NULL or self.sent == NULL:
+        if self.fields == NULL or self.bindings == NULL or self.sent == NULL:
             raise MemoryError
+        for i, (name, value_type, kind) in enumerate(request_fields):
+            field = &self.fields[i]
+            field.name = self.own(name.encode())
+            field.value_type = value_type
+            field.kind = kind
         if len(sent) != plan.feature_count:
             raise ValueError("one flag for each feature of the plan")
         i = 0
@@ -1092,6 +1100,7 @@ cdef class Computation:
         self.names = self.own(bytes(message))
 
     def __dealloc__(self):
+        free(self.fields)
         free(self.bindings)
         free(self.sent)
 
@@ -1111,8 +1120,11 @@ cdef class Computation:
         cdef Cursor* memory
         cdef const Cursor** starts
         cdef uint32_t i
-        if rows == 0 or batch.request.context_count != self.request_fields:
+        if rows == 0 or batch.request.context_count != self.field_count:
             return None
+        for i in range(self.field_count):
+            if not is_as_declared(batch, &self.fields[i]):
+                return None
         memory = <Cursor*>malloc((self.binding_count * <size_t>rows + 1) * sizeof(Cursor))
         starts = <const Cursor**>malloc((self.binding_count + 1) * sizeof(Cursor*))
         try:
@@ -1134,6 +1146,39 @@ cdef class Computation:
         finally:
             free(memory)
             free(<void*>starts)
+
+
+cdef bint is_as_declared(Batch batch, const RequestField* field) noexcept nogil:
+    """Whether the request context has a field, with a value of its type, or null, in each row.
+
+    What can be converted, and what has to be refused, is left to Python; but an integer may have
+    either size where it fits the declared one, and a floating-point number, too.
+    """
+    cdef RequestColumn* column
+    cdef Cursor c, span
+    cdef Text text
+    cdef uint32_t tag_field = 0, wire = 0, row, i
+    cdef int64_t number = 0
+    cdef int found
+    for i in range(batch.request.context_count):
+        column = &batch.request.columns[batch.request.entity_count + i]
+        if left(&column.name) != left(&field.name):
+            continue
+        if memcmp(column.name.at, field.name.at, left(&field.name)) != 0:
+            continue
+        if column.rows != batch.rows:
+            return False
+        c = column.values
+        for row in range(batch.rows):
+            if read_tag(&c, &tag_field, &wire) != 0 or read_span(&c, &span) != 0:
+                return False
+            found = scan_value(&span, field.kind, &number, &text)
+            if found == GIVE_UP:
+                return False
+            if found and field.value_type == INT32_VAL and number != <int32_t>number:
+                return False
+        return True
+    return False
 
 
 cdef bint gather(

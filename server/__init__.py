@@ -17,6 +17,9 @@ push_rows        rows of a push to Redis and to batch sources
 push             the Push service, single batches and streams
 feast_push       the same for Feast's clients
 offline          rows to batch sources, through Feast
+expressions, tracing, lowering  a transform's function to typed programs
+proof, kernels   those programs against the function, and which views have them
+transform_runs   how on-demand views are computed: counted, and in part verified
 servicer         the order of the stages, and errors to statuses
 catalog          what is served, for people and tools
 watch            the plans in step with the registry
@@ -24,4 +27,5 @@ metrics          figures for Prometheus
 gateway          all of them behind one port: health, reflection, reload, drain
 workers          several gateway processes on one port
 cli              the command line
+cli_plan         what a service reads and computes, as tables
 """

@@ -84,7 +84,7 @@ class KernelMaker:
         computation = Computation(
             plan.compiled,
             bound,
-            [field.name for field in plan.request_fields],
+            [(f.name, f.value_type, _KINDS[f.value_type]) for f in plan.request_fields],
             _sent(plan),
             computed,
         )
@@ -116,6 +116,9 @@ class KernelMaker:
         view = read.view.on_demand
         if view.mode != "pandas":
             raise Refused(f"mode is {view.mode}; kernels are made of pandas functions")
+        for field in plan.request_fields:
+            if field.value_type not in _KINDS:
+                raise Refused(f"request data {field.name!r} is of a type no kernel is made for")
         given = _given_columns(definitions, plan, read)
         kinds = {name: _KINDS[t] for name, (_, t) in given.items() if t in _KINDS}
         function = view.feature_transformation.udf

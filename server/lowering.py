@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hotfeast.hotpath.kernel import DateField, Kind, Op, State
-from hotfeast.server.expressions import Argument, Constant, Graph, Node, Refused
+from hotfeast.server.expressions import Argument, Constant, Graph, Node, Ref, Refused
 from hotfeast.server.feast_api import ValueType
 
 GIVE_UP = -2
@@ -192,8 +192,9 @@ class _Lowering:
         self._instructions: list[Instruction] = []
         self._values: list[_Operand] = []
         self._known_constants: dict[tuple[Kind, str], int] = {}
+        self._chosen: set[int] = set()
         self.alternatives: dict[int, int] = {}
-        """For each check with another case: its instruction's place to the node that chooses."""
+        """For each check with another case: its instruction's place to the choice's key."""
 
     def lower(self, wanted: Sequence[Wanted]) -> ProgramDefinition:
         for number, node in enumerate(self._graph.nodes):
@@ -240,12 +241,21 @@ class _Lowering:
         """Leaves the data to pandas where any value of a mask is true."""
         self._instructions.append(Instruction(Op.UNLESS, 0, (mask,), GIVE_UP))
 
-    def _choose_by(self, mask: int) -> bool:
-        """Whether this program is for the case that some value of a mask is true."""
-        if self._choices.get(self._node, 0):
+    def _choose_by(self, mask: int, key: int | None = None) -> bool:
+        """Whether this program is for the case that some value of a mask is true.
+
+        Args:
+            mask: A register.
+            key: What the choice is known by, for steps that choose by the same mask; this step's
+                node if None.
+        """
+        key = self._node if key is None else key
+        if self._choices.get(key, 0):
             return True
-        self.alternatives[len(self._instructions)] = self._node
-        self._instructions.append(Instruction(Op.UNLESS, 0, (mask,), GIVE_UP))
+        if key not in self._chosen:
+            self._chosen.add(key)
+            self.alternatives[len(self._instructions)] = key
+            self._instructions.append(Instruction(Op.UNLESS, 0, (mask,), GIVE_UP))
         return False
 
     def _ufunc(self, name: str, *args: _Operand) -> _Operand:
@@ -699,7 +709,10 @@ class _Lowering:
             raise Refused(f"uses .dt.{name} of a column that has none here")
         kind = Kind.INT64 if name == "days" else Kind.INT32
         mask = self._missing(operand)
-        has_missing = self._choose_by(mask)
+        # All fields of one time have the same nulls.
+        (times,) = node.args
+        assert isinstance(times, Ref)
+        has_missing = self._choose_by(mask, times.node)
         param = operand.unit << _FIELD_BITS | fields[str(name)]
         register = self._emit(Op.DATE_FIELD, kind, (operand.register,), param)
         if not has_missing:
@@ -862,8 +875,8 @@ def lower(graph: Graph, kinds: Mapping[str, Kind], wanted: Sequence[Wanted]) -> 
             places[case] = GIVE_UP
             continue
         further = {
-            place: (states, tuple(sorted({**dict(choices), node: 1}.items())))
-            for place, node in lowering.alternatives.items()
+            place: (states, tuple(sorted({**dict(choices), key: 1}.items())))
+            for place, key in lowering.alternatives.items()
         }
         places[case] = len(definitions)
         definitions.append((made, further))

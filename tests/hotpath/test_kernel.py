@@ -194,7 +194,9 @@ NOW = (1_750_000_000, 0)
 
 
 def computation(sent: tuple[bool, bool, bool], plan: Plan = PLAN) -> Computation:
-    return Computation(plan, [(SHARE, [(0, 1), "total"])], ["total"], sent, ["share"])
+    return Computation(
+        plan, [(SHARE, [(0, 1), "total"])], [("total", DOUBLE, Kind.FLOAT64)], sent, ["share"]
+    )
 
 
 def request_of(ids: list[int], totals: list[Any], **settings: Any) -> bytes:
@@ -279,7 +281,7 @@ def test_a_computation_belongs_to_its_plan() -> None:
 @pytest.mark.parametrize("binding", [(1, 0), (-1, 0), (0, 3)])
 def test_bindings_are_to_what_is_read(binding: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="binding"):
-        Computation(PLAN, [(SHARE, [binding, "total"])], ["total"], [True] * 3, ["share"])
+        Computation(PLAN, [(SHARE, [binding, "total"])], [], [True] * 3, ["share"])
 
 
 def test_references_are_given_back() -> None:

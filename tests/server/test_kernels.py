@@ -236,13 +236,25 @@ def test_data_of_other_types_is_left_to_pandas(corpus: Corpus) -> None:
         assert ours == expected
 
 
-@pytest.mark.parametrize("sent", [{}, {"amount": 1}, {"amount": 2, "other": 2}, {"other": 2}])
-def test_wrong_request_data_is_told_as_ever(corpus: Corpus, sent: dict[str, int]) -> None:
-    transform = next(t for t in TRANSFORMS if t.name == "high_value_flag")
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("high_value_flag", {}),
+        ("high_value_flag", {"amount": 1}),
+        ("high_value_flag", {"amount": 2, "other": 2}),
+        ("high_value_flag", {"other": 2}),
+        ("value_added_tax", {"amounts": 2}),
+        ("capped_z_score", {"amount": 2, "channel": 2}),
+    ],
+)
+def test_wrong_request_data_is_told_as_ever(
+    corpus: Corpus, name: str, sent: dict[str, int]
+) -> None:
+    transform = next(t for t in TRANSFORMS if t.name == name)
     request = request_for(transform, random.Random(5), [1, 2], null=0.0)
     request.request_context.clear()
-    for name, rows in sent.items():
-        request.request_context[name].val.extend([Value(double_val=1.0)] * rows)
+    for field, rows in sent.items():
+        request.request_context[field].val.extend([Value(double_val=1.0)] * rows)
     ours, expected = corpus.both(request)
     assert isinstance(ours, tuple)
     assert ours == expected
@@ -337,7 +349,8 @@ def test_a_wrong_kernel_is_told_and_does_no_harm(
         transform = next(t for t in TRANSFORMS if t.name == "high_value_flag")
         book = served.gateway.registry.book
         plan = book.service_plan("serve_high_value_flag")
-        assert plan is not None and plan.computation is not None
+        assert plan is not None
+        assert plan.computation is not None
 
         def ask() -> None:
             request = request_for(transform, random.Random(1), [1, 2, 3], null=0.0)
@@ -395,7 +408,8 @@ def wrong_kernel(plan: ServingPlan) -> Computation:
     lowered = lower(graph, {"amount": Kind.FLOAT64}, [Wanted("is_high_value", 4)])
     kernel = Kernel([("amount", Kind.FLOAT64)], lowered.programs, lowered.by_states)
     sent = [False] * sum(len(v.features) for v in plan.compiled.definition.views)
-    return Computation(plan.compiled, [(kernel, ["amount"])], ["amount"], sent, ["is_high_value"])
+    fields = [("amount", 5, Kind.FLOAT64)]
+    return Computation(plan.compiled, [(kernel, ["amount"])], fields, sent, ["is_high_value"])
 
 
 def test_a_kernel_that_is_not_equal_is_refused(corpus: Corpus) -> None:
