@@ -1157,7 +1157,7 @@ cdef bint is_as_declared(Batch batch, const RequestField* field) noexcept nogil:
     cdef RequestColumn* column
     cdef Cursor c, span
     cdef Text text
-    cdef uint32_t tag_field = 0, wire = 0, row, i
+    cdef uint32_t tag_field = 0, wire = 0, i, _
     cdef int64_t number = 0
     cdef int found
     for i in range(batch.request.context_count):
@@ -1169,7 +1169,7 @@ cdef bint is_as_declared(Batch batch, const RequestField* field) noexcept nogil:
         if column.rows != batch.rows:
             return False
         c = column.values
-        for row in range(batch.rows):
+        for _ in range(batch.rows):
             if read_tag(&c, &tag_field, &wire) != 0 or read_span(&c, &span) != 0:
                 return False
             found = scan_value(&span, field.kind, &number, &text)
