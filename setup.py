@@ -114,10 +114,14 @@ def extensions() -> list[Extension]:
         link_args += flags
     elif sanitize:
         sys.exit(f"HOTFEAST_SANITIZE={sanitize!r}: the only sanitizer build is 'address'")
+    import numpy
+
     return [
         Extension(
             f"hotfeast.hotpath.{source.stem}",
             [str(source)],
+            include_dirs=[numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=compile_args,
             extra_link_args=link_args,
         )

@@ -9,15 +9,17 @@ end_to_end   latency against rows, with a table and a picture
 quick        the budgets, each with a verdict
 read_modes   what HMGET and HGETALL cost Redis
 reload       what a change of definitions costs the requests under way
+slow_transforms  plain requests beside Python transforms of 5 ms
 http2, load  requests at a fixed rate, from a client that takes next to no time itself
 stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
 write_data   what is written: one view of 10 features
 write_rates  materialization beside Feast and Redis alone, and its memory
 write_latency, write_mixed  pushes, alone and beside reads
 writes       all of these, with verdicts
+transforms   what on-demand views add, kernels beside Feast's SDK (`transform_views`)
 
-Run as `python -m bench stages | end-to-end | quick | read-modes | reload | writes` from the root of
-the checkout.
+Run as `python -m bench stages | end-to-end | quick | read-modes | reload | slow-transforms |
+transforms | writes` from the root of the checkout.
 """
 
 from pathlib import Path

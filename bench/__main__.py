@@ -84,6 +84,31 @@ def reload(
 
 
 @app.command()
+def transforms() -> None:
+    """What on-demand views add to a request, beside Feast's SDK; exit code 1 past a budget."""
+    from bench.transforms import run, table
+
+    results = run(console.log)
+    console.print(table(results))
+    if not all(added.kept for added in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def slow_transforms(
+    entities: Entities = ENTITIES,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each function is measured.")] = 3,
+) -> None:
+    """Plain requests beside on-demand views that take 5 ms; exit code 1 past the budget."""
+    from bench.slow_transforms import LONGEST_P99_MS, run, table
+
+    results = run(entities, rounds, console.log)
+    console.print(table(results))
+    if max(result.p99_ms for result in results) > LONGEST_P99_MS:
+        raise typer.Exit(1)
+
+
+@app.command()
 def writes(
     parts: Annotated[
         list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")

@@ -66,6 +66,17 @@ CASES = (
 )
 """What it shows, household, product."""
 
+RANKING_SERVICE = "product_ranking"
+RANKING_REQUEST = {
+    "cart_value_usd": 42.5,
+    "cart_items_count": 9,
+    "requested_at": AS_OF,
+    "promotion_min_cart_usd": 40.0,
+    "promotion_min_baskets_30d": 4,
+}
+RANKING_COMPUTED = 14
+"""How many of its features are computed; they are the last ones."""
+
 STATUS_STYLES = {"NULL_VALUE": "yellow", "OUTSIDE_MAX_AGE": "magenta", "NOT_FOUND": "red"}
 
 LATENCY_REQUESTS = 2000
@@ -183,6 +194,25 @@ def _cell(value: Any, status: str) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else str(value)[:16]
 
 
+def show_ranking(client: FeatureClient) -> None:
+    """What on-demand views make of stored features and of what a request says, for each case."""
+    answer = client.get_online_features(
+        RANKING_SERVICE,
+        {"user_id": [user for _, user, _ in CASES], "product_id": [item for _, _, item in CASES]},
+        request_context={name: [value] * len(CASES) for name, value in RANKING_REQUEST.items()},
+    )
+    said = ", ".join(f"{name} {value}" for name, value in RANKING_REQUEST.items())
+    table = Table(title=f"'{RANKING_SERVICE}', computed for {said}")
+    table.add_column("feature", no_wrap=True)
+    for _, user, item in CASES:
+        table.add_column(f"{user} /\n{item}", justify="right")
+    values, statuses = answer.to_dict(), answer.statuses
+    for name in answer.names[-RANKING_COMPUTED:]:
+        cells = [_cell(v, s) for v, s in zip(values[name], statuses[name], strict=True)]
+        table.add_row(name, *cells)
+    console.print(table)
+
+
 def show_push(client: FeatureClient) -> None:
     """A push, and the read that follows it: a household that the data does not know goes
     shopping."""
@@ -291,6 +321,7 @@ def run() -> None:
     started = time.perf_counter()
     with everything("127.0.0.1:0") as address, FeatureClient(address) as client:
         show_features(client)
+        show_ranking(client)
         show_push(client)
         console.print("Errors name what is wrong:")
         show_refusals(client)

@@ -1,8 +1,15 @@
+from collections.abc import Collection
+
 class Request:
     """One parsed `GetOnlineFeaturesRequest`."""
 
     def __init__(self, data: bytes) -> None:
         """Raises InvalidRequest where the bytes are no such message or ask for nothing."""
+
+    def take_as_context(self, names: Collection[str]) -> None:
+        """Makes request context of those entity columns whose names are among `names`.
+
+        Raises InvalidRequest where the request context has a column of that name already."""
 
     @property
     def by_service(self) -> bool:

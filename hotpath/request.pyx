@@ -204,6 +204,33 @@ cdef class Request:
             self.entity_count += 1
         return PARSED
 
+    def take_as_context(self, names):
+        """Makes request context of those entity columns whose names are among `names`.
+
+        Feast's SDK takes both kinds of columns in one set of rows, and clients that were written
+        for it send request data among the entities.
+
+        Raises:
+            InvalidRequest: The request context has a column of that name already.
+        """
+        cdef uint32_t i = 0, j
+        cdef Column column
+        while i < self.entity_count:
+            name = self.columns[i].name.at[: left(&self.columns[i].name)].decode("utf-8")
+            if name not in names:
+                i += 1
+                continue
+            if name in self.context_columns:
+                raise InvalidRequest(
+                    f"request data {name!r} is given twice: in entities and in request_context"
+                )
+            column = self.columns[i]
+            for j in range(i + 1, self.entity_count):
+                self.columns[j - 1] = self.columns[j]
+            self.entity_count -= 1
+            self.columns[self.entity_count] = column
+            self.context_count += 1
+
     @property
     def selection_bytes(self) -> bytes:
         """The feature service's name in UTF-8, or the serialized `FeatureList`: a cache key."""

@@ -1,4 +1,5 @@
 from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.kernel import Computation
 from hotfeast.hotpath.reply import Reply
 
 def build_response(
@@ -8,4 +9,19 @@ def build_response(
 
     Raises CorruptRow where a stored value or row time is not what Feast writes, unless the request
     allows a partial response.
+    """
+
+def build_computed(
+    batch: Batch,
+    reply: Reply,
+    now_seconds: int,
+    now_nanos: int,
+    strict: bool,
+    computation: Computation,
+    keep: bool,
+) -> tuple[bytes | None, bytes | None]:
+    """Writes the response with features that kernels compute, as `build_response` otherwise.
+
+    Returns it, or None where the data is to be left to pandas, and in that case or with `keep` the
+    response of all that was read.
     """

@@ -29,9 +29,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.math cimport modf, rint
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
 from hotfeast.hotpath.batch cimport Batch, Lookup
+from hotfeast.hotpath.kernel cimport Computation
 from hotfeast.hotpath.plan cimport Plan, Recipe, View
 from hotfeast.hotpath.reply cimport Reply, Span
 from hotfeast.hotpath.request cimport Column as EntityColumn
@@ -108,6 +109,9 @@ cdef struct Layout:
     BadRow* bad_rows
     uint32_t bad_count
     Cursor row_errors         # the bad rows as fields of the response's metadata
+    Cursor names              # of all features that are sent
+    const uint8_t* sent       # one per feature; NULL where all are sent
+    Cursor computed           # columns that follow the stored ones
 
 
 cdef inline size_t field_size(size_t payload) noexcept nogil:
@@ -379,6 +383,54 @@ cdef uint8_t* write_view(
     return at
 
 
+cdef bint all_sent(const uint8_t* sent, const View* view) noexcept nogil:
+    return view.feature_count == 0 or memchr(sent, 0, view.feature_count) == NULL
+
+
+cdef uint8_t* write_part(
+    uint8_t* at, Batch batch, Reply reply, uint32_t v, size_t first_feature, Layout* layout
+) noexcept nogil:
+    """Writes those columns of a view that are sent, one after the other. Returns the byte behind
+    the last one."""
+    cdef View* view = &batch.plan.views[v]
+    cdef Recipe* recipe = &batch.plan.recipes[view.recipe]
+    cdef Lookup* lookup = &batch.lookups[view.recipe]
+    cdef uint32_t rows = batch.rows, row, f, size
+    cdef size_t base, vector
+    cdef uint8_t* statuses
+    cdef Span* spans
+    for f in range(view.feature_count):
+        if not layout.sent[first_feature + f]:
+            continue
+        at[0] = TAG_RESULTS
+        vector = layout.columns[first_feature + f].size + layout.time_sizes[v]
+        at = put_varint(at + 1, vector + field_size(rows))
+        statuses = at + layout.columns[first_feature + f].size
+        statuses[0] = TAG_STATUSES
+        statuses = put_varint(statuses + 1, rows)
+        for row in range(rows):
+            base = lookup.first_span + <size_t>lookup.entity_of_row[row] * recipe.field_count
+            base += view.first_field + f
+            statuses[row] = layout.statuses[base]
+            size = <uint32_t>reply.spans[base].size
+            at[0] = TAG_VALUE
+            at = put_varint(at + 1, size)
+            memcpy(at, reply.buffer + reply.spans[base].at, size)
+            at += size
+        at = statuses + rows
+        for row in range(rows):
+            base = lookup.first_span + <size_t>lookup.entity_of_row[row] * recipe.field_count
+            spans = reply.spans + base + view.first_field
+            size = 0
+            if spans[view.feature_count].size > 0:
+                size = <uint32_t>spans[view.feature_count].size
+            at[0] = TAG_TIME
+            at = put_varint(at + 1, size)
+            memcpy(at, reply.buffer + spans[view.feature_count].at, size)
+            at += size
+    return at
+
+
 cdef uint8_t* write_join_key(uint8_t* at, const EntityColumn* column) noexcept nogil:
     """Writes a join key's column: its values as they were sent, PRESENT, without times."""
     cdef uint32_t rows = column.rows, _
@@ -478,8 +530,8 @@ cdef void measure(Batch batch, Layout* layout) noexcept nogil:
     cdef uint32_t v, i, _
     cdef size_t vector, feature = 0
     cdef int slot
-    layout.names_size = left(&batch.plan.feature_names)
-    layout.size = 0
+    layout.names_size = left(&layout.names)
+    layout.size = left(&layout.computed)
     for i in range(batch.request.entity_count):
         slot = batch.plan.find_slot(&batch.request.columns[i].name)
         if batch.plan.slots[slot].required:
@@ -496,7 +548,8 @@ cdef void measure(Batch batch, Layout* layout) noexcept nogil:
             if batch.rows:
                 vector = layout.columns[feature].size + layout.time_sizes[v]
                 vector += field_size(batch.rows)
-            layout.size += field_size(vector)
+            if layout.sent == NULL or layout.sent[feature]:
+                layout.size += field_size(vector)
             feature += 1
 
 
@@ -518,7 +571,7 @@ cdef uint8_t* write(
         at[0] = TAG_NAME
         at = put_varint(at + 1, left(&batch.plan.slots[slot].name))
         at = put_cursor(at, &batch.plan.slots[slot].name)
-    at = put_cursor(at, &batch.plan.feature_names)
+    at = put_cursor(at, &layout.names)
     if batch.request.version_metadata:
         at = put_cursor(at, &batch.plan.version_metadata)
     at = put_cursor(at, &layout.row_errors)
@@ -527,41 +580,56 @@ cdef uint8_t* write(
         if batch.plan.slots[slot].required:
             at = write_join_key(at, &batch.request.columns[i])
     for v in range(batch.plan.view_count):
-        at = write_view(at, batch, reply, v, feature, layout, cursors)
+        if layout.sent == NULL or all_sent(layout.sent + feature, &batch.plan.views[v]):
+            at = write_view(at, batch, reply, v, feature, layout, cursors)
+        else:
+            at = write_part(at, batch, reply, v, feature, layout)
         feature += batch.plan.views[v].feature_count
-    return at
+    return put_cursor(at, &layout.computed)
 
 
-def build_response(
-    Batch batch not None, Reply reply not None, int64_t now_seconds, int64_t now_nanos, bint strict
-) -> bytes:
-    """Writes the serialized `GetOnlineFeaturesResponse`.
+cdef bytes write_response(Batch batch, Reply reply, Layout* layout, uint8_t** cursors, bint large):
+    """Measures and writes a response of rows that have been judged."""
+    cdef uint8_t* at
+    measure(batch, layout)
+    response = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>layout.size)
+    at = <uint8_t*>PyBytes_AS_STRING(response)
+    if large:
+        with nogil:
+            at = write(at, batch, reply, layout, cursors)
+    else:
+        at = write(at, batch, reply, layout, cursors)
+    assert at == <uint8_t*>PyBytes_AS_STRING(response) + layout.size
+    return response
 
-    Args:
-        batch: What was asked for.
-        reply: The complete replies to the batch's commands. They are used up: statuses can be
-            judged once.
-        now_seconds, now_nanos: The time that rows are aged against, since 1970 in UTC.
-        strict: Statuses tell the truth; otherwise they are those of Feast's Python server.
 
-    Raises:
-        CorruptRow: A stored value or row time is not what Feast writes, and the request does not
-            allow a partial response.
-        ValueError: The reply is another batch's, or not complete.
+cdef tuple build(
+    Batch batch, Reply reply, int64_t now_seconds, int64_t now_nanos, bint strict,
+    Computation computation, bint keep,
+):
+    """Judges the rows and writes the response, as the two functions below say.
+
+    Returns:
+        The response with computed features, or None, and the one with all that was read, or None
+        where it is not needed.
     """
     cdef Plan plan = batch.plan
     cdef Layout layout
     cdef uint32_t v, i, widest = 0, most_entities = 0
     cdef size_t size
     cdef uint8_t** cursors = NULL
-    cdef uint8_t* at
     cdef uint8_t* memory
     cdef int outcome
     cdef bint large = batch.span_count > RELEASE_ABOVE
     cdef bytes row_errors = b""
+    cdef bytes results = None
+    cdef bytes computed = None
+    cdef bytes stored = None
 
     if reply.batch is not batch or reply.recipe != plan.recipe_count:
         raise ValueError("these are not the complete replies to this batch")
+    if computation is not None and computation.plan is not plan:
+        raise ValueError("the computation is another plan's")
     for v in range(plan.view_count):
         widest = max(widest, plan.views[v].feature_count)
     for i in range(plan.recipe_count):
@@ -573,6 +641,9 @@ def build_response(
         raise MemoryError
     layout.bad_rows = NULL
     layout.bad_count = 0
+    layout.names = plan.feature_names
+    layout.sent = NULL
+    layout.computed.at = layout.computed.end = NULL
     try:
         layout.columns = <Column*>memory
         layout.time_sizes = <size_t*>(layout.columns + plan.feature_count)
@@ -595,16 +666,59 @@ def build_response(
             row_errors = serialize_row_errors(batch, &layout)
         layout.row_errors.at = <const uint8_t*>PyBytes_AS_STRING(row_errors)
         layout.row_errors.end = layout.row_errors.at + len(row_errors)
-        measure(batch, &layout)
-        response = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>layout.size)
-        at = <uint8_t*>PyBytes_AS_STRING(response)
-        if large:
-            with nogil:
-                at = write(at, batch, reply, &layout, cursors)
-        else:
-            at = write(at, batch, reply, &layout, cursors)
-        assert at == <uint8_t*>PyBytes_AS_STRING(response) + layout.size
-        return response
+        # Nothing is computed from rows that could not be read, which the kernels do not know.
+        if computation is not None and layout.bad_count == 0:
+            results = computation.compute(batch, reply, strict)
+        if results is None or keep:
+            stored = write_response(batch, reply, &layout, cursors, large)
+        if results is not None:
+            layout.names = computation.names
+            layout.sent = computation.sent
+            layout.computed.at = <const uint8_t*>PyBytes_AS_STRING(results)
+            layout.computed.end = layout.computed.at + len(results)
+            computed = write_response(batch, reply, &layout, cursors, large)
+        return computed, stored
     finally:
         free(layout.bad_rows)
         free(memory)
+
+
+def build_response(
+    Batch batch not None, Reply reply not None, int64_t now_seconds, int64_t now_nanos, bint strict
+) -> bytes:
+    """Writes the serialized `GetOnlineFeaturesResponse`.
+
+    Args:
+        batch: What was asked for.
+        reply: The complete replies to the batch's commands. They are used up: statuses can be
+            judged once.
+        now_seconds, now_nanos: The time that rows are aged against, since 1970 in UTC.
+        strict: Statuses tell the truth; otherwise they are those of Feast's Python server.
+
+    Raises:
+        CorruptRow: A stored value or row time is not what Feast writes, and the request does not
+            allow a partial response.
+        ValueError: The reply is another batch's, or not complete.
+    """
+    return build(batch, reply, now_seconds, now_nanos, strict, None, False)[1]
+
+
+def build_computed(
+    Batch batch not None, Reply reply not None, int64_t now_seconds, int64_t now_nanos, bint strict,
+    Computation computation not None, bint keep,
+) -> tuple[bytes | None, bytes | None]:
+    """Writes the response with features that kernels compute.
+
+    Args:
+        batch, reply, now_seconds, now_nanos, strict: As for `build_response`.
+        computation: What is computed, and what of the rest is sent.
+        keep: Whether to write the response of all that was read in any case.
+
+    Returns:
+        The response, or None where the data is to be left to pandas; and, for that case or if it
+        is to be kept, the response of all that was read, as `build_response` writes it.
+
+    Raises:
+        CorruptRow, ValueError: As `build_response`.
+    """
+    return build(batch, reply, now_seconds, now_nanos, strict, computation, keep)

@@ -2,10 +2,13 @@
 
 feast_api        the one door to Feast
 registry_source  where Feast keeps a registry, read anew and read only
+repo_files       functions from the repository's own files, and not from the registry
 registry         Feast's registry to immutable definitions
 plan             definitions to what one request reads, and in what form
 redis_io         connections, one pipelined round trip a request
-transforms       on-demand feature views
+transforms       on-demand feature views: inputs from the response, outputs into it
+functions        their functions, run as Feast runs them
+request_threads  threads for requests, which slow transforms do not keep from others
 write_plan       definitions to how rows of a view are written
 rules            what a field's tags expect of its values
 rows             columns to rows, each of them judged
@@ -14,6 +17,9 @@ push_rows        rows of a push to Redis and to batch sources
 push             the Push service, single batches and streams
 feast_push       the same for Feast's clients
 offline          rows to batch sources, through Feast
+expressions, tracing, lowering  a transform's function to typed programs
+proof, kernels   those programs against the function, and which views have them
+transform_runs   how on-demand views are computed: counted, and in part verified
 servicer         the order of the stages, and errors to statuses
 catalog          what is served, for people and tools
 watch            the plans in step with the registry
@@ -21,4 +27,5 @@ metrics          figures for Prometheus
 gateway          all of them behind one port: health, reflection, reload, drain
 workers          several gateway processes on one port
 cli              the command line
+cli_plan         what a service reads and computes, as tables
 """

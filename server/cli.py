@@ -1,4 +1,4 @@
-"""The command line: `hotfeast serve`, `materialize` and `materialize-incremental`."""
+"""The command line: `hotfeast serve`, `plan`, `materialize` and `materialize-incremental`."""
 
 import logging
 import sys
@@ -19,11 +19,26 @@ app = typer.Typer(
 )
 
 
+class TransformsFrom(StrEnum):
+    """Where the functions of on-demand views are loaded from."""
+
+    registry = "registry"
+    repo = "repo"
+
+
 class StatusMode(StrEnum):
     """How statuses are judged."""
 
     strict = "strict"
     feast = "feast"
+
+
+class Transforms(StrEnum):
+    """How on-demand views are computed."""
+
+    kernel = "kernel"
+    python = "python"
+    verify = "verify"
 
 
 @app.callback()
@@ -67,6 +82,10 @@ def serve(
     threads: Annotated[
         int, typer.Option(min=1, help="Requests that each worker works on at once.")
     ] = 16,
+    transform_threads: Annotated[
+        int,
+        typer.Option(min=1, help="Requests that run Python transforms at once, per worker."),
+    ] = 1,
     redis_timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds to connect to Redis, and for a round trip.")
     ] = 1.0,
@@ -80,6 +99,13 @@ def serve(
         StatusMode,
         typer.Option(help="strict: the truth. feast: what Feast's Python server answers."),
     ] = StatusMode.strict,
+    transforms: Annotated[
+        Transforms,
+        typer.Option(
+            help="How on-demand views are computed. kernel: compiled where that is possible. "
+            "python: by their functions. verify: a share of requests by both, to compare them."
+        ),
+    ] = Transforms.kernel,
     push_streams: Annotated[
         int, typer.Option(min=0, help="Push streams that each worker has open at once.")
     ] = 16,
@@ -87,6 +113,10 @@ def serve(
         float,
         typer.Option(min=0.0, help="Seconds that a pushed row's event time may be in the future."),
     ] = 86400.0,
+    transforms_from: Annotated[
+        TransformsFrom,
+        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
+    ] = TransformsFrom.registry,
     metrics: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
@@ -134,11 +164,14 @@ def serve(
         redis_timeout=redis_timeout,
         registry_interval=registry_interval,
         threads=threads,
+        transform_threads=transform_threads,
         push_streams=push_streams,
         push_future_limit=push_future_limit,
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,
+        transforms=transforms.value,
+        transforms_from=transforms_from.value,
         metrics=metrics_address,
     )
     try:
@@ -146,6 +179,27 @@ def serve(
             Gateway(settings).run(_say)
         else:
             Supervisor(settings, workers).run(_say)
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def plan(
+    service: Annotated[str, typer.Argument(help="A feature service.")],
+    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
+) -> None:
+    """Shows what a feature service reads and computes, and how each on-demand view is computed.
+
+    Exit codes: 0, and 2 if the repository or the service cannot be served.
+    """
+    from rich.console import Console
+
+    from hotfeast.server.cli_plan import show_plan
+    from hotfeast.server.errors import StartFailure
+
+    try:
+        show_plan(repo, service, Console())
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
         raise typer.Exit(2) from None

@@ -51,6 +51,7 @@ try:
     )
     from feast.infra.registry.remote import RemoteRegistry
     from feast.labeling.label_view import LabelView
+    from feast.online_response import _convert_uuids_for_arrow
     from feast.protos.feast.core.Entity_pb2 import Entity as EntityMessage
     from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceMessage
     from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewMessage
@@ -77,8 +78,9 @@ try:
         GetFeastServingInfoResponse,
         GetOnlineFeaturesResponse,
     )
-    from feast.protos.feast.types.Value_pb2 import RepeatedValue
-    from feast.type_map import python_values_to_proto_values
+    from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+    from feast.repo_operations import parse_repo
+    from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
     from feast.value_type import ValueType
 finally:
     typeguard.typechecked = _typechecked
@@ -122,12 +124,16 @@ __all__ = [
     "RepoConfig",
     "StreamFeatureView",
     "StreamFeatureViewMessage",
+    "Value",
     "ValueType",
     "WriteToOnlineStoreRequest",
     "WriteToOnlineStoreResponse",
+    "_convert_uuids_for_arrow",
     "batch_source_schema",
+    "feast_value_type_to_python_type",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",
+    "parse_repo",
     "python_values_to_proto_values",
     "sql_registry",
     "utils",

@@ -9,11 +9,11 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -25,6 +25,7 @@ from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.feast_push import FeastPushService
+from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
 from hotfeast.server.offline import OfflineWriter
 from hotfeast.server.push import PushService
@@ -38,7 +39,10 @@ from hotfeast.server.redis_io import (
     RedisWriter,
     connection_pool,
 )
+from hotfeast.server.repo_files import load_repo_views
+from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
+from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.watch import RegistryWatch
 
 logger = logging.getLogger(__name__)
@@ -66,6 +70,10 @@ class Settings:
     """Seconds between two looks at the registry."""
     threads: int = 16
     """Requests that are worked on at once, streams apart."""
+    transform_threads: int = 1
+    """Requests that run Python transforms at once, beside those `threads`."""
+    transforms: str = "kernel"
+    """How on-demand views are computed: `kernel` where there is one, `python`, or `verify`."""
     push_streams: int = 16
     """Push streams that may be open at once."""
     push_future_limit: float = 86400.0
@@ -75,6 +83,8 @@ class Settings:
     as_of: datetime | None = None
     """A fixed time to age rows against."""
     status_mode: str = "strict"
+    transforms_from: str = "registry"
+    """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     metrics: tuple[str, int] | None = None
@@ -105,7 +115,15 @@ class Gateway:
             store,
             settings.registry_interval,
             as_feast=settings.status_mode == "feast",
+            repo_views=load_repo_views(settings.repo)
+            if settings.transforms_from == "repo"
+            else None,
             tell=self._metrics.looked if self._metrics is not None else lambda _: None,
+            kernels=None if settings.transforms == "python" else KernelMaker(),
+        )
+        runs = TransformRuns(
+            verify=settings.transforms == "verify",
+            figures=self._metrics.transforms if self._metrics is not None else None,
         )
         self._stopping = threading.Event()
         clock = Clock(settings.as_of)
@@ -113,11 +131,13 @@ class Gateway:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._gate = DrainGate()
+        # A stream has a thread for its life; it must not be one of those that requests need.
+        self._threads = RequestThreads(settings.threads + settings.push_streams)
+        turns = TransformTurns(self._threads, settings.transform_threads)
+        # gRPC's types name the one executor; it calls `submit` and nothing else.
+        executor: Any = self._threads
         self._server = grpc.server(
-            # A stream has a thread for its life; it must not be one of those that requests need.
-            ThreadPoolExecutor(
-                settings.threads + settings.push_streams, thread_name_prefix="request"
-            ),
+            executor,
             interceptors=[self._metrics] if self._metrics is not None else None,
             options=[
                 ("grpc.so_reuseport", int(settings.share_port)),
@@ -128,7 +148,9 @@ class Gateway:
         catalog = Catalog(
             lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
         )
-        servicer = FeatureServicer(self._watch, reader, self._modes, clock, strict)
+        servicer = FeatureServicer(
+            self._watch, reader, self._modes, clock, strict, turns.turn, runs
+        )
         pusher = RowPusher(
             RedisWriter(self._lanes, settings.redis_timeout),
             OfflineWriter(store),
@@ -215,6 +237,7 @@ class Gateway:
         # Once clients have been told to go elsewhere, so that streams are not opened here again.
         self._pushes.stop()
         stopped.wait()
+        self._threads.shutdown(wait=False)
         self._watch.stop()
         self._modes.stop()
         self._lanes.close()

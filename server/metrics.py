@@ -47,6 +47,18 @@ class WorkerFiles(NamedTuple):
     worker: int
 
 
+class TransformFigures(NamedTuple):
+    """What is counted of on-demand views.
+
+    Attributes:
+        runs: By view and path.
+        mismatches: By view.
+    """
+
+    runs: Counter
+    mismatches: Counter
+
+
 class Watch(Protocol):
     """What is told of the registry."""
 
@@ -93,6 +105,21 @@ class Metrics(grpc.ServerInterceptor):
             "hotfeast_registry_errors",
             "Looks at the registry at which it could not be read.",
             registry=self.collector,
+        )
+        self.transforms = TransformFigures(
+            Counter(
+                "hotfeast_transform_runs",
+                "Requests that an on-demand view was computed for, by view and by path: kernel or "
+                "python.",
+                ["view", "path"],
+                registry=self.collector,
+            ),
+            Counter(
+                "hotfeast_transform_mismatches",
+                "Requests for which a kernel's answer was not its Python function's, by view.",
+                ["view"],
+                registry=self.collector,
+            ),
         )
         self._push_rows = Counter(
             "hotfeast_push_rows",

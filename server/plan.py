@@ -23,6 +23,7 @@ from hotfeast.hotpath.definition import (
     ReadDefinition,
     ViewRead,
 )
+from hotfeast.hotpath.kernel import Computation, Kernel
 from hotfeast.hotpath.plan import DUMMY_JOIN_KEY, Plan
 from hotfeast.hotpath.request import Request
 from hotfeast.server.errors import RequestFailure, invalid, not_servable, unknown_name
@@ -40,10 +41,19 @@ _LONGEST_CACHED_LIST = 65536
 
 @dataclass(frozen=True, slots=True)
 class OnDemandRead:
-    """An on-demand view that has to be computed for a request."""
+    """An on-demand view that has to be computed for a request.
+
+    Attributes:
+        view: Its definition.
+        projection: What is asked for of it.
+        kernel: What computes it; None where its Python function does.
+        kernel_refusal: Why it has no kernel; empty where it has one or none was tried yet.
+    """
 
     view: ViewDefinition
     projection: Projection
+    kernel: Kernel | None = None
+    kernel_refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,10 @@ class ServingPlan:
         output_names: Names of the features in the answer. With on-demand views these are fewer
             than `compiled` reads: a transform's inputs are read without being asked for.
         request_fields: What the request context must have.
+        request_names: The names of those fields that are no join keys; they may be sent among the
+            entities too, as Feast's SDK has it.
         full_feature_names: Whether features are named `view__feature`.
+        computation: Computes all on-demand views; None where one of them has no kernel.
     """
 
     compiled: Plan
@@ -65,7 +78,9 @@ class ServingPlan:
     references: tuple[str, ...]
     output_names: tuple[str, ...]
     request_fields: tuple[FieldDefinition, ...]
+    request_names: frozenset[str]
     full_feature_names: bool
+    computation: Computation | None = None
 
     def output_name(self, projection: Projection, feature: str) -> str:
         """The name of a projection's feature in the answer."""
@@ -293,6 +308,8 @@ def _plan(
         references=references,
         output_names=tuple(asked),
         request_fields=tuple(request_fields.values()),
+        request_names=frozenset(request_fields)
+        - {name for key in compiled.definition.join_keys for name in (key.name, *key.aliases)},
         full_feature_names=full_feature_names,
     )
 
@@ -395,6 +412,18 @@ def _key_parts(
     )
 
 
+class Kernels(Protocol):
+    """What makes the kernels of plans."""
+
+    def prepare(
+        self, definitions: Definitions, plan: ServingPlan, pause: Callable[[], None]
+    ) -> ServingPlan:
+        """A plan with the kernels that it can have."""
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Has work done off the caller's thread."""
+
+
 class PlanBook:
     """The plans of one state of the registry.
 
@@ -404,6 +433,7 @@ class PlanBook:
     Args:
         as_feast: As for `plan_service`.
         pause: Is called after each plan that is made, to let others have their turn.
+        kernels: Makes the kernels of plans; none are made if None.
 
     Attributes:
         definitions: The state of the registry.
@@ -418,10 +448,12 @@ class PlanBook:
         capacity: int = 1024,
         as_feast: bool = False,
         pause: Callable[[], None] = lambda: None,
+        kernels: Kernels | None = None,
     ) -> None:
         self.definitions = definitions
         self._as_feast = as_feast
         self._pause = pause
+        self._kernels = kernels
         self.generation = generation
         self.failures: dict[str, RequestFailure] = {}
         self._capacity = capacity
@@ -431,8 +463,8 @@ class PlanBook:
         for name in definitions.services:
             for full in (False, True):
                 try:
-                    plan: ServingPlan | RequestFailure = plan_service(
-                        definitions, name, full, as_feast
+                    plan: ServingPlan | RequestFailure = self._with_kernels(
+                        plan_service(definitions, name, full, as_feast)
                     )
                 except RequestFailure as failure:
                     plan = failure
@@ -466,7 +498,15 @@ class PlanBook:
             self.definitions, request.features, request.full_feature_names, self._as_feast
         )
         self._remember(key, made)
+        if made.on_demand and self._kernels is not None:
+            # To prove them takes many times as long as a request may wait.
+            self._kernels.later(lambda: self._remember(key, self._with_kernels(made)))
         return made
+
+    def _with_kernels(self, plan: ServingPlan) -> ServingPlan:
+        if self._kernels is None:
+            return plan
+        return self._kernels.prepare(self.definitions, plan, self._pause)
 
     def _remember(self, key: tuple[bytes, bool], plan: ServingPlan) -> None:
         if len(key[0]) > _LONGEST_CACHED_LIST:
@@ -483,6 +523,16 @@ class PlanBook:
             if isinstance(plan, ServingPlan):
                 return plan
         return None
+
+    @property
+    def transforms(self) -> dict[str, str]:
+        """The on-demand views of feature services: why each has no kernel, or nothing if it has."""
+        found: dict[str, str] = {}
+        for plan in self._services.values():
+            if isinstance(plan, ServingPlan):
+                for read in plan.on_demand:
+                    found[read.view.name] = read.kernel_refusal or found.get(read.view.name, "")
+        return found
 
     @property
     def cached_lists(self) -> list[tuple[tuple[str, ...], bool]]:
@@ -502,6 +552,7 @@ class PlanBook:
                 )
             except RequestFailure:
                 continue
+            made = self._with_kernels(made)
             self._remember((_list_key(references), full_feature_names), made)
             self._pause()
 

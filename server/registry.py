@@ -5,7 +5,7 @@ registry. They are read once per refresh, here; the rest of the server knows onl
 The exception is an on-demand view's own object, which carries its function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,7 @@ from hotfeast.server.feast_api import (
     StreamFeatureViewMessage,
 )
 from hotfeast.server.registry_source import KINDS, Stored, keeps_versions_apart, open_source
+from hotfeast.server.repo_files import FunctionRefused, with_repo_function, without_function
 
 # Feast's lifecycle states, by number: 1 CREATED, 2 GENERATED, 3 MATERIALIZING, 4 AVAILABLE_ONLINE.
 # A view that is being materialized has the rows of the last time, and is served.
@@ -174,10 +175,13 @@ class RegistryReader:
     What has not changed is not made anew, so that a change costs as much as it changes.
     """
 
-    def __init__(self, store: FeatureStore) -> None:
+    def __init__(self, store: FeatureStore, repo_views: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             store: The repository.
+            repo_views: Feast's on-demand views of the repository's own files by name, whose
+                functions are used instead of the registry's; those of the registry are then not
+                deserialized. None to use the registry's.
 
         Raises:
             Exception: Whatever Feast raises where it knows no registry of this kind.
@@ -185,6 +189,7 @@ class RegistryReader:
         self._source = open_source(store)
         self._project = store.project
         self._versioned = keeps_versions_apart(store)
+        self._repo_views = repo_views
         self._made: dict[tuple[str, bytes], Any] = {}
 
     def read(self) -> Stored:
@@ -210,7 +215,7 @@ class RegistryReader:
         def make(kind: str, message: bytes) -> Any:
             key = kind, message
             if key not in self._made:
-                made[key] = _make(kind, message)
+                made[key] = _make(kind, message, self._repo_views)
                 pause()
             else:
                 made[key] = self._made[key]
@@ -269,11 +274,11 @@ def feast_view(stored: Stored, name: str) -> Any:
         for message in stored.messages[kind]:
             view = message_class.FromString(message)
             if view.spec.name == name:
-                return feast_class.from_proto(view)
+                return without_function(feast_class, view)
     raise LookupError(f"the registry has no feature view {name!r} any more")
 
 
-def _make(kind: str, message: bytes) -> Any:
+def _make(kind: str, message: bytes, repo_views: Mapping[str, Any] | None) -> Any:
     """A definition of a stored message; of an entity its name and join key."""
     if kind == "entities":
         entity = Entity.from_proto(EntityMessage.FromString(message))
@@ -283,7 +288,13 @@ def _make(kind: str, message: bytes) -> Any:
     message_class, feast_class = _VIEWS[kind]
     stored = message_class.FromString(message)
     try:
+        if kind != "on_demand_feature_views":
+            return _view(without_function(feast_class, stored))
+        if repo_views is not None:
+            return _view(with_repo_function(stored, repo_views))
         return _view(feast_class.from_proto(stored))
+    except FunctionRefused as refusal:
+        return replace(_unreadable_view(stored.spec, kind, refusal), problem=str(refusal))
     except Exception as error:
         # Such as a transform whose function needs a module that is not installed here. The other
         # views do not depend on it.
@@ -401,6 +412,12 @@ def _problem(view: Any, online: bool) -> str:
     if not getattr(view, "enabled", True):
         return (
             f"feature view {view.name!r} is disabled; run 'feast feature-views enable {view.name}'"
+        )
+    aggregated = isinstance(view, OnDemandFeatureView) and bool(view.aggregations)
+    if aggregated and not view.write_to_online_store:
+        return (
+            f"on-demand feature view {view.name!r} has aggregations, which Feast does not compute "
+            "for a request either: they would mix the entities that are asked for"
         )
     state = int(getattr(view, "state", 0) or 0)
     if state in _STATES_WITHOUT_ROWS:

@@ -6,6 +6,7 @@ came; everything else uses protobuf's classes.
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import grpc
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
 from hotfeast.hotpath.request import Request
-from hotfeast.hotpath.splice import build_response
+from hotfeast.hotpath.splice import build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
 from hotfeast.server.errors import RequestFailure, invalid
@@ -31,6 +32,7 @@ from hotfeast.server.plan import PlanSource
 from hotfeast.server.push import PushService, abort_unavailable
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import RedisReader, RedisUnavailable
+from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.transforms import apply_on_demand
 from hotfeast.serving.v1 import push_pb2, serving_pb2
 
@@ -55,6 +57,10 @@ class FeatureServicer:
         modes: ReadModes,
         clock: Clock,
         strict: bool = True,
+        transform_turn: Callable[[float | None], AbstractContextManager[None]] = lambda _: (
+            nullcontext()
+        ),
+        transform_runs: TransformRuns | None = None,
     ) -> None:
         """
         Args:
@@ -63,12 +69,16 @@ class FeatureServicer:
             modes: Decides which command they are read with.
             clock: The time that rows are aged against.
             strict: Whether statuses tell the truth; else they are those of Feast's Python server.
+            transform_turn: What is entered, with the seconds that are left, to run transforms.
+            transform_runs: Counts how on-demand views are computed, and samples what is verified.
         """
         self._plans = plans
         self._reader = reader
         self._modes = modes
         self._clock = clock
         self._strict = strict
+        self._transform_turn = transform_turn
+        self._runs = transform_runs or TransformRuns()
 
     def get_online_features(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """Serves one request, both serialized."""
@@ -108,20 +118,41 @@ class FeatureServicer:
             request = Request(_canonical(data))
         book = self._plans.book
         plan = book.find(request)
+        if plan.request_fields:
+            request.take_as_context(plan.request_names)
         if request.has_context and not plan.on_demand:
             names = ", ".join(map(repr, request.context_columns))
             raise invalid(f"request_context has {names}, but this request needs no request data")
         batch = Batch(plan.compiled, request)
         if plan.compiled.probe_due:
             self._modes.sample(batch)
+        verify = plan.computation is not None and self._runs.is_sampled()
         lane = self._reader.read(batch, time_left)
         try:
             seconds, nanos = self._clock.now()
-            response = build_response(batch, lane.reply, seconds, nanos, self._strict)
+            if plan.computation is None:
+                computed: bytes | None = None
+                stored: bytes | None = build_response(
+                    batch, lane.reply, seconds, nanos, self._strict
+                )
+            else:
+                computed, stored = build_computed(
+                    batch, lane.reply, seconds, nanos, self._strict, plan.computation, verify
+                )
         finally:
             self._reader.release(lane)
-        if plan.on_demand:
-            response = apply_on_demand(plan, book.definitions, request, response, self._strict)
+        if not plan.on_demand:
+            assert stored is not None
+            return stored
+        if computed is not None and not verify:
+            self._runs.count(plan, "kernel")
+            return computed
+        assert stored is not None
+        self._runs.count(plan, "python")
+        with self._transform_turn(time_left):
+            response = apply_on_demand(plan, book.definitions, request, stored, self._strict)
+        if computed is not None:
+            self._runs.compare(plan, computed, response)
         return response
 
 

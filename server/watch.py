@@ -3,13 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
-from hotfeast.server.plan import PlanBook
+from hotfeast.server.plan import Kernels, PlanBook
 from hotfeast.server.registry import RegistryReader, RegistryState
 from hotfeast.server.registry_source import RegistryUnreadable, Stored
 
@@ -40,6 +41,8 @@ class RegistryWatch:
         interval: float,
         as_feast: bool = False,
         tell: Callable[["RegistryWatch"], None] = lambda _: None,
+        kernels: Kernels | None = None,
+        repo_views: Mapping[str, Any] | None = None,
     ) -> None:
         """Reads the registry and makes the first plans.
 
@@ -48,6 +51,8 @@ class RegistryWatch:
             interval: Seconds between two looks.
             as_feast: As for `PlanBook`.
             tell: Is called now, and after each look in the thread that looks.
+            kernels: As for `PlanBook`.
+            repo_views: As for `RegistryReader`.
 
         Raises:
             StartFailure: The registry cannot be read.
@@ -55,11 +60,12 @@ class RegistryWatch:
         self._interval = interval
         self._as_feast = as_feast
         self._tell = tell
+        self._kernels = kernels
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
         self._began: float | None = None
         try:
-            self._reader = RegistryReader(store)
+            self._reader = RegistryReader(store, repo_views)
             stored = self._reader.read()
             definitions = self._reader.define(stored)
         except Exception as error:
@@ -68,7 +74,8 @@ class RegistryWatch:
                 f"({_words(error)}); has 'feast apply' been run?"
             ) from error
         self._state = RegistryState(stored.updated, datetime.now(UTC))
-        self._book = PlanBook(definitions, generation=1, as_feast=as_feast)
+        self._book = PlanBook(definitions, generation=1, as_feast=as_feast, kernels=kernels)
+        _log_transforms(self._book, kernels is not None)
         tell(self)
 
     @property
@@ -110,10 +117,17 @@ class RegistryWatch:
             stored = self._settle(stored)
             pace = _Pace()
             definitions = self._reader.define(stored, pace)
-            book = PlanBook(definitions, old.generation + 1, as_feast=self._as_feast, pause=pace)
+            book = PlanBook(
+                definitions,
+                old.generation + 1,
+                as_feast=self._as_feast,
+                pause=pace,
+                kernels=self._kernels,
+            )
             book.plan_ahead(old.cached_lists)
             self._book = book
             logger.info("registry changed; plan generation %d is live", book.generation)
+            _log_transforms(book, self._kernels is not None)
         if self._state.error:
             logger.info("the registry can be read again")
         self._state = RegistryState(stored.updated, datetime.now(UTC))
@@ -175,6 +189,18 @@ class _Pace:
         if worked > _STRETCH:
             time.sleep(worked * _PAUSES)
             self._worked_before = time.thread_time()
+
+
+def _log_transforms(book: PlanBook, kernels: bool) -> None:
+    """Says how each on-demand view of the feature services is computed, once a generation."""
+    for view, refusal in sorted(book.transforms.items()):
+        if not kernels:
+            how = "by its Python function"
+        else:
+            how = f"by its Python function: {refusal}" if refusal else "by a kernel"
+        logger.info(
+            "plan generation %d: on-demand view %r is computed %s", book.generation, view, how
+        )
 
 
 def _words(error: Exception) -> str:

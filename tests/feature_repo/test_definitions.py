@@ -43,10 +43,19 @@ def test_what_is_registered(
         "user_product_interactions": (["user", "product"], timedelta(days=8)),
     }
     assert all(view.online for view in views.values())
-    assert set(services) == {"recommendation", "purchase_propensity"}
+    assert {view.name for view in store.list_on_demand_feature_views()} == {
+        "cart_comparison",
+        "visit_calendar",
+        "discount_eligibility",
+        "personalization",
+    }
+    assert set(services) == {"recommendation", "purchase_propensity", "product_ranking"}
     assert {source.name for source in store.list_data_sources()} == {
         *(f"{name}_source" for name in views),
         "user_purchase_stats_push",
+        "cart_request",
+        "visit_request",
+        "promotion_request",
     }
     assert store.config.entity_key_serialization_version == 3
 
@@ -56,6 +65,7 @@ def test_everything_is_described_owned_and_tagged(
 ) -> None:
     entities = [entity for entity in store.list_entities() if entity.name != "__dummy"]
     tagged = [*views.values(), *services.values(), *store.list_data_sources()]
+    tagged += store.list_on_demand_feature_views()
     for thing in [*entities, *tagged, store.get_project("hotfeast_demo")]:
         assert len(thing.description) > 20, thing.name
         assert re.fullmatch(r"[a-z.-]+@[a-z.-]+\.[a-z]+", thing.owner), thing.name
@@ -82,9 +92,13 @@ def test_fields_are_described_and_their_names_tell_the_window(
             ), field.name
 
 
-def test_feature_names_are_unique_across_views(views: dict[str, FeatureView]) -> None:
+def test_feature_names_are_unique_across_views(
+    store: FeatureStore, views: dict[str, FeatureView]
+) -> None:
     names = [field.name for view in views.values() for field in view.features]
     assert len(names) == 13 + 7 + 6 + 8 + 4
+    names += [f.name for view in store.list_on_demand_feature_views() for f in view.features]
+    assert len(names) == 38 + 3 + 6 + 2 + 3
     assert len(names) == len(set(names))
 
 
@@ -105,7 +119,7 @@ def test_schemas_are_those_of_the_files(
 
 
 def test_services_select_what_they_say(services: dict[str, FeatureService]) -> None:
-    """One takes whole views, the other a part of two; a service with demographics is `pii`."""
+    """One takes whole views, one computed ones too; a service with demographics is `pii`."""
     selected = {
         service: {view.name: len(view.features) for view in definition.feature_view_projections}
         for service, definition in services.items()
@@ -122,6 +136,16 @@ def test_services_select_what_they_say(services: dict[str, FeatureService]) -> N
             "user_demographics": 7,
             "product_popularity": 3,
             "user_product_interactions": 2,
+        },
+        "product_ranking": {
+            "user_purchase_stats": 2,
+            "product_attributes": 2,
+            "product_popularity": 1,
+            "user_product_interactions": 1,
+            "cart_comparison": 3,
+            "visit_calendar": 6,
+            "discount_eligibility": 2,
+            "personalization": 3,
         },
     }
     for service, definition in services.items():

@@ -42,6 +42,10 @@ def test_demo_and_serve(data_dir: Path) -> None:
     assert rows["product_units_count_7d"][1] == "OUTSIDE_MAX_AGE"
     assert rows["avg_basket_usd_7d"][2] == "NULL_VALUE"
     assert rows["brand"][3] == "NOT_FOUND"
+    assert rows["cart_item_avg_price_usd"] == ["4.72"] * 4
+    assert rows["pair_basket_share_90d"][0] != "0.00"
+    assert rows["personalization_score"][3] == "0.00"
+    assert rows["discount_is_eligible"][3] == "False"
     assert "did you mean 'recommendation'?" in done.stdout
     for count in ("1", "100"):
         gateway_p50, gateway_p99 = map(float, rows[count][1:3])

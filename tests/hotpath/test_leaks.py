@@ -16,6 +16,7 @@ from hotfeast.hotpath import rules
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.kernel import Kernel
 from hotfeast.hotpath.latest import LatestRows
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
@@ -29,6 +30,14 @@ from tests.hotpath.helpers import (
     int64_request,
     one_view,
     request_bytes,
+)
+from tests.hotpath.kernels import (
+    EVERY_INPUT,
+    EVERY_OUTPUT,
+    column,
+    every_operation,
+    kernel_of,
+    lowered,
 )
 from tests.hotpath.write_helpers import definition
 
@@ -188,6 +197,26 @@ def test_memory_is_flat_over_errors(name: str) -> None:
 @pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
 def test_memory_is_flat_over_plans() -> None:
     assert growth(lambda: serve(plan=Plan(DEFINITION)), LOOPS // 4) < ALLOWED_GROWTH // 4
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+@pytest.mark.parametrize("text", ["ccc", "not ASCII: é"])
+def test_memory_is_flat_over_kernels(text: str) -> None:
+    """With a text whose case is changed, and with one that is given up in the middle."""
+    kernel = kernel_of(every_operation, EVERY_INPUT, EVERY_OUTPUT)
+    example = {"i": 1, "k": 0, "x": 2.0, "b": True, "s": text, "u": 10**9, "v": 0}
+    columns = [
+        column(kind, [example[name], 0 if name == "k" else None]) for name, kind in kernel.inputs
+    ]
+    answered = kernel.run_columns(columns, True) is not None
+    assert answered == text.isascii()
+    assert growth(lambda: kernel.run_columns(columns, True), LOOPS // 4) < (ALLOWED_GROWTH // 4)
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_over_new_kernels() -> None:
+    made_of = lowered(every_operation, EVERY_INPUT, EVERY_OUTPUT)
+    assert growth(lambda: Kernel(*made_of), LOOPS // 40) < ALLOWED_GROWTH // 40
 
 
 @pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")

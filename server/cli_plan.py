@@ -1,0 +1,84 @@
+"""`hotfeast plan`: what a feature service reads and computes, as tables."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hotfeast.server.errors import RequestFailure, StartFailure
+from hotfeast.server.gateway import open_repository
+from hotfeast.server.kernels import KernelMaker
+from hotfeast.server.plan import OnDemandRead, ServingPlan, plan_service
+from hotfeast.server.registry import RegistryReader
+
+
+def show_plan(repo: Path, service: str, console: Console) -> None:
+    """Prints the plan of a feature service; Redis is not asked for anything.
+
+    Raises:
+        StartFailure: The repository or its registry cannot be read, or the service cannot be
+            served.
+    """
+    reader = RegistryReader(open_repository(repo))
+    try:
+        definitions = reader.define(reader.read())
+    except Exception as error:
+        raise StartFailure(f"the registry of {repo} cannot be read: {error}") from error
+    try:
+        try:
+            plan = plan_service(definitions, service, full_feature_names=False)
+        except RequestFailure:
+            # Short names may clash where full ones do not.
+            plan = plan_service(definitions, service, full_feature_names=True)
+    except RequestFailure as failure:
+        raise StartFailure(failure.message) from failure
+    plan = KernelMaker().prepare(definitions, plan)
+    console.print(_reads(plan))
+    if plan.on_demand:
+        console.print(_computes(plan))
+
+
+def _reads(plan: ServingPlan) -> Table:
+    table = Table(title="Reads from Redis", title_justify="left")
+    for heading in ("view", "join keys", "features", "TTL"):
+        table.add_column(heading, overflow="fold")
+    definition = plan.compiled.definition
+    for view in definition.views:
+        recipe = definition.recipes[view.recipe]
+        keys = ", ".join(definition.join_keys[slot].name for _, slot in recipe.parts)
+        ttl = f"{view.ttl_seconds:g} s" if view.ttl_seconds else "none"
+        names = ", ".join(feature.output_name for feature in view.features)
+        table.add_row(Text(view.name), Text(keys or "none"), Text(names), ttl)
+    return table
+
+
+def _computes(plan: ServingPlan) -> Table:
+    table = Table(title="Computes", title_justify="left")
+    for heading in ("on-demand view", "features", "inputs", "by", "why"):
+        table.add_column(heading, overflow="fold")
+    for read in plan.on_demand:
+        by = "Python" if read.kernel is None else "kernel"
+        table.add_row(
+            Text(read.view.name),
+            Text(", ".join(read.projection.features)),
+            Text(_inputs(read)),
+            by,
+            Text(_why(read)),
+        )
+    return table
+
+
+def _inputs(read: OnDemandRead) -> str:
+    if read.kernel is not None:
+        return ", ".join(name for name, _ in read.kernel.inputs) or "none"
+    names = [name for source in read.view.sources for name in source.features]
+    names += [field.name for field in read.view.request_fields]
+    return f"all of {', '.join(names)}"
+
+
+def _why(read: OnDemandRead) -> str:
+    if read.kernel is None:
+        return read.kernel_refusal
+    count = read.kernel.case_count
+    return f"proved equal to pandas in {count} {'case' if count == 1 else 'cases'}"

@@ -1,0 +1,293 @@
+"""Which on-demand views of a plan get a kernel: traced, compiled, proved, and bound to the plan.
+
+A kernel depends on the view alone, so that it is made once for all plans and, where the definition
+stays the same, for all later states of the registry.
+"""
+
+import logging
+import threading
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+from hotfeast.hotpath.kernel import Computation, Kernel, Kind
+from hotfeast.server.expressions import Refused
+from hotfeast.server.feast_api import ValueType
+from hotfeast.server.lowering import Wanted, lower, without
+from hotfeast.server.plan import OnDemandRead, ServingPlan, find_view
+from hotfeast.server.proof import Differs, Original, prove
+from hotfeast.server.registry import Definitions
+from hotfeast.server.tracing import trace
+from hotfeast.server.transforms import feast_projection
+
+logger = logging.getLogger(__name__)
+
+_CACHED = 1024
+
+_KINDS = {
+    ValueType.INT32.value: Kind.INT64,
+    ValueType.INT64.value: Kind.INT64,
+    ValueType.DOUBLE.value: Kind.FLOAT64,
+    ValueType.FLOAT.value: Kind.FLOAT64,
+    ValueType.BOOL.value: Kind.BOOL,
+    ValueType.STRING.value: Kind.TEXT,
+    ValueType.UNIX_TIMESTAMP.value: Kind.TIME,
+}
+"""What pandas makes of a type's values; other types have no kernels."""
+
+Source = tuple[int, int] | str
+"""An input: view and feature among what the plan reads, or the name of a column of the request."""
+
+
+class KernelMaker:
+    """Makes the kernels of plans, and remembers them."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Any, tuple[Kernel | None, str]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def prepare(
+        self,
+        definitions: Definitions,
+        plan: ServingPlan,
+        pause: Callable[[], None] = lambda: None,
+    ) -> ServingPlan:
+        """A plan with its kernels. This runs Python transforms many times: not for a request's
+        thread.
+
+        Args:
+            definitions: What the plan was made from.
+            plan: The plan.
+            pause: Is called now and then, to let others have their turn.
+        """
+        if not plan.on_demand:
+            return plan
+        reads: list[OnDemandRead] = []
+        bound: list[tuple[Kernel, Sequence[Source]]] = []
+        for read in plan.on_demand:
+            try:
+                kernel, sources = self._make(definitions, plan, read, pause)
+            except Refused as refused:
+                reads.append(replace(read, kernel_refusal=str(refused)))
+            else:
+                reads.append(replace(read, kernel=kernel))
+                bound.append((kernel, sources))
+        made = replace(plan, on_demand=tuple(reads))
+        if len(bound) < len(reads):
+            return made
+        computed = [plan.output_name(r.projection, f) for r in reads for f in r.projection.features]
+        computation = Computation(
+            plan.compiled,
+            bound,
+            [(f.name, f.value_type, _KINDS[f.value_type]) for f in plan.request_fields],
+            _sent(plan),
+            computed,
+        )
+        return replace(made, computation=computation)
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Has work done in a thread of its own, one after the other."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="kernel-maker", daemon=True)
+                self._thread.start()
+        self._waiting.put(work)
+
+    def _work(self) -> None:
+        while True:
+            work = self._waiting.get()
+            try:
+                work()
+            except Exception:
+                logger.exception("a kernel could not be made")
+
+    def _make(
+        self,
+        definitions: Definitions,
+        plan: ServingPlan,
+        read: OnDemandRead,
+        pause: Callable[[], None],
+    ) -> tuple[Kernel, list[Source]]:
+        view = read.view.on_demand
+        if view.mode != "pandas":
+            raise Refused(f"mode is {view.mode}; kernels are made of pandas functions")
+        for field in plan.request_fields:
+            if field.value_type not in _KINDS:
+                raise Refused(f"request data {field.name!r} is of a type no kernel is made for")
+        given = _given_columns(definitions, plan, read)
+        kinds = {name: _KINDS[t] for name, (_, t) in given.items() if t in _KINDS}
+        function = view.feature_transformation.udf
+        # Feast adds the other form of each feature's name, which is the same column.
+        aliases = _aliases(read, given)
+        graph = trace(function, [*given, *aliases])
+        for name in graph.inputs:
+            if aliases.get(name, name) not in kinds:
+                raise Refused(f"reads {name!r}, whose type no kernel is made for")
+        wanted = _wanted(read, view, list(graph.outputs), aliases)
+        inputs = {name: kinds[aliases.get(name, name)] for name in graph.inputs}
+        sources = [given[aliases.get(name, name)][0] for name in graph.inputs]
+        features = [f for f in read.view.features if f.name in read.projection.features]
+        features.sort(key=lambda f: read.projection.features.index(f.name))
+        key = (
+            view.feature_transformation.udf_string,
+            _code_key(function),
+            repr(graph),
+            tuple(inputs.items()),
+            tuple(wanted),
+        )
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            columns = {name: value_type for name, (_, value_type) in given.items()}
+            original = Original(
+                view.with_projection(feast_projection(read)), tuple(features), columns
+            )
+            known = _proved(graph, inputs, wanted, original, aliases, pause)
+            with self._lock:
+                self._known[key] = known
+                while len(self._known) > _CACHED:
+                    self._known.popitem(last=False)
+        kernel, refusal = known
+        if kernel is None:
+            raise Refused(refusal)
+        return kernel, sources
+
+
+def _proved(
+    graph: Any,
+    inputs: dict[str, Kind],
+    wanted: Sequence[Wanted],
+    original: Original,
+    aliases: dict[str, str],
+    pause: Callable[[], None],
+) -> tuple[Kernel | None, str]:
+    """The kernel of a graph, or None and why there is none."""
+    lowered = lower(graph, inputs, wanted)
+    if not lowered.by_states:
+        return None, lowered.problem
+    # The function is given its inputs under the names that are not Feast's additions.
+    named = [(aliases.get(name, name), kind) for name, kind in inputs.items()]
+    try:
+        kernel = Kernel(named, lowered.programs, lowered.by_states)
+        compared = prove(kernel, list(lowered.by_states), original, graph, pause)
+    except Differs as difference:
+        return None, f"proof failed: {difference}"
+    if not compared:
+        return None, "no generated data could be compared with pandas"
+    unproven = set(range(len(lowered.programs))) - compared
+    if unproven:
+        lowered = without(lowered, unproven)
+        if not lowered.by_states:
+            return None, "no generated data of the common cases could be compared with pandas"
+        kernel = Kernel(named, lowered.programs, lowered.by_states)
+    return kernel, ""
+
+
+def _given_columns(
+    definitions: Definitions, plan: ServingPlan, read: OnDemandRead
+) -> dict[str, tuple[Source, int]]:
+    """The columns that a view's function is given: where they are, and their types.
+
+    As `hotfeast.server.transforms` gives them.
+
+    Raises:
+        Refused: Two of them have one name.
+    """
+    given: dict[str, tuple[Source, int]] = {}
+
+    def add(name: str, source: Source, value_type: int) -> None:
+        if name in given:
+            raise Refused(f"has two inputs that are called {name!r}")
+        given[name] = (source, value_type)
+
+    for key in plan.compiled.definition.join_keys:
+        if key.required:
+            add(key.name, key.name, key.value_type)
+    for field in plan.request_fields:
+        add(field.name, field.name, field.value_type)
+    places = {
+        (view.name, feature.output_name): (v, f)
+        for v, view in enumerate(plan.compiled.definition.views)
+        for f, feature in enumerate(view.features)
+    }
+    names = [name for source in read.view.sources for name in source.features]
+    if len(set(names)) < len(names):
+        raise Refused("has two inputs of one name, from different views")
+    for source in read.view.sources:
+        view = find_view(definitions, source)
+        for name in source.features:
+            field_of_view = view.feature(name)
+            place = places[source.name, plan.output_name(source, name)]
+            add(name, place, field_of_view.value_type if field_of_view is not None else 0)
+    return given
+
+
+def _aliases(read: OnDemandRead, given: dict[str, Any]) -> dict[str, str]:
+    """The names that Feast's code adds, each with the column that it stands for."""
+    aliases = {}
+    for source in read.view.on_demand.source_feature_view_projections.values():
+        for feature in source.features:
+            full = f"{source.name}__{feature.name}"
+            if full in given or full in aliases:
+                raise Refused(f"has two inputs that are called {full!r}")
+            if feature.name in given:
+                aliases[full] = feature.name
+    return aliases
+
+
+def _wanted(
+    read: OnDemandRead, view: Any, outputs: list[str], aliases: dict[str, str]
+) -> list[Wanted]:
+    """What is taken of a function's output, as Feast's code and `functions.compute` take it.
+
+    Raises:
+        Refused: A feature is not there, or goes by a name that Feast's code changes.
+    """
+    wanted = []
+    for name in read.projection.features:
+        field = read.view.feature(name)
+        if name in aliases or field is None:
+            raise Refused(f"has an output that is called {name!r}, as Feast calls an input")
+        if name not in outputs:
+            raise Refused(f"does not return {name!r}")
+        wanted.append(Wanted(name, field.value_type))
+    for feature in view.features:
+        if f"{view.projection.name_to_use()}__{feature.name}" in outputs:
+            raise Refused(f"returns {feature.name!r} under its full name")
+    return wanted
+
+
+def _sent(plan: ServingPlan) -> list[bool]:
+    """For each feature that a plan reads whether it was asked for."""
+    computed = {read.projection.name for read in plan.on_demand}
+    asked = set()
+    for reference in plan.references:
+        view, _, feature = reference.partition(":")
+        if view not in computed:
+            name = f"{view}__{feature}" if plan.full_feature_names else feature
+            asked.add((view, name))
+    return [
+        (view.name, feature.output_name) in asked
+        for view in plan.compiled.definition.views
+        for feature in view.features
+    ]
+
+
+def _code_key(function: Any) -> Any:
+    """Tells a function's code from another's, whatever its source text is said to be."""
+    if not isinstance(function, types.FunctionType):
+        return None
+    return _code_of(function.__code__)
+
+
+def _code_of(code: types.CodeType) -> tuple[Any, ...]:
+    constants = tuple(
+        _code_of(c) if isinstance(c, types.CodeType) else (type(c).__name__, repr(c))
+        for c in code.co_consts
+    )
+    return code.co_code, constants, code.co_names, code.co_varnames
