@@ -25,7 +25,7 @@ from hotfeast.hotpath.columns import TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import SCRIPT, SCRIPT_SHA, WriteBatch, WritePlan
-from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.local_redis import LocalRedis, free_port
 from hotfeast.server.redis_io import Lanes, RedisUnavailable, RedisWriter
 from tests.hotpath.helpers import parse_commands
 from tests.hotpath.write_helpers import (
@@ -271,8 +271,9 @@ def test_what_a_call_holds() -> None:
 
 
 def test_a_cluster_takes_one_row_a_call(tmp_path: Path) -> None:
+    # Without a port for its bus, a node wants its own to be below 55,536.
     nodes = ("--cluster-enabled", "yes", "--cluster-config-file", str(tmp_path / "nodes.conf"))
-    with LocalRedis(*nodes) as server:
+    with LocalRedis(*nodes, "--cluster-port", str(free_port())) as server:
         client: Any = server.client()
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         end = monotonic() + 60
