@@ -9,6 +9,17 @@ One module a stage, in the order in which the data passes through them:
     reply     reply bytes to spans
     splice    spans to response bytes                 (no value is decoded)
 
-`values` judges the wire bytes of a Feast `Value`; `wire` holds the cursor that all of them share.
+And for writes:
+
+    push        a push's bytes to columns
+    columns     protobuf or Arrow columns to serialized values
+    rules       what a field's values must be
+    writes      rows to commands that compare event times (`write_rows.lua`), replies to outcomes
+    latest      rows that another row of the run supersedes
+    write_link  commands out while replies come in
+
+`kernel` runs on-demand views that could be compiled, on the way into `splice`. `values` judges the
+wire bytes of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs
+of Arrow's C data interface.
 No stage imports a later one. Nothing here knows gRPC, Feast or redis-py.
 """

@@ -5,7 +5,8 @@ registry_source  where Feast keeps a registry, read anew and read only
 repo_files       functions from the repository's own files, and not from the registry
 registry         Feast's registry to immutable definitions
 plan             definitions to what one request reads, and in what form
-redis_io         connections, one pipelined round trip a request
+redis_io         connections, one pipelined round trip a request, and writes
+read_modes       HMGET or HGETALL, by what is stored
 transforms       on-demand feature views: inputs from the response, outputs into it
 functions        their functions, run as Feast runs them
 request_threads  threads for requests, which slow transforms do not keep from others
@@ -20,6 +21,10 @@ offline          rows to batch sources, through Feast
 expressions, tracing, lowering  a transform's function to typed programs
 proof, kernels   those programs against the function, and which views have them
 transform_runs   how on-demand views are computed: counted, and in part verified
+offline_rows     where the rows of a materialization come from
+bookkeeping      what Feast's registry is told of a materialization
+view_writer      batches of one view into Redis, for engines and for materialize
+materialize, materialize_report  runs over views, and how they are shown
 servicer         the order of the stages, and errors to statuses
 catalog          what is served, for people and tools
 watch            the plans in step with the registry
