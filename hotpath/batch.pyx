@@ -34,7 +34,10 @@ from hotfeast.hotpath.wire cimport (
     WIRE_VARINT,
     Cursor,
     left,
+    mix,
     put_cursor,
+    put_decimal,
+    put_u32,
     read_span,
     read_tag,
     read_varint,
@@ -70,16 +73,6 @@ cdef enum:
 cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
 
 
-cdef inline uint64_t mix(uint64_t h) noexcept nogil:
-    """The finalizer of MurmurHash3: every bit of the input moves every bit of the result."""
-    h ^= h >> 33
-    h *= 0xff51afd7ed558ccdu
-    h ^= h >> 33
-    h *= 0xc4ceb9fe1a85ec53u
-    h ^= h >> 33
-    return h
-
-
 cdef inline uint64_t hash_cell(const Cell* cell, uint64_t h) noexcept nogil:
     cdef const uint8_t* at = cell.at
     cdef uint32_t size = cell.size
@@ -101,30 +94,6 @@ cdef inline bint same_cell(const Cell* a, const Cell* b) noexcept nogil:
     if a.at == NULL:
         return a.number == b.number
     return a.size == b.size and memcmp(a.at, b.at, a.size) == 0
-
-
-cdef inline uint8_t* put_u32(uint8_t* at, uint32_t value) noexcept nogil:
-    at[0] = <uint8_t>value
-    at[1] = <uint8_t>(value >> 8)
-    at[2] = <uint8_t>(value >> 16)
-    at[3] = <uint8_t>(value >> 24)
-    return at + 4
-
-
-cdef inline uint8_t* put_decimal(uint8_t* at, size_t value) noexcept nogil:
-    cdef uint8_t digits[20]
-    cdef int count = 0
-    while True:
-        digits[count] = <uint8_t>(48 + value % 10)
-        value //= 10
-        count += 1
-        if value == 0:
-            break
-    while count:
-        count -= 1
-        at[0] = digits[count]
-        at += 1
-    return at
 
 
 cdef inline uint32_t stored_size(uint32_t value_type, const Cell* cell) noexcept nogil:

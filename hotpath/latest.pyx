@@ -13,6 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from hotfeast.hotpath.wire cimport mix
 from hotfeast.hotpath.writes cimport PENDING, SUPERSEDED, WriteBatch
 
 cdef struct Entry:
@@ -28,16 +29,6 @@ cdef enum:
 
 cdef inline uint64_t rotate(uint64_t x, int bits) noexcept nogil:
     return x << bits | x >> (64 - bits)
-
-
-cdef inline uint64_t mix(uint64_t h) noexcept nogil:
-    """The finalizer of MurmurHash3: every bit of the input moves every bit of the result."""
-    h ^= h >> 33
-    h *= 0xff51afd7ed558ccdu
-    h ^= h >> 33
-    h *= 0xc4ceb9fe1a85ec53u
-    h ^= h >> 33
-    return h
 
 
 cdef void hash128(

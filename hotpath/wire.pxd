@@ -1,4 +1,5 @@
-# The protobuf wire format: a bounded cursor, varints and UTF-8.
+# The protobuf wire format: a bounded cursor, varints and UTF-8. And what else several stages write:
+# the numbers of entity keys and of RESP, and the mixing of their hashes.
 #
 # Limits follow protobuf's own parser (upb), which the tests hold this against: a tag has at most 5
 # bytes, a varint at most 10 with what does not fit 64 bits cut off, a length is at most 2^31 - 1,
@@ -206,3 +207,49 @@ cdef inline uint8_t* put_cursor(uint8_t* at, const Cursor* c) noexcept nogil:
         return at
     memcpy(at, c.at, left(c))
     return at + left(c)
+
+
+cdef inline uint8_t* put_u32(uint8_t* at, uint32_t value) noexcept nogil:
+    """Writes 4 bytes, little-endian, and returns the byte after them."""
+    at[0] = <uint8_t>value
+    at[1] = <uint8_t>(value >> 8)
+    at[2] = <uint8_t>(value >> 16)
+    at[3] = <uint8_t>(value >> 24)
+    return at + 4
+
+
+cdef inline uint32_t get_u32(const uint8_t* at) noexcept nogil:
+    """Reads 4 bytes, little-endian."""
+    return at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16 | <uint32_t>at[3] << 24
+
+
+cdef inline size_t decimal_size(size_t value) noexcept nogil:
+    """The number of decimal digits of `value`."""
+    cdef size_t size = 1
+    while value >= 10:
+        value //= 10
+        size += 1
+    return size
+
+
+cdef inline uint8_t* put_decimal(uint8_t* at, size_t value) noexcept nogil:
+    """Writes decimal digits and returns the byte after them. The caller has made room."""
+    cdef size_t size = decimal_size(value)
+    cdef uint8_t* end = at + size
+    cdef uint8_t* digit = end
+    while size:
+        digit -= 1
+        digit[0] = <uint8_t>(48 + value % 10)
+        value //= 10
+        size -= 1
+    return end
+
+
+cdef inline uint64_t mix(uint64_t h) noexcept nogil:
+    """The finalizer of MurmurHash3: every bit of the input moves every bit of the result."""
+    h ^= h >> 33
+    h *= 0xff51afd7ed558ccdu
+    h ^= h >> 33
+    h *= 0xc4ceb9fe1a85ec53u
+    h ^= h >> 33
+    return h

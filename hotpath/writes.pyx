@@ -30,8 +30,11 @@ from hotfeast.hotpath.values cimport (
 )
 from hotfeast.hotpath.wire cimport (
     Cursor,
+    decimal_size,
     left,
     put_cursor,
+    put_decimal,
+    put_u32,
     put_varint,
     read_span,
     read_varint,
@@ -113,26 +116,6 @@ cdef class WritePlan:
         return c
 
 
-cdef inline size_t decimal_size(size_t value) noexcept nogil:
-    cdef size_t size = 1
-    while value >= 10:
-        value //= 10
-        size += 1
-    return size
-
-
-cdef inline uint8_t* put_decimal(uint8_t* at, size_t value) noexcept nogil:
-    cdef size_t size = decimal_size(value)
-    cdef uint8_t* end = at + size
-    cdef uint8_t* digit = end
-    while size:
-        digit -= 1
-        digit[0] = <uint8_t>(48 + value % 10)
-        value //= 10
-        size -= 1
-    return end
-
-
 cdef inline uint8_t* put_line_end(uint8_t* at) noexcept nogil:
     at[0] = 13
     at[1] = 10
@@ -193,13 +176,6 @@ cdef inline uint8_t* put_time(uint8_t* at, int64_t seconds, int32_t nanos) noexc
         at[0] = 0x10
         at = put_varint(at + 1, <uint64_t>nanos)
     return at
-
-
-cdef inline uint8_t* put_u32(uint8_t* at, uint32_t value) noexcept nogil:
-    cdef int i
-    for i in range(4):
-        at[i] = <uint8_t>(value >> (8 * i))
-    return at + 4
 
 
 cdef class WriteBatch:
