@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from hotfeast.hotpath.plan cimport Plan
 from hotfeast.hotpath.request cimport Request
+from hotfeast.hotpath.wire cimport Cursor
 
 # An entity value: a number, or bytes within the request.
 cdef struct Cell:
@@ -16,13 +17,30 @@ cdef struct Lookup:
     uint32_t* entity_of_row   # for each row its entity, 0 to entity_count - 1
     uint32_t* row_of_entity   # for each entity the first row it is in
     uint32_t entity_count
-    size_t first_span         # where its reply starts among the batch's spans
+    size_t first_span         # where its cells start among the batch's
     bint read_all             # as the recipe said when the commands were written
+
+# What is asked for with one key recipe.
+cdef struct Ask:
+    Cursor command            # what stands before the key
+    Cursor fields             # what stands behind it
+    uint32_t field_count      # of each reply
+    uint32_t entity_count
+    bint read_all
+    const uint32_t* entities  # which ones; NULL for all of the recipe's
 
 # A portion of the commands, which ends behind a whole command.
 cdef struct Chunk:
     size_t end                # within the commands' bytes
     uint32_t commands         # how many commands there are up to its end
+
+# Commands as they go to Redis.
+cdef struct Outgoing:
+    uint8_t* commands
+    size_t size
+    Chunk* chunks             # the commands in portions; see write_commands
+    uint32_t chunk_count
+    size_t span_count         # of all replies
 
 
 cdef class Batch:
@@ -34,14 +52,18 @@ cdef class Batch:
     cdef uint32_t* key_types      # for each slot the ValueType it is stored with
     cdef uint32_t* index_memory
     cdef Lookup* lookups          # one per recipe
-    cdef uint8_t* commands
-    cdef Chunk* chunks            # the commands in portions; see write_commands
-    cdef uint32_t chunk_count
-    cdef size_t command_size
-    cdef size_t span_count
+    cdef size_t span_count        # spans of all cells, times included
+    cdef Ask* asks                # one per recipe, of the commands at hand
+    cdef Outgoing* out            # the commands at hand: the first or the second ones
+    cdef Outgoing first
+    cdef Outgoing second
+    cdef uint32_t* again          # entities that are asked for once more, recipe after recipe
+    cdef size_t entity_total
 
     cdef bind_columns(self)
     cdef int decode_column(self, uint32_t slot, uint32_t* bad_row, uint32_t* found) noexcept nogil
     cdef int find_entities(self) noexcept nogil
-    cdef int write_commands(self) noexcept nogil
-    cdef void end_chunk(self, const uint8_t* at, uint32_t commands) noexcept nogil
+    cdef void ask_first(self) noexcept nogil
+    cdef int ask_again(self, const uint8_t* wanted) noexcept nogil
+    cdef int write_commands(self, Outgoing* out) noexcept nogil
+    cdef void end_chunk(self, Outgoing* out, const uint8_t* at, uint32_t commands) noexcept nogil

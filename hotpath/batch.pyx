@@ -2,7 +2,8 @@
 
 Key bytes are those of `serialize_entity_key` version 3 followed by the project name. Views that are
 read by the same entities share one command, since they are fields of one hash. The command is HMGET
-for the fields that are asked for, or HGETALL where the plan says so.
+for the fields that are asked for, or HGETALL where the plan says so. Entities whose packed rows turn
+out not to be the last word are asked for once more, then for all fields of all views at once.
 """
 
 import difflib
@@ -11,7 +12,7 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.plan cimport Plan, Recipe
@@ -157,7 +158,15 @@ cdef class Batch:
                 fault = self.decode_column(i, &row, &found)
                 if fault != COLUMN_FINE:
                     raise InvalidRequest(self._describe_fault(i, fault, row, found))
-        if self.find_entities() != 0 or self.write_commands() != 0:
+        if self.find_entities() != 0:
+            raise MemoryError
+        for i in range(plan.recipe_count):
+            self.lookups[i].read_all = plan.recipes[i].read_all
+        self.asks = <Ask*>calloc(plan.recipe_count + 1, sizeof(Ask))
+        if self.asks == NULL:
+            raise MemoryError
+        self.ask_first()
+        if self.write_commands(&self.first) != 0:
             raise MemoryError
 
     def __dealloc__(self):
@@ -166,8 +175,12 @@ cdef class Batch:
         free(self.cells)
         free(self.lookups)
         free(self.index_memory)
-        free(self.commands)
-        free(self.chunks)
+        free(self.asks)
+        free(self.first.commands)
+        free(self.first.chunks)
+        free(self.second.commands)
+        free(self.second.chunks)
+        free(self.again)
 
     cdef bind_columns(self):
         """Matches the request's columns to the plan's join keys, and counts the rows."""
@@ -371,10 +384,60 @@ cdef class Batch:
                         table[place] = lookup.entity_count
                     lookup.entity_of_row[row] = table[place] - 1
             self.span_count += <size_t>lookup.entity_count * recipe.field_count
+            self.entity_total += lookup.entity_count
         free(table)
         return 0
 
-    cdef int write_commands(self) noexcept nogil:
+    cdef void ask_first(self) noexcept nogil:
+        """Makes the first commands those at hand."""
+        cdef uint32_t r
+        cdef Recipe* recipe
+        self.out = &self.first
+        for r in range(self.plan.recipe_count):
+            recipe = &self.plan.recipes[r]
+            self.asks[r].command = recipe.command
+            self.asks[r].fields = recipe.fields
+            self.asks[r].field_count = recipe.ask_count
+            self.asks[r].entity_count = self.lookups[r].entity_count
+            self.asks[r].read_all = self.lookups[r].read_all
+            self.asks[r].entities = NULL
+
+    cdef int ask_again(self, const uint8_t* wanted) noexcept nogil:
+        """Writes further commands: all fields of some entities. They are those at hand then.
+
+        Args:
+            wanted: For each entity, recipe after recipe, whether it is asked for.
+
+        Returns 0, or -1 where there is no memory.
+        """
+        cdef Recipe* recipe
+        cdef uint32_t r, e
+        cdef uint32_t* to
+        if self.again == NULL:
+            self.again = <uint32_t*>malloc((self.entity_total + 1) * sizeof(uint32_t))
+            if self.again == NULL:
+                return -1
+        to = self.again
+        for r in range(self.plan.recipe_count):
+            recipe = &self.plan.recipes[r]
+            self.asks[r].command = recipe.full_command
+            self.asks[r].fields = recipe.full_fields
+            self.asks[r].field_count = recipe.full_count
+            self.asks[r].read_all = False
+            self.asks[r].entities = to
+            for e in range(self.lookups[r].entity_count):
+                if wanted[e]:
+                    to[0] = e
+                    to += 1
+            self.asks[r].entity_count = <uint32_t>(to - self.asks[r].entities)
+            wanted += self.lookups[r].entity_count
+        free(self.second.commands)
+        free(self.second.chunks)
+        memset(&self.second, 0, sizeof(Outgoing))
+        self.out = &self.second
+        return self.write_commands(&self.second)
+
+    cdef int write_commands(self, Outgoing* out) noexcept nogil:
         """Writes all commands into one buffer. Returns -1 where there is no memory for it.
 
         Redis answers nothing until it has worked through all that it has read. Whole hashes are
@@ -382,54 +445,58 @@ cdef class Batch:
         replies to the end; so they are divided into chunks, for the sender to send one by one. The
         long commands of HMGET reach Redis in pieces anyway, and are one chunk.
         """
-        cdef Recipe* recipes = self.plan.recipes
         cdef Cursor* project = &self.plan.project
         cdef Recipe* recipe
         cdef Lookup* lookup
+        cdef Ask* ask
         cdef Cell* cell
-        cdef uint32_t r, e, i, slot
+        cdef uint32_t r, n, e, i, slot
         cdef size_t size = 0, key_size, fixed
         cdef uint32_t total = 0
         cdef uint8_t* at
         for r in range(self.plan.recipe_count):
-            recipe = &recipes[r]
+            recipe = &self.plan.recipes[r]
             lookup = &self.lookups[r]
-            lookup.read_all = recipe.read_all
+            ask = &self.asks[r]
             # `$` and CRLF around a length of up to 20 digits, CRLF behind the key.
             fixed = 25 + left(&recipe.key_prefix) + left(project) + 8 * <size_t>recipe.slot_count
-            if lookup.read_all:
+            if ask.read_all:
                 fixed += READ_ALL_SIZE
             else:
-                fixed += left(&recipe.command) + left(&recipe.fields)
-            size += fixed * lookup.entity_count
-            for e in range(lookup.entity_count):
+                fixed += left(&ask.command) + left(&ask.fields)
+            size += fixed * ask.entity_count
+            for n in range(ask.entity_count):
+                e = n if ask.entities == NULL else ask.entities[n]
                 for i in range(recipe.slot_count):
                     slot = recipe.slots[i]
                     cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
                     size += stored_size(self.key_types[slot], cell)
-            total += lookup.entity_count
-        self.commands = <uint8_t*>malloc(size + 1)
-        self.chunks = <Chunk*>malloc(
+            total += ask.entity_count
+            out.span_count += <size_t>ask.entity_count * ask.field_count
+        out.commands = <uint8_t*>malloc(size + 1)
+        out.chunks = <Chunk*>malloc(
             (total // CHUNK_HASHES + self.plan.recipe_count + 2) * sizeof(Chunk)
         )
-        if self.commands == NULL or self.chunks == NULL:
+        if out.commands == NULL or out.chunks == NULL:
             return -1
         total = 0
-        at = self.commands
+        at = out.commands
         for r in range(self.plan.recipe_count):
-            recipe = &recipes[r]
+            recipe = &self.plan.recipes[r]
             lookup = &self.lookups[r]
-            for e in range(lookup.entity_count):
+            ask = &self.asks[r]
+            for n in range(ask.entity_count):
+                e = n if ask.entities == NULL else ask.entities[n]
                 key_size = left(&recipe.key_prefix) + left(project)
                 for i in range(recipe.slot_count):
                     slot = recipe.slots[i]
                     cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
                     key_size += 8 + stored_size(self.key_types[slot], cell)
-                if lookup.read_all:
+                if ask.read_all:
                     memcpy(at, READ_ALL, READ_ALL_SIZE)
                     at += READ_ALL_SIZE
                 else:
-                    at = put_cursor(at, &recipe.command)
+                    at = put_cursor(at, &ask.command)
                 at[0] = 36  # $
                 at = put_decimal(at + 1, key_size)
                 at[0] = 13
@@ -443,30 +510,30 @@ cdef class Batch:
                 at[0] = 13
                 at[1] = 10
                 at += 2
-                if not lookup.read_all:
-                    at = put_cursor(at, &recipe.fields)
+                if not ask.read_all:
+                    at = put_cursor(at, &ask.fields)
                 total += 1
-                if lookup.read_all and (e + 1) % CHUNK_HASHES == 0:
-                    self.end_chunk(at, total)
-            if lookup.read_all:
-                self.end_chunk(at, total)
-        self.end_chunk(at, total)
-        self.command_size = <size_t>(at - self.commands)
+                if ask.read_all and (n + 1) % CHUNK_HASHES == 0:
+                    self.end_chunk(out, at, total)
+            if ask.read_all:
+                self.end_chunk(out, at, total)
+        self.end_chunk(out, at, total)
+        out.size = <size_t>(at - out.commands)
         return 0
 
-    cdef void end_chunk(self, const uint8_t* at, uint32_t commands) noexcept nogil:
+    cdef void end_chunk(self, Outgoing* out, const uint8_t* at, uint32_t commands) noexcept nogil:
         """Ends a chunk, unless there is nothing in it."""
-        cdef size_t end = <size_t>(at - self.commands)
-        if self.chunk_count > 0 and self.chunks[self.chunk_count - 1].end == end:
+        cdef size_t end = <size_t>(at - out.commands)
+        if out.chunk_count > 0 and out.chunks[out.chunk_count - 1].end == end:
             return
-        self.chunks[self.chunk_count].end = end
-        self.chunks[self.chunk_count].commands = commands
-        self.chunk_count += 1
+        out.chunks[out.chunk_count].end = end
+        out.chunks[out.chunk_count].commands = commands
+        out.chunk_count += 1
 
     @property
     def command_bytes(self) -> bytes:
-        """The commands, as they go to Redis."""
-        return PyBytes_FromStringAndSize(<const char*>self.commands, self.command_size)
+        """The commands at hand, as they go to Redis."""
+        return PyBytes_FromStringAndSize(<const char*>self.out.commands, self.out.size)
 
     @property
     def entity_counts(self) -> list[int]:

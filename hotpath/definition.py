@@ -1,7 +1,21 @@
 """What a plan is made from: the registry's answer to "what must be read", without Feast's types."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+LAYOUTS = ("feast", "dual", "packed")
+"""How rows are stored: in Feast's fields, in those and a packed row, or in a packed row alone."""
+
+
+def schema_number(fields: Sequence[bytes]) -> int:
+    """The number that packed rows name their schema by.
+
+    Args:
+        fields: The hash fields of the schema's features, in order.
+    """
+    return int.from_bytes(hashlib.blake2b(b"".join(fields), digest_size=4).digest(), "little")
 
 
 class JoinKey(NamedTuple):
@@ -49,6 +63,12 @@ class ViewRead:
     ttl_seconds: float
     """How old a row may be, to the microsecond; 0 for any age."""
     features: tuple[FeatureRead, ...]
+    row_field: bytes = b""
+    """The hash field of the packed row; empty where there are no packed rows in the store."""
+    schema: tuple[bytes, ...] = ()
+    """The hash fields of all of the view's features, in the order in which rows are packed now."""
+    packed: bool = False
+    """Whether the packed row is asked for first, and Feast's fields only where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +108,7 @@ class WriteDefinition:
     """The hash field of the row's created time; empty where the view's source has none."""
     key_ttl_seconds: int
     """Seconds after which an entity's hash expires; 0 for never."""
+    row_field: bytes = b""
+    """The hash field of the packed row; empty where there are none in the store."""
+    layout: str = "feast"
+    """What is written, one of `LAYOUTS`."""

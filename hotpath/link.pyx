@@ -1,4 +1,5 @@
-"""One round trip: all commands out, all replies in, on a connected plain socket.
+"""One round trip: all commands out, all replies in, on a connected plain socket; and a second one
+where packed rows turn out not to be the last word.
 
 The socket belongs to a redis-py connection, which has made it (address, authentication, database)
 and will close it. Here it is only written and read, without the GIL.
@@ -9,6 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.packed cimport ASK_AGAIN, SETTLE_NO_MEMORY, SETTLED, Settled, settle
 from hotfeast.hotpath.reply cimport (
     SCAN_BROKEN,
     SCAN_DONE,
@@ -54,10 +56,10 @@ cdef Outcome transfer(int fd, Batch batch, Reply reply, int64_t deadline_ns) noe
     cdef pollfd wait
     cdef int ready
     wait.fd = fd
-    limit = batch.chunks[min(<uint32_t>AHEAD, batch.chunk_count) - 1].end
+    limit = batch.out.chunks[min(<uint32_t>AHEAD, batch.out.chunk_count) - 1].end
     while True:
         if sent < limit:
-            count = send(fd, batch.commands + sent, limit - sent, MSG_DONTWAIT | MSG_NOSIGNAL)
+            count = send(fd, batch.out.commands + sent, limit - sent, MSG_DONTWAIT | MSG_NOSIGNAL)
             if count > 0:
                 sent += <size_t>count
             elif count < 0 and errno not in (EAGAIN, EINTR):
@@ -86,14 +88,14 @@ cdef Outcome transfer(int fd, Batch batch, Reply reply, int64_t deadline_ns) noe
         state = reply.scan()
         if state == SCAN_DONE:
             # A reply that is complete before its commands are sent is somebody else's.
-            return DONE if sent == batch.command_size else BROKEN
+            return DONE if sent == batch.out.size else BROKEN
         if state == SCAN_BROKEN:
             return BROKEN
         if state == SCAN_NO_MEMORY:
             return NO_MEMORY
-        while chunk < batch.chunk_count and reply.commands_done >= batch.chunks[chunk].commands:
+        while chunk < batch.out.chunk_count and reply.commands_done >= batch.out.chunks[chunk].commands:
             chunk += 1
-        limit = batch.chunks[min(chunk + AHEAD, batch.chunk_count) - 1].end
+        limit = batch.out.chunks[min(chunk + AHEAD, batch.out.chunk_count) - 1].end
 
 
 def exchange(int fd, Batch batch not None, Reply reply not None, double timeout) -> None:
@@ -103,7 +105,7 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
 
     Args:
         fd: A connected stream socket, not encrypted.
-        timeout: Seconds for the whole round trip.
+        timeout: Seconds for all of it.
 
     Raises:
         ReplyError: Redis answered a command with an error.
@@ -114,14 +116,25 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
     """
     cdef int64_t deadline = monotonic_ns() + <int64_t>(timeout * 1e9)
     cdef Outcome outcome
+    cdef Settled settled = SETTLED
     cdef int error
     if reply.begin(batch) != 0:
         raise MemoryError
-    if batch.command_size == 0:
+    if batch.out.size == 0:
+        settle(batch, reply)
         return
     with nogil:
         outcome = transfer(fd, batch, reply, deadline)
         error = errno
+        if outcome == DONE and not reply.settled and reply.error_size == 0:
+            settled = settle(batch, reply)
+            if settled == ASK_AGAIN:
+                outcome = transfer(fd, batch, reply, deadline)
+                error = errno
+                if outcome == DONE and reply.error_size == 0:
+                    settled = settle(batch, reply)
+            if settled == SETTLE_NO_MEMORY:
+                outcome = NO_MEMORY
     if outcome == DONE:
         reply.raise_error()
     elif outcome == TIMED_OUT:

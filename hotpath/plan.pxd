@@ -1,6 +1,6 @@
 # A read definition as ready-made bytes. Immutable once built, shared by all threads.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from libc.string cimport memcmp, memcpy
 
@@ -23,6 +23,13 @@ cdef struct FieldEntry:
     Cursor name
     uint32_t field
 
+# An order in which packed rows of a view hold its features.
+cdef struct Schema:
+    uint32_t number
+    uint32_t count
+    int32_t* feature          # for each value of the row the view's feature that it is, or -1
+    Schema* next
+
 cdef struct Recipe:
     Cursor command            # `*N\r\n$5\r\nHMGET\r\n`
     bint read_all             # whether the whole hash is read, with HGETALL
@@ -31,14 +38,23 @@ cdef struct Recipe:
     uint32_t* same_field      # for each field the next one with the same name, or NO_FIELD
     Cursor key_prefix         # the serialized entity key up to the first value
     Cursor fields             # the hash fields as RESP bulk strings
+    uint32_t ask_count        # how many of them there are
+    Cursor full_command       # the same for all fields of all views, packed rows last
+    Cursor full_fields
+    uint32_t full_count
     uint32_t* slots           # one per join key, in the order of the serialized key
     uint32_t slot_count
-    uint32_t field_count
+    uint32_t field_count      # features and times of all views
 
 cdef struct View:
     uint32_t recipe
-    uint32_t first_field      # index of its first feature in the recipe's reply; the time is last
+    uint32_t first_field      # index of its first feature among the recipe's; the time is last
+    uint32_t ask_field        # index of its first field in the recipe's reply
+    uint32_t full_row         # index of its packed row in the reply to the full command
     uint32_t feature_count
+    bint packed               # what is asked for: time and packed row, or features and time
+    bint packable             # whether there may be packed rows
+    Schema* schemas           # those that are known, as a list that only grows
     bint expires
     int64_t ttl_seconds       # how old a row may be, where it expires
     int64_t ttl_nanos
@@ -48,6 +64,8 @@ cdef class Plan:
     cdef list owned           # the bytes objects that the cursors point into
     cdef readonly object definition
     cdef public bint probe_due
+    cdef bint packed          # whether any view asks for packed rows
+    cdef bint packable        # whether there may be packed rows of any view
     cdef object __weakref__
     cdef Cursor project
     cdef Cursor feature_names  # `0A length name` for each feature
@@ -65,6 +83,7 @@ cdef class Plan:
     cdef Cursor own(self, bytes data)
     cdef int find_slot(self, const Cursor* name) noexcept nogil
     cdef int enter_fields(self, Recipe* recipe, list names) except -1
+    cdef int enter_schema(self, View* view, object features, object fields) except -1
 
 
 cdef inline uint32_t hash_field(const uint8_t* at, size_t size) noexcept nogil:

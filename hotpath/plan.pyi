@@ -9,7 +9,8 @@ def key_prefix(join_keys: tuple[str, ...]) -> bytes:
     """The constant start of a serialized entity key, version 3: the sorted join keys."""
 
 class Plan:
-    """A compiled `ReadDefinition`; immutable but for the way its hashes are read."""
+    """A compiled `ReadDefinition`; immutable but for the way its hashes are read, and for the
+    schemas of packed rows that become known."""
 
     probe_due: bool
     """Whether whoever decides on `set_read_all` should look at the stored hashes again."""
@@ -18,6 +19,12 @@ class Plan:
     @property
     def definition(self) -> ReadDefinition:
         """What it was made from."""
+
+    def add_schema(self, view: int, fields: tuple[bytes, ...]) -> None:
+        """Makes known in which order some of a view's packed rows hold their features.
+
+        Raises IndexError where there is no such view.
+        """
 
     def set_read_all(self, recipe: int, read_all: bool) -> None:
         """Reads the hashes of a key recipe with HGETALL, or with HMGET."""

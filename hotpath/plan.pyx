@@ -3,11 +3,11 @@
 import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from hotfeast.hotpath.definition import ReadDefinition
+from hotfeast.hotpath.definition import ReadDefinition, schema_number
 from hotfeast.hotpath.values cimport STRING_VAL
 from hotfeast.hotpath.wire cimport Cursor, left
 
@@ -31,6 +31,11 @@ def _length_delimited(tag: bytes, payload: bytes) -> bytes:
 def bulk_string(data: bytes) -> bytes:
     """A RESP bulk string."""
     return b"$%d\r\n%s\r\n" % (len(data), data)
+
+
+def hmget(fields: list[bytes]) -> bytes:
+    """What stands before the key in an HMGET of `fields`."""
+    return b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
 
 
 def key_prefix(join_keys: tuple[str, ...]) -> bytes:
@@ -92,31 +97,53 @@ cdef class Plan:
             self.aliases[i].slot = slot
 
         fields = [[] for _ in definition.recipes]
+        asked = [[] for _ in definition.recipes]
         for i, view_read in enumerate(definition.views):
             view = &self.views[i]
             view.recipe = view_read.recipe
             view.first_field = len(fields[view_read.recipe])
+            view.ask_field = len(asked[view_read.recipe])
             view.feature_count = len(view_read.features)
+            view.packable = bool(view_read.row_field)
+            view.packed = view_read.packed
+            if view.packed and not view.packable:
+                raise ValueError(f"view {view_read.name!r} has no field for packed rows")
+            self.packable = self.packable or view.packable
+            self.packed = self.packed or view.packed
             # Feast's TTLs are of microseconds.
             seconds, micros = divmod(round(view_read.ttl_seconds * 1_000_000), 1_000_000)
             view.expires = view_read.ttl_seconds > 0
             view.ttl_seconds = seconds
             view.ttl_nanos = micros * 1000
             self.feature_count += view.feature_count
-            fields[view_read.recipe].extend(f.hash_field for f in view_read.features)
-            fields[view_read.recipe].append(view_read.time_field)
+            stored = [*(f.hash_field for f in view_read.features), view_read.time_field]
+            fields[view_read.recipe] += stored
+            asked[view_read.recipe] += (
+                [view_read.time_field, view_read.row_field] if view.packed else stored
+            )
+            if view.packable:
+                self.enter_schema(view, view_read.features, view_read.schema)
+        full = [list(each) for each in fields]
+        for i, view_read in enumerate(definition.views):
+            self.views[i].full_row = len(full[view_read.recipe])
+            if self.views[i].packable:
+                full[view_read.recipe].append(view_read.row_field)
         for i, key_recipe in enumerate(definition.recipes):
             recipe = &self.recipes[i]
             parts = sorted(key_recipe.parts)
             recipe.key_prefix = self.own(key_prefix(tuple(name for name, _ in parts)))
-            recipe.command = self.own(b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields[i])))
-            recipe.fields = self.own(b"".join(bulk_string(f) for f in fields[i]))
+            recipe.command = self.own(hmget(asked[i]))
+            recipe.fields = self.own(b"".join(map(bulk_string, asked[i])))
+            recipe.ask_count = len(asked[i])
+            recipe.full_command = self.own(hmget(full[i]))
+            recipe.full_fields = self.own(b"".join(map(bulk_string, full[i])))
+            recipe.full_count = len(full[i])
             recipe.field_count = len(fields[i])
             recipe.slot_count = len(parts)
             recipe.slots = <uint32_t*>calloc(len(parts) + 1, sizeof(uint32_t))
             if recipe.slots == NULL:
                 raise MemoryError
-            self.enter_fields(recipe, fields[i])
+            self.enter_fields(recipe, asked[i])
             for j, (_, slot) in enumerate(parts):
                 if not 0 <= slot < self.slot_count:
                     raise ValueError(f"key recipe {i} names column {slot}, which is none")
@@ -141,11 +168,19 @@ cdef class Plan:
 
     def __dealloc__(self):
         cdef uint32_t i
+        cdef Schema* schema
         if self.recipes != NULL:
             for i in range(self.recipe_count):
                 free(self.recipes[i].slots)
                 free(self.recipes[i].entries)
                 free(self.recipes[i].same_field)
+        if self.views != NULL:
+            for i in range(self.view_count):
+                while self.views[i].schemas != NULL:
+                    schema = self.views[i].schemas
+                    self.views[i].schemas = schema.next
+                    free(schema.feature)
+                    free(schema)
         free(self.slots)
         free(self.aliases)
         free(self.recipes)
@@ -188,6 +223,40 @@ cdef class Plan:
             recipe.entries[place].field = i
         return 0
 
+    cdef int enter_schema(self, View* view, object features, object fields) except -1:
+        """Makes an order of features known to a view."""
+        cdef Schema* schema = <Schema*>calloc(1, sizeof(Schema))
+        cdef uint32_t i
+        if schema == NULL:
+            raise MemoryError
+        schema.feature = <int32_t*>calloc(len(fields) + 1, sizeof(int32_t))
+        if schema.feature == NULL:
+            free(schema)
+            raise MemoryError
+        places = {feature.hash_field: i for i, feature in enumerate(features)}
+        schema.number = schema_number(fields)
+        schema.count = len(fields)
+        for i, field in enumerate(fields):
+            schema.feature[i] = places.get(field, -1)
+        # Readers walk the list without a lock: what they find in it is complete.
+        schema.next = view.schemas
+        view.schemas = schema
+        return 0
+
+    def add_schema(self, uint32_t view, fields: tuple[bytes, ...]) -> None:
+        """Makes known in which order some of a view's packed rows hold their features.
+
+        Args:
+            view: The view's index in the definition.
+            fields: The hash fields of the features.
+
+        Raises:
+            IndexError: There is no such view.
+        """
+        if view >= self.view_count:
+            raise IndexError(f"the plan has {self.view_count} views, not {view + 1}")
+        self.enter_schema(&self.views[view], self.definition.views[view].features, fields)
+
     def set_read_all(self, uint32_t recipe, bint read_all) -> None:
         """Says how the hashes of one key recipe are read: with HGETALL, or with HMGET.
 
@@ -208,7 +277,7 @@ cdef class Plan:
     @property
     def field_counts(self) -> list[int]:
         """For each key recipe how many hash fields it asks for."""
-        return [self.recipes[i].field_count for i in range(self.recipe_count)]
+        return [self.recipes[i].ask_count for i in range(self.recipe_count)]
 
     cdef int find_slot(self, const Cursor* name) noexcept nogil:
         """The index of the join key that goes by `name`, or -1."""

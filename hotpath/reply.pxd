@@ -1,6 +1,6 @@
 # The replies to a batch: bytes as they came, and where in them each hash field's value is.
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from hotfeast.hotpath.batch cimport Batch
 from hotfeast.hotpath.plan cimport Recipe
@@ -39,8 +39,11 @@ cdef class Reply:
     cdef size_t capacity
     cdef size_t received
     cdef size_t scanned
-    cdef Span* spans
+    cdef Span* spans              # the cells of all rows: what is read in the end
     cdef size_t span_capacity
+    cdef Span* raw                # the replies as they came, where they are not the cells
+    cdef size_t raw_capacity
+    cdef Span* wire               # where the scan notes values: `spans` or `raw`
     cdef size_t span_at           # next span to fill
     cdef Batch batch
     cdef uint32_t recipe          # the command whose reply is being read
@@ -55,8 +58,13 @@ cdef class Reply:
     cdef Memo memo[MEMO_SIZE]
     cdef size_t error_at          # first error reply, if error_size > 0
     cdef size_t error_size
+    cdef bint settled             # whether the cells are what is stored; see `packed.settle`
+    cdef int64_t unknown_view     # of a packed row whose schema is not known, or -1
+    cdef readonly uint32_t unknown_schema
 
     cdef int begin(self, Batch batch) noexcept
+    cdef int begin_again(self) noexcept nogil
+    cdef void find_first(self) noexcept nogil
     cdef int make_room(self, size_t wanted) noexcept nogil
     cdef ScanState scan(self) noexcept nogil
     cdef bint next_command(self) noexcept nogil

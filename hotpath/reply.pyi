@@ -12,6 +12,11 @@ class Reply:
         Raises ProtocolError where they are no replies to the batch's commands.
         """
 
+    @property
+    def unknown(self) -> tuple[int, int] | None:
+        """A packed row that cannot be read yet: its view's index in the plan and its schema's
+        number; None where there is none."""
+
     def raise_error(self) -> None:
         """Raises the first error reply as ReplyError, if there was one."""
 

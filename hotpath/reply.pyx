@@ -63,17 +63,18 @@ cdef class Reply:
     def __dealloc__(self):
         free(self.buffer)
         free(self.spans)
+        free(self.raw)
 
     cdef int begin(self, Batch batch) noexcept:
         """Starts reading the replies to `batch`. Returns 0, or -1 where there is no memory."""
         cdef Span* grown
         cdef uint8_t* shrunk
         self.batch = batch
-        self.received = self.scanned = self.span_at = 0
-        self.recipe = self.entity = self.field = self.commands_done = 0
-        self.in_array = False
+        batch.ask_first()
+        self.received = self.scanned = 0
         self.error_at = self.error_size = 0
-        self.memo_count = 0
+        self.unknown_view = -1
+        self.settled = not batch.plan.packable
         if self.capacity > KEEP_CAPACITY:
             shrunk = <uint8_t*>realloc(self.buffer, FIRST_CAPACITY + READ_SLACK)
             if shrunk != NULL:
@@ -87,11 +88,37 @@ cdef class Reply:
                 return -1
             self.spans = grown
             self.span_capacity = batch.span_count
-        while self.recipe < batch.plan.recipe_count:
-            if batch.lookups[self.recipe].entity_count > 0:
+        self.wire = self.spans
+        if batch.plan.packed:
+            return self.begin_again()
+        self.find_first()
+        return 0
+
+    cdef int begin_again(self) noexcept nogil:
+        """Starts reading the replies to the commands at hand, behind what has been received.
+        Returns 0, or -1 where there is no memory."""
+        cdef size_t count = self.batch.out.span_count
+        cdef Span* grown
+        if count > self.raw_capacity or self.raw_capacity * sizeof(Span) > KEEP_CAPACITY:
+            grown = <Span*>realloc(self.raw, (count + 1) * sizeof(Span))
+            if grown == NULL:
+                return -1
+            self.raw = grown
+            self.raw_capacity = count
+        self.wire = self.raw
+        self.find_first()
+        return 0
+
+    cdef void find_first(self) noexcept nogil:
+        """Moves to the first command's reply."""
+        self.span_at = 0
+        self.recipe = self.entity = self.field = self.commands_done = 0
+        self.in_array = False
+        self.memo_count = 0
+        while self.recipe < self.batch.plan.recipe_count:
+            if self.batch.asks[self.recipe].entity_count > 0:
                 break
             self.recipe += 1
-        return 0
 
     cdef int make_room(self, size_t wanted) noexcept nogil:
         """Makes room for `wanted` more bytes. Returns 0, or -1 where there is no memory."""
@@ -114,20 +141,20 @@ cdef class Reply:
         self.field = 0
         self.commands_done += 1
         self.entity += 1
-        while self.entity >= self.batch.lookups[self.recipe].entity_count:
+        while self.entity >= self.batch.asks[self.recipe].entity_count:
             self.entity = 0
             self.recipe += 1
             self.memo_count = 0
             if self.recipe == self.batch.plan.recipe_count:
                 return False
-            if self.batch.lookups[self.recipe].entity_count > 0:
+            if self.batch.asks[self.recipe].entity_count > 0:
                 break
         return True
 
     cdef void begin_hash(self, uint32_t items) noexcept nogil:
         """Starts on the reply to an HGETALL: all fields count as absent until they come."""
-        cdef uint32_t fields = self.batch.plan.recipes[self.recipe].field_count
-        cdef Span* span = &self.spans[self.span_at]
+        cdef uint32_t fields = self.batch.asks[self.recipe].field_count
+        cdef Span* span = &self.wire[self.span_at]
         cdef uint32_t i
         self.items_left = items
         self.pair = 0
@@ -144,13 +171,13 @@ cdef class Reply:
         else:
             place = self.place
             while place != NO_FIELD:
-                self.spans[self.span_at + place].at = <uint32_t>(at - self.buffer)
-                self.spans[self.span_at + place].size = <int32_t>size
+                self.wire[self.span_at + place].at = <uint32_t>(at - self.buffer)
+                self.wire[self.span_at + place].size = <int32_t>size
                 place = recipe.same_field[place]
             self.pair += 1
         self.items_left -= 1
         if self.items_left == 0:
-            self.span_at += recipe.field_count
+            self.span_at += recipe.ask_count
             return True
         return False
 
@@ -179,7 +206,7 @@ cdef class Reply:
         """Takes names and short values of a whole hash while both are there. Returns where the
         careful scan goes on."""
         cdef Recipe* recipe = &self.batch.plan.recipes[self.recipe]
-        cdef Span* spans = self.spans + self.span_at
+        cdef Span* spans = self.wire + self.span_at
         cdef const uint8_t* name
         cdef const uint8_t* value
         cdef uint32_t name_size = 0, size = 0, place
@@ -200,7 +227,7 @@ cdef class Reply:
             at = value + size + 2
             self.pair += 1
             self.items_left -= 2
-        self.span_at += recipe.field_count
+        self.span_at += recipe.ask_count
         return at
 
     cdef const uint8_t* take_fields(
@@ -208,7 +235,7 @@ cdef class Reply:
     ) noexcept nogil:
         """Takes short values of an HMGET while they are there. Returns where the careful scan goes
         on."""
-        cdef Span* span = self.spans + self.span_at
+        cdef Span* span = self.wire + self.span_at
         cdef const uint8_t* value
         cdef uint32_t size = 0, before = self.field
         while self.field < fields:
@@ -238,8 +265,8 @@ cdef class Reply:
             return SCAN_DONE if at == end else SCAN_BROKEN
         if self.received > MAX_REPLY:
             return SCAN_BROKEN
-        fields = self.batch.plan.recipes[self.recipe].field_count
-        whole = self.batch.lookups[self.recipe].read_all
+        fields = self.batch.asks[self.recipe].field_count
+        whole = self.batch.asks[self.recipe].read_all
         while True:
             if self.in_array:
                 if whole:
@@ -250,8 +277,8 @@ cdef class Reply:
                     if not self.next_command():
                         self.scanned = <size_t>(at - base)
                         return SCAN_DONE if at == end else SCAN_BROKEN
-                    fields = self.batch.plan.recipes[self.recipe].field_count
-                    whole = self.batch.lookups[self.recipe].read_all
+                    fields = self.batch.asks[self.recipe].field_count
+                    whole = self.batch.asks[self.recipe].read_all
                     continue
             if at == end:
                 self.scanned = <size_t>(at - base)
@@ -271,8 +298,8 @@ cdef class Reply:
                     self.error_size = <size_t>(p - at - 2)
                 at = p + 1
                 for _ in range(fields):
-                    self.spans[self.span_at].size = -1
-                    self.spans[self.span_at].at = 0
+                    self.wire[self.span_at].size = -1
+                    self.wire[self.span_at].at = 0
                     self.span_at += 1
             elif kind == 95 and self.in_array and not whole:  # `_`: RESP3's null
                 if end - at < 3:
@@ -281,7 +308,7 @@ cdef class Reply:
                 if at[1] != 13 or at[2] != 10:
                     return SCAN_BROKEN
                 at += 3
-                span = &self.spans[self.span_at]
+                span = &self.wire[self.span_at]
                 span.at = 0
                 span.size = -1
                 self.span_at += 1
@@ -341,7 +368,7 @@ cdef class Reply:
                         if whole and not self.take_item(p, <uint32_t>number):
                             continue
                 if not whole:
-                    span = &self.spans[self.span_at]
+                    span = &self.wire[self.span_at]
                     span.at = 0 if number < 0 else <uint32_t>(p - base)
                     span.size = <int32_t>number
                     self.span_at += 1
@@ -353,8 +380,14 @@ cdef class Reply:
             if not self.next_command():
                 self.scanned = <size_t>(at - base)
                 return SCAN_DONE if at == end else SCAN_BROKEN
-            fields = self.batch.plan.recipes[self.recipe].field_count
-            whole = self.batch.lookups[self.recipe].read_all
+            fields = self.batch.asks[self.recipe].field_count
+            whole = self.batch.asks[self.recipe].read_all
+
+    @property
+    def unknown(self) -> tuple[int, int] | None:
+        """A packed row that cannot be read yet: its view's index in the plan and its schema's
+        number; None where there is none."""
+        return None if self.unknown_view < 0 else (self.unknown_view, self.unknown_schema)
 
     def raise_error(self):
         """Raises the first error reply, if there was one.
@@ -399,8 +432,8 @@ cdef class Reply:
     def field_values(self) -> list[bytes | None]:
         """Every hash field's value, in the order of the commands; None where there is none."""
         return [
-            None if self.spans[i].size < 0 else PyBytes_FromStringAndSize(
-                <const char*>self.buffer + self.spans[i].at, self.spans[i].size
+            None if self.wire[i].size < 0 else PyBytes_FromStringAndSize(
+                <const char*>self.buffer + self.wire[i].at, self.wire[i].size
             )
             for i in range(self.span_at)
         ]

@@ -33,6 +33,7 @@ from libc.string cimport memchr, memcpy, memset
 
 from hotfeast.hotpath.batch cimport Batch, Lookup
 from hotfeast.hotpath.kernel cimport Computation
+from hotfeast.hotpath.packed cimport SPAN_ABSENT, SPAN_UNKNOWN
 from hotfeast.hotpath.plan cimport Plan, Recipe, View
 from hotfeast.hotpath.reply cimport Reply, Span
 from hotfeast.hotpath.request cimport Column as EntityColumn
@@ -85,8 +86,10 @@ cdef enum Outcome:
     CORRUPT_TIME = -2
     CORRUPT = -3
     NO_MEMORY = -4
+    CORRUPT_PACKED = -5       # a packed row that cannot be read
+    UNKNOWN_SCHEMA = -6       # one that nobody knows the features of
 
-# A stored row that cannot be sent; `feature` is CORRUPT_TIME where its time is what is wrong.
+# A stored row that cannot be sent; `feature` is an Outcome where no feature of it is what is wrong.
 cdef struct BadRow:
     uint32_t view
     uint32_t entity
@@ -190,8 +193,8 @@ cdef inline int judge_row(
     """Gives the cells of one row of a view their statuses, empties what must not be sent, and adds
     the cells' sizes to their columns', for each of the `copies` rows of the answer.
 
-    Returns JUDGED, NO_MEMORY or CORRUPT_TIME, or the number of a feature whose value is corrupt;
-    then the sizes of the features before it have been added.
+    Returns JUDGED, NO_MEMORY, CORRUPT_TIME, CORRUPT_PACKED or UNKNOWN_SCHEMA, or the number of a
+    feature whose value is corrupt; then the sizes of the features before it have been added.
     """
     cdef Span* time = &spans[view.feature_count]
     cdef const uint8_t* buffer = reply.buffer
@@ -217,6 +220,8 @@ cdef inline int judge_row(
             if round_time(reply, time, &event) != JUDGED:
                 return NO_MEMORY
             buffer = reply.buffer
+    elif time.size < SPAN_ABSENT:
+        return UNKNOWN_SCHEMA if time.size == SPAN_UNKNOWN else CORRUPT_PACKED
     elif strict:
         row_status = NOT_FOUND
         for f in range(view.feature_count):
@@ -467,13 +472,18 @@ cdef void count_copies(Batch batch, uint32_t recipe, uint32_t* copies) noexcept 
 
 cdef str describe_bad_row(Batch batch, const BadRow* bad):
     view = batch.plan.definition.views[bad.view]
-    what = "event timestamp" if bad.feature == CORRUPT_TIME else (
-        f"feature {view.features[bad.feature].output_name!r}"
-    )
     row = batch.lookups[view.recipe].row_of_entity[bad.entity]
+    if bad.feature == CORRUPT_PACKED:
+        what = "packed row cannot be read"
+    elif bad.feature == UNKNOWN_SCHEMA:
+        what = "packed row is of features that are recorded nowhere"
+    elif bad.feature == CORRUPT_TIME:
+        what = "event timestamp is not what Feast writes"
+    else:
+        what = f"feature {view.features[bad.feature].output_name!r} is not what Feast writes"
     return (
-        f"view {view.name!r}, {batch.describe_entity(view.recipe, row)}: the stored {what} is not "
-        "what Feast writes; materialize or push this row again"
+        f"view {view.name!r}, {batch.describe_entity(view.recipe, row)}: the stored {what}; "
+        "materialize or push this row again"
     )
 
 
@@ -626,7 +636,7 @@ cdef tuple build(
     cdef bytes computed = None
     cdef bytes stored = None
 
-    if reply.batch is not batch or reply.recipe != plan.recipe_count:
+    if reply.batch is not batch or reply.recipe != plan.recipe_count or not reply.settled:
         raise ValueError("these are not the complete replies to this batch")
     if computation is not None and computation.plan is not plan:
         raise ValueError("the computation is another plan's")

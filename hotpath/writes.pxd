@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from hotfeast.hotpath.columns cimport TimeColumn, ValueColumn
+from hotfeast.hotpath.packed cimport Mark
 from hotfeast.hotpath.wire cimport Cursor
 
 # What has become of a row.
@@ -28,10 +29,18 @@ cdef class WritePlan:
     cdef readonly object definition
     cdef Cursor key_prefix
     cdef Cursor project
-    cdef Cursor hset_head         # `*N\r\n$4\r\nHSET\r\n` of a row without a created time
+    cdef Cursor hset_head         # `*N\r\n$4\r\nHSET\r\n`
     cdef Cursor call_names        # arguments of a script call behind its keys, up to the first row
     cdef uint32_t call_name_count
-    cdef Cursor* names            # hash fields as RESP bulk strings: the time's first
+    cdef Cursor time_name         # hash fields as RESP bulk strings
+    cdef Cursor* feature_names
+    cdef Cursor row_name
+    cdef Cursor created_name
+    cdef uint32_t value_count     # hash fields of a row
+    cdef Mark mark                # of the event time: what is written, too
+    cdef bint has_features        # whether Feast's fields are written
+    cdef bint has_row             # whether a packed row is
+    cdef uint32_t schema          # its schema's number
     cdef uint32_t feature_count
     cdef uint32_t key_count
     cdef bint has_created
@@ -74,12 +83,16 @@ cdef class WriteBatch:
     cdef int make_out(self, size_t wanted) noexcept nogil
     cdef size_t key_size(self, uint32_t row) noexcept nogil
     cdef uint8_t* put_key(self, uint8_t* at, uint32_t row) noexcept nogil
+    cdef size_t bulk_size(self, uint32_t row) noexcept nogil
+    cdef size_t time_size(self, uint32_t row) noexcept nogil
+    cdef uint8_t* put_time(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef size_t row_size(self, uint32_t row) noexcept nogil
+    cdef uint8_t* put_row(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef size_t created_size(self, uint32_t row) noexcept nogil
     cdef uint8_t* put_created(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef bint compares(self, uint32_t row) noexcept nogil
     cdef int put_hset(self, uint32_t row) noexcept nogil
-    cdef size_t packed_row_size(self, uint32_t row) noexcept nogil
+    cdef size_t argument_size(self, uint32_t row) noexcept nogil
     cdef int put_call(self, const uint32_t* rows, uint32_t count, bint check) noexcept nogil
     cdef int fill(self) noexcept nogil
     cdef int take_replies(self) noexcept nogil

@@ -5,11 +5,12 @@ stored time, compares, and replaces the view's whole row. An entity is one hash 
 view are compared with nothing else. Several rows share a call, which sends the field names once.
 Without comparison a row is one HSET.
 
-Fields are those of Feast, and one more for views whose source has a created timestamp,
-`_ct:view`: the event time it belongs to, behind its length, and the created time. It decides
-between rows of equal event time, and counts only as long as the stored event time is the one it was
-written with, so that a row that Feast writes with another event time is never judged by the created
-time of its predecessor.
+What is written is up to the layout: Feast's fields, those and a packed row, or a packed row alone
+(see `packed.pxd`). Views whose source has a created timestamp have one more field, `_ct:view`: the
+event time it belongs to, behind its length, and the created time. It decides between rows of equal
+event time, and counts only as long as the stored event time is the one it was written with, so that
+a row that Feast writes with another event time is never judged by the created time of its
+predecessor.
 """
 
 import hashlib
@@ -21,6 +22,15 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove
 
 from hotfeast.hotpath.columns cimport FINE, TimeColumn, ValueColumn
+from hotfeast.hotpath.packed cimport (
+    MARK_ROOM,
+    PACKED,
+    PACKED_FORMAT,
+    PACKED_HEAD,
+    UNMARKED,
+    Mark,
+    put_mark,
+)
 from hotfeast.hotpath.values cimport (
     BYTES_VAL,
     INT32_VAL,
@@ -41,7 +51,7 @@ from hotfeast.hotpath.wire cimport (
     varint_size,
 )
 
-from hotfeast.hotpath.definition import WriteDefinition
+from hotfeast.hotpath.definition import LAYOUTS, WriteDefinition, schema_number
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.plan import bulk_string, key_prefix
 
@@ -79,10 +89,27 @@ cdef class WritePlan:
     def __cinit__(self, definition not None: WriteDefinition):
         if list(definition.join_keys) != sorted(definition.join_keys):
             raise ValueError("join keys must be sorted by name")
-        names = [definition.time_field, *(f.hash_field for f in definition.features)]
-        width = len(names)
+        cdef int mark = LAYOUTS.index(definition.layout)
+        self.mark = <Mark>mark
+        self.has_features = self.mark != PACKED
+        self.has_row = self.mark != UNMARKED
+        if self.has_row and not definition.row_field:
+            raise ValueError(f"layout {definition.layout!r} needs a field for packed rows")
+        features = [f.hash_field for f in definition.features]
+        names = [definition.time_field]
+        # What a row of another layout has left behind, and would only take up memory.
+        leftovers = []
+        if self.has_features:
+            names += features
+        else:
+            leftovers += features
+        if self.has_row:
+            names.append(definition.row_field)
+        elif definition.row_field:
+            leftovers.append(definition.row_field)
         self.definition = definition
         self.owned = []
+        self.schema = schema_number(features)
         self.expires = definition.key_ttl_seconds > 0
         self.project = self.own(definition.project.encode("utf-8"))
         self.key_prefix = self.own(key_prefix(tuple(name for name, _ in definition.join_keys)))
@@ -92,21 +119,28 @@ cdef class WritePlan:
         for name, value_type in definition.join_keys:
             if value_type not in (0, *KEY_TYPES):
                 raise ValueError(f"join key {name!r} has value type {value_type}: no key's")
-        count = 2 + 2 * width + (2 if self.has_created else 0)
-        self.hset_head = self.own(b"*%d\r\n$4\r\nHSET\r\n" % count)
-        head = [b"%d" % definition.key_ttl_seconds, definition.created_field, b"%d" % width]
+        head = [
+            b"%d" % definition.key_ttl_seconds,
+            definition.created_field,
+            b"%d" % len(leftovers),
+            *leftovers,
+            b"%d" % len(names),
+        ]
         self.call_names = self.own(b"".join(map(bulk_string, head + names)))
-        self.call_name_count = len(head) + width
-        if self.has_created:
-            names.append(definition.created_field)
-        self.names = <Cursor*>calloc(len(names), sizeof(Cursor))
-        if self.names == NULL:
+        self.call_name_count = len(head) + len(names)
+        self.value_count = len(names) + (1 if self.has_created else 0)
+        self.hset_head = self.own(b"*%d\r\n$4\r\nHSET\r\n" % (2 + 2 * self.value_count))
+        self.time_name = self.own(bulk_string(definition.time_field))
+        self.row_name = self.own(bulk_string(definition.row_field))
+        self.created_name = self.own(bulk_string(definition.created_field))
+        self.feature_names = <Cursor*>calloc(self.feature_count + 1, sizeof(Cursor))
+        if self.feature_names == NULL:
             raise MemoryError
-        for i, name in enumerate(names):
-            self.names[<uint32_t>i] = self.own(bulk_string(name))
+        for i, name in enumerate(features):
+            self.feature_names[<uint32_t>i] = self.own(bulk_string(name))
 
     def __dealloc__(self):
-        free(self.names)
+        free(self.feature_names)
 
     cdef Cursor own(self, bytes data):
         cdef Cursor c
@@ -427,50 +461,89 @@ cdef class WriteBatch:
                 at += size
         return put_cursor(at, &self.plan.project)
 
-    cdef size_t row_size(self, uint32_t row) noexcept nogil:
+    cdef size_t bulk_size(self, uint32_t row) noexcept nogil:
         """Bytes of a row's values as bulk strings, at most."""
-        cdef size_t size = TIME_ROOM + BULK_ROOM
+        cdef size_t size = TIME_ROOM + MARK_ROOM + BULK_ROOM
+        cdef uint32_t i
+        if self.plan.has_features:
+            for i in range(self.plan.feature_count):
+                size += BULK_ROOM + left(&self.features[i][row])
+        if self.plan.has_row:
+            size += BULK_ROOM + self.row_size(row)
+        if self.plan.has_created:
+            size += BULK_ROOM + self.created_size(row)
+        return size
+
+    cdef size_t time_size(self, uint32_t row) noexcept nogil:
+        """Bytes of a row's event time as it is stored, mark included."""
+        cdef uint8_t time[TIME_ROOM + MARK_ROOM]
+        return <size_t>(self.put_time(time, row) - time)
+
+    cdef uint8_t* put_time(self, uint8_t* at, uint32_t row) noexcept nogil:
+        """Writes a row's event time as it is stored."""
+        cdef uint8_t* end = put_time(at, self.seconds[row], self.nanos[row])
+        return put_mark(at, end, self.seconds[row], self.nanos[row], self.plan.mark)
+
+    cdef size_t row_size(self, uint32_t row) noexcept nogil:
+        """Bytes of a packed row."""
+        cdef size_t size = PACKED_HEAD + time_size(self.seconds[row], self.nanos[row]), value
         cdef uint32_t i
         for i in range(self.plan.feature_count):
-            size += BULK_ROOM + left(&self.features[i][row])
-        if self.plan.has_created:
-            size += 1 + 2 * TIME_ROOM + BULK_ROOM
+            value = left(&self.features[i][row])
+            size += varint_size(value) + value
         return size
+
+    cdef uint8_t* put_row(self, uint8_t* at, uint32_t row) noexcept nogil:
+        """Writes a packed row."""
+        cdef uint32_t i
+        at[0] = PACKED_FORMAT
+        at = put_u32(at + 1, self.plan.schema)
+        at[0] = <uint8_t>time_size(self.seconds[row], self.nanos[row])
+        at = put_time(at + 1, self.seconds[row], self.nanos[row])
+        for i in range(self.plan.feature_count):
+            at = put_varint(at, left(&self.features[i][row]))
+            at = put_cursor(at, &self.features[i][row])
+        return at
 
     cdef int put_hset(self, uint32_t row) noexcept nogil:
         """Writes a row as one HSET. Returns 0, or -1 without memory."""
-        cdef size_t size = self.key_size(row), names = 0, time, created
+        cdef size_t size = self.key_size(row), names
         cdef uint32_t i
         cdef uint8_t* at
-        for i in range(self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)):
-            names += left(&self.plan.names[i])
+        names = left(&self.plan.time_name) + left(&self.plan.row_name)
+        names += left(&self.plan.created_name)
+        for i in range(self.plan.feature_count):
+            names += left(&self.plan.feature_names[i])
         if self.make_out(
-            left(&self.plan.hset_head) + BULK_ROOM + size + names + self.row_size(row)
+            left(&self.plan.hset_head) + BULK_ROOM + size + names + self.bulk_size(row)
         ) != 0:
             return -1
         at = put_cursor(self.out + self.out_size, &self.plan.hset_head)
         at = put_line_end(self.put_key(put_head(at, 36, size), row))
-        time = time_size(self.seconds[row], self.nanos[row])
-        at = put_head(put_cursor(at, &self.plan.names[0]), 36, time)
-        at = put_line_end(put_time(at, self.seconds[row], self.nanos[row]))
-        for i in range(self.plan.feature_count):
-            at = put_bulk(put_cursor(at, &self.plan.names[i + 1]), &self.features[i][row])
+        at = put_head(put_cursor(at, &self.plan.time_name), 36, self.time_size(row))
+        at = put_line_end(self.put_time(at, row))
+        if self.plan.has_features:
+            for i in range(self.plan.feature_count):
+                at = put_cursor(at, &self.plan.feature_names[i])
+                at = put_bulk(at, &self.features[i][row])
+        if self.plan.has_row:
+            at = put_head(put_cursor(at, &self.plan.row_name), 36, self.row_size(row))
+            at = put_line_end(self.put_row(at, row))
         if self.plan.has_created:
-            created = self.created_size(row)
-            at = put_cursor(at, &self.plan.names[self.plan.feature_count + 1])
-            at = put_head(at, 36, 1 + time + created)
-            at[0] = <uint8_t>time
-            at = put_time(at + 1, self.seconds[row], self.nanos[row])
+            at = put_head(put_cursor(at, &self.plan.created_name), 36, self.created_size(row))
             at = put_line_end(self.put_created(at, row))
         self.out_size = <size_t>(at - self.out)
         return 0
 
-    cdef size_t packed_row_size(self, uint32_t row) noexcept nogil:
+    cdef size_t argument_size(self, uint32_t row) noexcept nogil:
         """Bytes of a row's values, as `put_call` packs them."""
-        cdef size_t size = packed_size(time_size(self.seconds[row], self.nanos[row]))
+        cdef size_t size = packed_size(self.time_size(row))
         cdef uint32_t i
-        for i in range(self.plan.feature_count):
-            size += packed_size(left(&self.features[i][row]))
+        if self.plan.has_features:
+            for i in range(self.plan.feature_count):
+                size += packed_size(left(&self.features[i][row]))
+        if self.plan.has_row:
+            size += packed_size(self.row_size(row))
         if self.plan.has_created:
             size += packed_size(self.created_size(row))
         return size
@@ -483,10 +556,9 @@ cdef class WriteBatch:
         """
         cdef size_t wanted, packed = 5
         cdef uint32_t i, j, row
-        cdef uint32_t width = self.plan.feature_count + 1 + (1 if self.plan.has_created else 0)
         cdef uint8_t* at
         for j in range(count):
-            packed += self.packed_row_size(rows[j])
+            packed += self.argument_size(rows[j])
         wanted = 128 + left(&self.plan.call_names) + BULK_ROOM + packed
         for j in range(count):
             wanted += BULK_ROOM + self.key_size(rows[j])
@@ -507,30 +579,35 @@ cdef class WriteBatch:
         at = put_cursor(at + 7, &self.plan.call_names)
         at = put_head(at, 36, packed)
         at[0] = 0xDD  # an array with a length of 32 bits
-        at = put_big_endian(at + 1, <uint64_t>count * width, 4)
+        at = put_big_endian(at + 1, <uint64_t>count * self.plan.value_count, 4)
         for j in range(count):
             row = rows[j]
-            at = put_packed_head(at, time_size(self.seconds[row], self.nanos[row]))
-            at = put_time(at, self.seconds[row], self.nanos[row])
-            for i in range(self.plan.feature_count):
-                at = put_packed_head(at, left(&self.features[i][row]))
-                at = put_cursor(at, &self.features[i][row])
+            at = self.put_time(put_packed_head(at, self.time_size(row)), row)
+            if self.plan.has_features:
+                for i in range(self.plan.feature_count):
+                    at = put_packed_head(at, left(&self.features[i][row]))
+                    at = put_cursor(at, &self.features[i][row])
+            if self.plan.has_row:
+                at = self.put_row(put_packed_head(at, self.row_size(row)), row)
             if self.plan.has_created:
-                at = put_packed_head(at, self.created_size(row))
-                at = self.put_created(at, row)
+                at = self.put_created(put_packed_head(at, self.created_size(row)), row)
         at = put_line_end(at)
         self.out_size = <size_t>(at - self.out)
         return 0
 
     cdef size_t created_size(self, uint32_t row) noexcept nogil:
-        """Bytes of a row's created time; 0 where it has none."""
+        """Bytes of a row's created time, and the event time that it belongs to."""
+        cdef size_t size = 1 + time_size(self.seconds[row], self.nanos[row])
         if self.created_nanos[row] < 0:
-            return 0
+            return size
         # The start of 1970 has no bytes of its own, which would be no time at all.
-        return time_size(self.created_seconds[row], self.created_nanos[row]) or 2
+        return size + (time_size(self.created_seconds[row], self.created_nanos[row]) or 2)
 
     cdef uint8_t* put_created(self, uint8_t* at, uint32_t row) noexcept nogil:
-        """Writes a row's created time, if it has one."""
+        """Writes the event time without a mark, behind its length, and the created time if there
+        is one."""
+        at[0] = <uint8_t>time_size(self.seconds[row], self.nanos[row])
+        at = put_time(at + 1, self.seconds[row], self.nanos[row])
         if self.created_nanos[row] < 0:
             return at
         if self.created_seconds[row] == 0 and self.created_nanos[row] == 0:
@@ -568,7 +645,7 @@ cdef class WriteBatch:
                     if self.states[row] == PENDING:
                         if bytes_in_call > CALL_BYTES or self.compares(row) != compares:
                             break
-                        bytes_in_call += self.row_size(row)
+                        bytes_in_call += self.bulk_size(row)
                         group[count] = row
                         self.order[self.sent_rows + count] = row
                         count += 1

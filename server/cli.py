@@ -26,6 +26,14 @@ class TransformsFrom(StrEnum):
     repo = "repo"
 
 
+class Layout(StrEnum):
+    """How rows are stored."""
+
+    feast = "feast"
+    dual = "dual"
+    packed = "packed"
+
+
 class StatusMode(StrEnum):
     """How statuses are judged."""
 
@@ -106,6 +114,14 @@ def serve(
             "python: by their functions. verify: a share of requests by both, to compare them."
         ),
     ] = Transforms.kernel,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            help="How pushed rows are stored, and looked for first, where a view's tag "
+            "hotfeast.layout does not say; unless given, as feature_store.yaml has it. "
+            "feast: in Feast's fields. packed: in one field a view. dual: in both."
+        ),
+    ] = None,
     push_streams: Annotated[
         int, typer.Option(min=0, help="Push streams that each worker has open at once.")
     ] = 16,
@@ -172,6 +188,7 @@ def serve(
         status_mode=status_mode.value,
         transforms=transforms.value,
         transforms_from=transforms_from.value,
+        layout=layout.value if layout is not None else None,
         metrics=metrics_address,
     )
     try:

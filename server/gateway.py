@@ -85,6 +85,8 @@ class Settings:
     status_mode: str = "strict"
     transforms_from: str = "registry"
     """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
+    layout: str | None = None
+    """How rows are stored that their view's tags say nothing of; feature_store.yaml's if None."""
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     metrics: tuple[str, int] | None = None
@@ -120,6 +122,7 @@ class Gateway:
             else None,
             tell=self._metrics.looked if self._metrics is not None else lambda _: None,
             kernels=None if settings.transforms == "python" else KernelMaker(),
+            layout=settings.layout,
         )
         runs = TransformRuns(
             verify=settings.transforms == "verify",

@@ -19,6 +19,7 @@ import mmh3
 from hotfeast.hotpath.definition import (
     FeatureRead,
     JoinKey,
+    LAYOUTS,
     KeyRecipe,
     ReadDefinition,
     ViewRead,
@@ -27,6 +28,7 @@ from hotfeast.hotpath.kernel import Computation, Kernel
 from hotfeast.hotpath.plan import DUMMY_JOIN_KEY, Plan
 from hotfeast.hotpath.request import Request
 from hotfeast.server.errors import RequestFailure, invalid, not_servable, unknown_name
+from hotfeast.server.layouts import view_layout
 from hotfeast.server.registry import Definitions, FieldDefinition, Projection, ViewDefinition
 from hotfeast.serving.v1 import serving_pb2
 
@@ -105,6 +107,11 @@ def storage_name_at(view: str, version: int) -> str:
     Source: `feast.infra.online_stores.helpers.compute_versioned_name`.
     """
     return f"{view}_v{version}" if version > 0 else view
+
+
+def row_hash_field(storage_name: str) -> bytes:
+    """The Redis hash field of a view's packed row: as a feature's, of a name that none can have."""
+    return feature_hash_field(storage_name, "\0row")
 
 
 def time_hash_field(storage_name: str) -> bytes:
@@ -363,6 +370,9 @@ def _read_definition(
                     )
                     for feature in projection.features
                 ),
+                row_field=row_hash_field(storage_name),
+                schema=tuple(feature_hash_field(storage_name, f.name) for f in view.features),
+                packed=view_layout(view.name, view.tags, definitions.layout) != LAYOUTS[0],
             )
         )
         versions.setdefault(projection.alias or projection.view, version)

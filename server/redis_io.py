@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -17,13 +18,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from hotfeast.hotpath.batch import Batch
-from hotfeast.hotpath.errors import ProtocolError, ReplyError
+from hotfeast.hotpath.definition import LAYOUTS
+from hotfeast.hotpath.errors import ReplyError
 from hotfeast.hotpath.link import exchange
+from hotfeast.hotpath.packed import settle_reply
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import SCRIPT, WriteBatch
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import RedisOnlineStore, RedisOnlineStoreConfig, RepoConfig
+from hotfeast.server.layouts import Schemas
 
 # Bytes read at once from an encrypted socket: TLS's largest record.
 _TLS_READ = 16384
@@ -75,26 +79,33 @@ class Lane:
 
     def _exchange_encrypted(self, tls: ssl.SSLSocket, batch: Batch, timeout: float) -> None:
         self.reply.start(batch)
-        commands = batch.command_bytes
-        if not commands:
+        if not batch.command_bytes:
+            settle_reply(batch, self.reply)
             return
         end = time.monotonic() + timeout
-        tls.settimeout(timeout)
-        tls.sendall(commands)
-        while True:
+        settled = False
+        while not settled:
             tls.settimeout(max(end - time.monotonic(), 0.001))
-            data = tls.recv(_TLS_READ)
-            if not data:
-                raise ConnectionResetError("Redis closed the connection")
-            if self.reply.feed(data):
-                self.reply.raise_error()
-                return
-            if time.monotonic() > end:
-                raise TimeoutError(f"Redis did not answer within {timeout:.3g} s")
+            tls.sendall(batch.command_bytes)
+            answered = False
+            while not answered:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"Redis did not answer within {timeout:.3g} s")
+                tls.settimeout(max(end - time.monotonic(), 0.001))
+                data = tls.recv(_TLS_READ)
+                if not data:
+                    raise ConnectionResetError("Redis closed the connection")
+                answered = self.reply.feed(data)
+            self.reply.raise_error()
+            settled = settle_reply(batch, self.reply)
 
 
 class Lanes:
-    """Connections to one Redis server, for any number of threads."""
+    """Connections to one Redis server, for any number of threads.
+
+    Attributes:
+        schemas: Which features its packed rows hold.
+    """
 
     def __init__(self, pool: redis.ConnectionPool, max_idle: int = 64) -> None:
         """
@@ -103,6 +114,7 @@ class Lanes:
             max_idle: Connections that are kept open while no request uses them.
         """
         self._pool = pool
+        self.schemas = Schemas(pool)
         self._max_idle = max_idle
         # LIFO, so that connections that are not needed stay idle. append and pop are atomic.
         self._idle: deque[Lane] = deque()
@@ -124,6 +136,46 @@ class Lanes:
         except (redis.RedisError, OSError) as error:
             raise RedisUnavailable(f"cannot connect to Redis: {error}") from error
         return Lane(connection)
+
+    def exchange(self, talk: Callable[[Lane, float], None], timeout: float) -> Lane:
+        """Talks over a connection; once more over a new one where an idle one had died.
+
+        Args:
+            talk: Sends and receives, within the seconds that it is told. It may happen twice.
+            timeout: Seconds for both.
+
+        Returns:
+            The connection, in step; it must be given back.
+
+        Raises:
+            RedisUnavailable: There is no connection, or no answer in time.
+            ReplyError: Redis answered with an error.
+            ProtocolError: What answers is not Redis, or out of step.
+        """
+        left = timeout
+        end = time.monotonic() + timeout
+        while True:
+            lane = self.take()
+            try:
+                talk(lane, left)
+            except ReplyError:
+                self.release(lane)
+                raise
+            except TimeoutError as error:
+                self.drop(lane)
+                raise RedisUnavailable(str(error)) from error
+            except OSError as error:
+                self.drop(lane)
+                if lane.fresh:
+                    raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
+                # The other idle connections probably have died, too.
+                self.drop_idle()
+                left = max(end - time.monotonic(), 0.001)
+                continue
+            except BaseException:
+                self.drop(lane)
+                raise
+            return lane
 
     def release(self, lane: Lane) -> None:
         """Gives a connection back that is in step."""
@@ -196,32 +248,22 @@ class RedisReader:
         timeout = self._timeout
         if time_left is not None and time_left < timeout:
             timeout = time_left
-        end = time.monotonic() + timeout
         while True:
-            lane = self._lanes.take()
+            lane = self._lanes.exchange(lambda lane, left: lane.exchange(batch, left), timeout)
+            unknown = lane.reply.unknown
+            if unknown is None:
+                return lane
             try:
-                lane.exchange(batch, timeout)
-            except ReplyError:
+                learnt = self._lanes.schemas.learn(batch.plan, *unknown)
+            except redis.RedisError as error:
                 self.release(lane)
-                raise
-            except TimeoutError as error:
-                self._lanes.drop(lane)
-                raise RedisUnavailable(str(error)) from error
-            except ProtocolError:
-                self._lanes.drop(lane)
-                raise
-            except OSError as error:
-                self._lanes.drop(lane)
-                if lane.fresh:
-                    raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
-                # An idle connection had died; the other idle ones probably have, too.
-                self._lanes.drop_idle()
-                timeout = max(end - time.monotonic(), 0.0)
-                continue
-            except BaseException:
-                self._lanes.drop(lane)
-                raise
-            return lane
+                raise RedisUnavailable(
+                    f"cannot look up which features packed rows hold: {error}"
+                ) from error
+            if not learnt:
+                # Rows that are nowhere else are told as what they are: not readable.
+                return lane
+            self.release(lane)
 
     def release(self, lane: Lane) -> None:
         """Gives a connection back."""
@@ -259,28 +301,18 @@ class RedisWriter:
         patience = self._timeout
         if time_left is not None and time_left < patience:
             patience = time_left
-        end = time.monotonic() + patience
+        if batch.plan.definition.layout != LAYOUTS[0] and batch.unfinished:
+            try:
+                self._lanes.schemas.record(batch.plan.definition)
+            except redis.RedisError as error:
+                raise RedisUnavailable(
+                    f"cannot record which features packed rows hold: {error}"
+                ) from error
         loaded = False
         while batch.unfinished:
-            lane = self._lanes.take()
-            try:
-                lane.exchange_writes(batch, patience)
-            except TimeoutError as error:
-                self._lanes.drop(lane)
-                raise RedisUnavailable(str(error)) from error
-            except ProtocolError:
-                self._lanes.drop(lane)
-                raise
-            except OSError as error:
-                self._lanes.drop(lane)
-                if lane.fresh:
-                    raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
-                self._lanes.drop_idle()
-                patience = max(end - time.monotonic(), 0.001)
-                continue
-            except BaseException:
-                self._lanes.drop(lane)
-                raise
+            lane = self._lanes.exchange(
+                lambda lane, left: lane.exchange_writes(batch, left), patience
+            )
             if not batch.no_script:
                 self._lanes.release(lane)
                 continue

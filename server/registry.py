@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from hotfeast.hotpath.definition import LAYOUTS
 from hotfeast.server.feast_api import (
     DUMMY_ENTITY_NAME,
     Entity,
@@ -27,6 +28,7 @@ from hotfeast.server.feast_api import (
     StreamFeatureView,
     StreamFeatureViewMessage,
 )
+from hotfeast.server.layouts import repository_layout
 from hotfeast.server.registry_source import KINDS, Stored, keeps_versions_apart, open_source
 from hotfeast.server.repo_files import FunctionRefused, with_repo_function, without_function
 
@@ -155,6 +157,8 @@ class Definitions:
     """Whether the storage names of views carry their version, so that old ones can be read."""
     fingerprint: str
     """Changes when any definition does."""
+    layout: str = LAYOUTS[0]
+    """How rows of views without a tag for it are stored; see `layouts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,21 +179,29 @@ class RegistryReader:
     What has not changed is not made anew, so that a change costs as much as it changes.
     """
 
-    def __init__(self, store: FeatureStore, repo_views: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        repo_views: Mapping[str, Any] | None = None,
+        layout: str | None = None,
+    ) -> None:
         """
         Args:
             store: The repository.
             repo_views: Feast's on-demand views of the repository's own files by name, whose
                 functions are used instead of the registry's; those of the registry are then not
                 deserialized. None to use the registry's.
+            layout: The layout of views without a tag for it; feature_store.yaml's if None.
 
         Raises:
+            StartFailure: feature_store.yaml names a layout that there is not.
             Exception: Whatever Feast raises where it knows no registry of this kind.
         """
         self._source = open_source(store)
         self._project = store.project
         self._versioned = keeps_versions_apart(store)
         self._repo_views = repo_views
+        self._layout = layout or repository_layout(store.config)
         self._made: dict[tuple[str, bytes], Any] = {}
 
     def read(self) -> Stored:
@@ -248,18 +260,23 @@ class RegistryReader:
             },
             versioned_storage=self._versioned,
             fingerprint=stored.fingerprint,
+            layout=self._layout,
         )
         self._made = made
         return definitions
 
 
-def read_definitions(store: FeatureStore) -> Definitions:
+def read_definitions(store: FeatureStore, layout: str | None = None) -> Definitions:
     """Reads a repository's registry, once.
+
+    Args:
+        store: The repository.
+        layout: As for `RegistryReader`.
 
     Raises:
         Exception: The registry, or a definition in it, cannot be read.
     """
-    reader = RegistryReader(store)
+    reader = RegistryReader(store, layout=layout)
     return reader.define(reader.read())
 
 

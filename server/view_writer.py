@@ -190,6 +190,7 @@ class ViewWriter:
         redis_url: str | None = None,
         version: int | None = None,
         patience: float = PATIENCE,
+        layout: str | None = None,
     ) -> None:
         """
         Args:
@@ -201,6 +202,7 @@ class ViewWriter:
             redis_url: Used instead of the repository's connection string.
             version: The view's version; the current one if None.
             patience: Seconds for which a Redis that cannot be reached is tried again.
+            layout: How rows are stored if the view's tags do not say; feature_store.yaml's if None.
 
         Raises:
             ValueError: `on_invalid` is none of `ON_INVALID`.
@@ -215,6 +217,7 @@ class ViewWriter:
             "redis_url": redis_url,
             "version": version,
             "patience": patience,
+            "layout": layout,
         }
         self._opened: tuple[ViewWrite, PatientWriter] | None = None
 
@@ -224,7 +227,9 @@ class ViewWriter:
     def _open(self) -> tuple[ViewWrite, PatientWriter]:
         if self._opened is None:
             store = open_repository(self._options["repo"])
-            write = plan_view(store, self._options["view"], self._options["version"])
+            write = plan_view(
+                store, self._options["view"], self._options["version"], self._options["layout"]
+            )
             writer = PatientWriter(
                 store.config, self._options["redis_url"], self._options["patience"]
             )
@@ -269,11 +274,13 @@ def _view_writer(options: dict[str, Any]) -> ViewWriter:
     return ViewWriter(**options)
 
 
-def plan_view(store: FeatureStore, view: str, version: int | None = None) -> ViewWrite:
-    """Plans the writing of a view's rows, as the registry has it now.
+def plan_view(
+    store: FeatureStore, view: str, version: int | None = None, layout: str | None = None
+) -> ViewWrite:
+    """Plans the writing of a view's rows, as the registry has it now; arguments as of `ViewWriter`.
 
     Raises:
         RequestFailure: There is no such view or version, or it cannot be written.
     """
     ttl = getattr(store.config.online_store, "key_ttl_seconds", None) or 0
-    return plan_write(read_definitions(store), view, ttl, version)
+    return plan_write(read_definitions(store, layout), view, ttl, version)

@@ -43,6 +43,7 @@ class RegistryWatch:
         tell: Callable[["RegistryWatch"], None] = lambda _: None,
         kernels: Kernels | None = None,
         repo_views: Mapping[str, Any] | None = None,
+        layout: str | None = None,
     ) -> None:
         """Reads the registry and makes the first plans.
 
@@ -53,6 +54,7 @@ class RegistryWatch:
             tell: Is called now, and after each look in the thread that looks.
             kernels: As for `PlanBook`.
             repo_views: As for `RegistryReader`.
+            layout: As for `RegistryReader`.
 
         Raises:
             StartFailure: The registry cannot be read.
@@ -65,9 +67,11 @@ class RegistryWatch:
         self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
         self._began: float | None = None
         try:
-            self._reader = RegistryReader(store, repo_views)
+            self._reader = RegistryReader(store, repo_views, layout)
             stored = self._reader.read()
             definitions = self._reader.define(stored)
+        except StartFailure:
+            raise
         except Exception as error:
             raise StartFailure(
                 f"the registry of project {store.project!r} cannot be read "

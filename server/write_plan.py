@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from hotfeast.hotpath.definition import FeatureWrite, WriteDefinition
 from hotfeast.hotpath.writes import KEY_TYPES, WritePlan
 from hotfeast.server.errors import not_servable, unknown_name
-from hotfeast.server.plan import feature_hash_field, storage_name_at, time_hash_field
+from hotfeast.server.layouts import view_layout
+from hotfeast.server.plan import (
+    feature_hash_field,
+    row_hash_field,
+    storage_name_at,
+    time_hash_field,
+)
 from hotfeast.server.registry import Definitions, ViewDefinition
 from hotfeast.server.rules import BadRule, Rule, rules_of
 
@@ -112,6 +118,8 @@ def plan_write(
             time_field=time_hash_field(storage),
             created_field=created_hash_field(storage) if created else b"",
             key_ttl_seconds=key_ttl_seconds,
+            row_field=row_hash_field(storage),
+            layout=view_layout(name, view.tags, definitions.layout),
         )
     )
     mapping = view.source.field_mapping

@@ -24,6 +24,7 @@ def definition(
     project: str = "demo",
     created: bool = True,
     key_ttl: int = 0,
+    layout: str | None = None,
 ) -> WriteDefinition:
     return WriteDefinition(
         project=project,
@@ -32,6 +33,8 @@ def definition(
         time_field=f"_ts:{view}".encode(),
         created_field=f"_ct:{view}".encode() if created else b"",
         key_ttl_seconds=key_ttl,
+        row_field=b"" if layout is None else _mmh3(f"{view}:\0row"),
+        layout=layout or "feast",
     )
 
 

@@ -1,0 +1,562 @@
+"""Packed rows: the bytes, and one store that writers of every layout and Feast's SDK share."""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from feast import Entity, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.infra.online_stores.helpers import _mmh3
+from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Int64
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.columns import TimeColumn
+from hotfeast.hotpath.definition import (
+    LAYOUTS,
+    FeatureRead,
+    JoinKey,
+    KeyRecipe,
+    ReadDefinition,
+    ViewRead,
+    schema_number,
+)
+from hotfeast.hotpath.errors import CorruptRow
+from hotfeast.hotpath.packed import layout_of, marked_time, settle_reply
+from hotfeast.hotpath.plan import Plan
+from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.request import Request
+from hotfeast.hotpath.splice import build_response
+from hotfeast.hotpath.values import row_time
+from hotfeast.hotpath.writes import WriteBatch, WritePlan
+from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.redis_io import Lanes, RedisReader, RedisWriter
+from hotfeast.serving.v1 import serving_pb2
+from tests.hotpath.helpers import request_bytes
+from tests.hotpath.write_helpers import INT64, column, created_column, definition, timestamp
+
+SECOND = 10**9
+ROW_FIELD = _mmh3("view:\0row")
+SCHEMAS = {"old": ("f", "g"), "new": ("f", "g", "h"), "less": ("h", "f")}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalRedis]:
+    with LocalRedis() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: LocalRedis) -> Iterator[Any]:
+    with server.client() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lanes(server: LocalRedis) -> Lanes:
+    return Lanes(redis.ConnectionPool.from_url(server.url))
+
+
+@pytest.fixture(autouse=True)
+def empty(client: Any) -> None:
+    client.flushall()
+
+
+def hash_fields(names: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(_mmh3(f"view:{name}") for name in names)
+
+
+def view(packed: bool, schema: str, ttl: int = 0) -> ViewRead:
+    names = SCHEMAS[schema]
+    return ViewRead(
+        name="view",
+        recipe=0,
+        time_field=b"_ts:view",
+        ttl_seconds=ttl,
+        features=tuple(FeatureRead(n, _mmh3(f"view:{n}")) for n in names),
+        row_field=ROW_FIELD,
+        schema=hash_fields(names),
+        packed=packed,
+    )
+
+
+def read_plan(packed: bool, schema: str) -> Plan:
+    return Plan(
+        ReadDefinition("demo", (JoinKey("id", INT64),), (KeyRecipe((("id", 0),)),),
+                       (view(packed, schema),))
+    )  # fmt: skip
+
+
+def write_plan(layout: str, schema: str, created: bool = False) -> WritePlan:
+    features = [(name, INT64) for name in SCHEMAS[schema]]
+    return WritePlan(definition(features=features, created=created, layout=layout))
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """A row with values by feature; times in nanoseconds since 1970."""
+
+    id: int
+    time: int
+    values: dict[str, int | None]
+    created: int | None = None
+
+
+def batch_of(
+    layout: str, schema: str, rows: Sequence[PackedRow], check: bool = True, created: bool = False
+) -> WriteBatch:
+    def value(number: int | None) -> Value | None:
+        return None if number is None else Value(int64_val=number)
+
+    return WriteBatch(
+        write_plan(layout, schema, created),
+        [column(INT64, (Value(int64_val=r.id) for r in rows))],
+        [column(INT64, (value(r.values[n]) for r in rows)) for n in SCHEMAS[schema]],
+        TimeColumn.from_timestamps([timestamp(r.time) for r in rows]),
+        created_column([r.created for r in rows]) if created else None,
+        check,
+    )
+
+
+Answer = dict[str, tuple[int, int | None]]
+"""For each feature its status and value."""
+
+
+def answers(
+    lanes: Lanes, plan: Plan, ids: Sequence[int], partial: bool = False
+) -> list[tuple[int | None, Answer]]:
+    """For each entity its row's time, None where it has none, and what is served."""
+    message = serving_pb2.GetOnlineFeaturesRequest.FromString(
+        request_bytes({"id": [Value(int64_val=i) for i in ids]})
+    )
+    message.allow_partial_response = partial
+    batch = Batch(plan, Request(message.SerializeToString()))
+    reader = RedisReader(lanes, 30)
+    lane = reader.read(batch, None)
+    try:
+        data = build_response(batch, lane.reply, 0, 0, True)
+    finally:
+        reader.release(lane)
+    response = serving_pb2.GetOnlineFeaturesResponse.FromString(data)
+    names = list(response.metadata.feature_names.val)
+    served = []
+    for row in range(len(ids)):
+        answer: Answer = {}
+        time = None
+        for name, vector in zip(names, response.results, strict=True):
+            if name == "id":
+                continue
+            value = vector.values[row]
+            number = value.int64_val if value.HasField("int64_val") else None
+            answer[name] = vector.statuses[row], number
+            sent = vector.event_timestamps[row]
+            if sent != Timestamp():
+                time = sent.seconds * SECOND + sent.nanos
+        served.append((time, answer))
+    return served
+
+
+PRESENT, NULL_VALUE, NOT_FOUND = 1, 2, 3
+
+
+def expected(values: dict[str, int | None], schema: str) -> Answer:
+    return {
+        name: (NULL_VALUE, None) if values.get(name) is None else (PRESENT, values[name])
+        for name in SCHEMAS[schema]
+    }
+
+
+# ---------------------------------------------------------------- the bytes
+
+
+def test_packed_row_bytes(lanes: Lanes, client: Any) -> None:
+    """The format, put together here by hand."""
+    row = PackedRow(7, 1_700_000_000 * SECOND, {"f": 300, "g": None, "h": -1})
+    RedisWriter(lanes, 30).write(batch := batch_of("packed", "new", [row]))
+    time = Timestamp(seconds=1_700_000_000).SerializeToString()
+    values = b""
+    for number in (300, None, -1):
+        data = b"" if number is None else Value(int64_val=number).SerializeToString()
+        values += bytes([len(data)]) + data
+    number = schema_number(hash_fields(SCHEMAS["new"]))
+    head = b"\x01" + struct.pack("<I", number) + bytes([len(time)]) + time
+    assert client.hgetall(batch.key(0)) == {
+        b"_ts:view": time[:-1] + bytes([time[-1] | 0x80]) + b"\x80\x00",
+        ROW_FIELD: head + values,
+    }
+
+
+@given(
+    st.integers(-62135596800, 253402300799),
+    st.sampled_from([0, 1, 127, 128, 10**6, 999_999_999]),
+    st.sampled_from(LAYOUTS),
+)
+def test_marked_time_is_the_same_time(seconds: int, nanos: int, layout: str) -> None:
+    plain = Timestamp(seconds=seconds, nanos=nanos)
+    marked = marked_time(plain.SerializeToString(), layout)
+    assert Timestamp.FromString(marked) == plain
+    assert row_time(marked) == (seconds, nanos)
+    assert layout_of(marked) == layout
+    assert (marked == plain.SerializeToString()) == (layout == "feast")
+
+
+@given(st.integers(-62135596800, 253402300799), st.integers(0, 999_999_999))
+def test_no_time_of_protobuf_is_marked(seconds: int, nanos: int) -> None:
+    assert layout_of(Timestamp(seconds=seconds, nanos=nanos).SerializeToString()) == "feast"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("nanoseconds", [0, 1, -1, -SECOND, 10**9, 1_700_000_000_123_456_789])
+def test_time_is_sent_without_mark(
+    lanes: Lanes, layout: str, packed: bool, nanoseconds: int
+) -> None:
+    row = PackedRow(1, nanoseconds, {"f": 1, "g": 2})
+    RedisWriter(lanes, 30).write(batch_of(layout, "old", [row]))
+    request = Request(request_bytes({"id": [Value(int64_val=1)]}))
+    batch = Batch(read_plan(packed, "old"), request)
+    reader = RedisReader(lanes, 30)
+    lane = reader.read(batch, None)
+    data = build_response(batch, lane.reply, 0, 0, True)
+    reader.release(lane)
+    message = serving_pb2.GetOnlineFeaturesResponse.FromString(data)
+    # Not only the same time: the bytes that protobuf writes.
+    assert message.SerializeToString() == data
+    for vector in message.results[1:]:
+        time = vector.event_timestamps[0]
+        assert time.seconds * SECOND + time.nanos == nanoseconds
+
+
+# ---------------------------------------------------------------- one store, many writers
+
+FEAST_VIEWS = {
+    schema: FeatureView(
+        name="view",
+        entities=[Entity(name="id", join_keys=["id"], value_type=ValueType.INT64)],
+        schema=[Field(name=name, dtype=Int64) for name in ("id", *names)],
+        source=FileSource(path="none.parquet", timestamp_field="t"),
+    )
+    for schema, names in SCHEMAS.items()
+}
+
+ids = st.integers(0, 2)
+times = st.integers(1, 6).map(lambda second: second * SECOND)
+schemas = st.sampled_from(sorted(SCHEMAS))
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[Any, ...]:
+    kind = draw(st.sampled_from(["ours", "ours", "ours", "feast", "feast-unchecked", "delete"]))
+    if kind == "delete":
+        return (kind,)
+    schema = draw(schemas)
+    rows = [
+        PackedRow(
+            draw(ids), draw(times),
+            {n: draw(st.none() | st.integers(0, 10**6)) for n in SCHEMAS[schema]},
+        )
+        for _ in range(draw(st.integers(1, 3)))
+    ]  # fmt: skip
+    if kind != "ours":
+        return kind, schema, rows[:1]
+    # Feast's views have no created times; ours sometimes have.
+    return kind, schema, rows, draw(st.sampled_from(LAYOUTS)), draw(st.booleans())
+
+
+@dataclass
+class Stored:
+    """What an entity's hash should be taken for.
+
+    Attributes:
+        row: The last row that was accepted; None where there is none.
+        layout: As it was written.
+        earlier: Values that Feast's fields ever had.
+    """
+
+    row: PackedRow | None = None
+    layout: str = "feast"
+    earlier: dict[str, set[int | None]] = field(default_factory=dict)
+
+    def write(self, row: PackedRow, layout: str) -> None:
+        self.row, self.layout = row, layout
+        if layout != "packed":
+            for name, value in row.values.items():
+                self.earlier.setdefault(name, set()).add(value)
+
+
+class Shared:
+    """A store that all writers share, and what it should hold."""
+
+    def __init__(self, lanes: Lanes, client: Any) -> None:
+        self.lanes = lanes
+        self.client = client
+        client.flushall()
+        # Writers record the schemas again after a while; here the store is another one each time.
+        lanes.schemas._recorded.clear()
+        lanes.schemas._lost.clear()
+        self.rows = {i: Stored() for i in range(3)}
+        host, port = client.connection_pool.connection_kwargs["host"], (
+            client.connection_pool.connection_kwargs["port"]
+        )
+        self.configs = {
+            unchecked: RepoConfig(
+                registry="none.db",
+                project="demo",
+                provider="local",
+                online_store={
+                    "type": "redis",
+                    "connection_string": f"{host}:{port}",
+                    "skip_dedup": unchecked,
+                },
+                entity_key_serialization_version=3,
+            )
+            for unchecked in (False, True)
+        }
+
+    def take(self, step: tuple[Any, ...]) -> None:
+        if step[0] == "delete":
+            RedisOnlineStore().delete_table(self.configs[False], FEAST_VIEWS["new"])
+            for stored in self.rows.values():
+                stored.row = None
+            return
+        kind, schema, rows, *rest = step
+        if kind != "ours":
+            self.write_as_feast(rows[0], schema, kind == "feast-unchecked")
+            return
+        layout, check = rest
+        batch = batch_of(layout, schema, rows, check)
+        RedisWriter(self.lanes, 30).write(batch)
+        for row in rows:
+            stored = self.rows[row.id]
+            if not check or stored.row is None or row.time >= stored.row.time:
+                stored.write(row, layout)
+
+    def write_as_feast(self, row: PackedRow, schema: str, unchecked: bool) -> None:
+        key = EntityKey(join_keys=["id"], entity_values=[Value(int64_val=row.id)])
+        values = {
+            n: Value() if v is None else Value(int64_val=v) for n, v in row.values.items()
+        }
+        time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=row.time // SECOND)
+        RedisOnlineStore().online_write_batch(
+            self.configs[unchecked], FEAST_VIEWS[schema], [(key, values, time, None)], None
+        )
+        stored = self.rows[row.id]
+        if unchecked or stored.row is None or row.time > stored.row.time:
+            stored.write(row, "feast")
+
+    def check(self, packed: bool, schema: str) -> None:
+        served = answers(self.lanes, read_plan(packed, schema), range(3))
+        for i, (time, answer) in enumerate(served):
+            stored = self.rows[i]
+            if stored.row is None:
+                assert time is None
+                # Fields that Feast's definition of the view does not name stay when it deletes.
+                assert all(status in (NOT_FOUND, PRESENT, NULL_VALUE) for status, _ in (
+                    answer.values()
+                ))
+                assert all(
+                    value is None or value in stored.earlier.get(name, ())
+                    for name, (_, value) in answer.items()
+                )
+                continue
+            assert time == stored.row.time
+            for name, (status, value) in answer.items():
+                if name in stored.row.values:
+                    assert value == stored.row.values[name], (i, name)
+                    assert status == (NULL_VALUE if value is None else PRESENT)
+                elif stored.layout == "packed" or (stored.layout == "dual" and packed):
+                    assert (status, value) == (NULL_VALUE, None)
+                else:
+                    # In Feast's fields what a row does not have stays from those before it.
+                    assert value is None or value in stored.earlier.get(name, ())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(steps(), min_size=1, max_size=8))
+def test_all_writers_share_one_store(lanes: Lanes, client: Any, taken: list[Any]) -> None:
+    """Whoever writes, in whatever layout and with whatever definition: readers that look for
+    either form first are told the newest row, whole."""
+    shared = Shared(lanes, client)
+    for step in taken:
+        shared.take(step)
+        for packed in (False, True):
+            for schema in SCHEMAS:
+                shared.check(packed, schema)
+
+
+@pytest.mark.parametrize("before", LAYOUTS)
+@pytest.mark.parametrize("after", LAYOUTS)
+def test_created_times_decide_across_layouts(lanes: Lanes, before: str, after: str) -> None:
+    writer = RedisWriter(lanes, 30)
+    first = PackedRow(1, SECOND, {"f": 1, "g": 1}, created=20)
+    writer.write(batch_of(before, "old", [first], created=True))
+    for created, written in ((10, False), (20, True), (30, True), (None, True)):
+        row = PackedRow(1, SECOND, {"f": created, "g": 2}, created=created)
+        writer.write(batch := batch_of(after, "old", [row], created=True))
+        assert batch.counts["written" if written else "stale"] == 1, created
+        [(_, answer)] = answers(lanes, read_plan(after != "feast", "old"), [1])
+        assert (answer["f"] == expected(row.values, "old")["f"]) == written
+
+
+def test_migration_leaves_nothing_behind(lanes: Lanes, client: Any) -> None:
+    """A checked write of another layout takes away what it replaces."""
+    writer = RedisWriter(lanes, 30)
+    names = {
+        "feast": {b"_ts:view", *hash_fields(("f", "g"))},
+        "dual": {b"_ts:view", ROW_FIELD, *hash_fields(("f", "g"))},
+        "packed": {b"_ts:view", ROW_FIELD},
+    }
+    second = 1
+    for before in LAYOUTS:
+        for after in LAYOUTS:
+            for layout in (before, after):
+                row = PackedRow(1, second * SECOND, {"f": second, "g": None})
+                writer.write(batch := batch_of(layout, "old", [row]))
+                second += 1
+            assert set(client.hkeys(batch.key(0))) == names[after], (before, after)
+
+
+def test_feast_reads_dual_rows(lanes: Lanes, client: Any) -> None:
+    shared = Shared(lanes, client)
+    row = PackedRow(1, 1_700_000_000 * SECOND, {"f": 5, "g": None})
+    RedisWriter(lanes, 30).write(batch_of("dual", "old", [row]))
+    key = EntityKey(join_keys=["id"], entity_values=[Value(int64_val=1)])
+    [(time, values)] = RedisOnlineStore().online_read(
+        shared.configs[False], FEAST_VIEWS["old"], [key], ["f", "g"]
+    )
+    assert time is not None and time.timestamp() == 1_700_000_000
+    assert values == {"f": Value(int64_val=5), "g": Value()}
+
+
+# ---------------------------------------------------------------- schemas
+
+
+def test_schema_of_another_definition_is_looked_up(lanes: Lanes, client: Any) -> None:
+    shared = Shared(lanes, client)
+    shared.take(("ours", "new", [PackedRow(1, SECOND, {"f": 1, "g": 2, "h": 3})], "packed", True))
+    shared.take(("ours", "less", [PackedRow(2, SECOND, {"h": 3, "f": 1})], "packed", True))
+    plan = read_plan(True, "old")
+    first, second = answers(lanes, plan, [1, 2])
+    assert first == (SECOND, expected({"f": 1, "g": 2}, "old"))
+    assert second == (SECOND, expected({"f": 1}, "old"))
+
+
+def test_schema_that_is_recorded_nowhere(lanes: Lanes, client: Any) -> None:
+    shared = Shared(lanes, client)
+    shared.take(("ours", "new", [PackedRow(1, SECOND, {"f": 1, "g": 2, "h": 3})], "packed", True))
+    client.delete("hotfeast:schemas:demo")
+    with pytest.raises(CorruptRow, match="'view', id=1.*features that are recorded nowhere"):
+        answers(lanes, read_plan(True, "old"), [1])
+    [(_, answer)] = answers(lanes, read_plan(True, "old"), [1], partial=True)
+    assert {status for status, _ in answer.values()} == {0}
+    # Whoever has the definition reads it all the same.
+    [(_, answer)] = answers(lanes, read_plan(True, "new"), [1])
+    assert answer == expected({"f": 1, "g": 2, "h": 3}, "new")
+
+
+def test_dual_rows_need_no_schema(lanes: Lanes, client: Any) -> None:
+    shared = Shared(lanes, client)
+    shared.take(("ours", "new", [PackedRow(1, SECOND, {"f": 1, "g": 2, "h": 3})], "dual", True))
+    client.delete("hotfeast:schemas:demo")
+    [(_, answer)] = answers(lanes, read_plan(True, "old"), [1])
+    assert answer == expected({"f": 1, "g": 2}, "old")
+
+
+# ---------------------------------------------------------------- hostile rows
+
+
+def hostile(packed: bytes) -> Iterator[bytes]:
+    for size in range(len(packed)):
+        yield packed[:size]
+    yield packed + b"\0"
+    yield b"\x02" + packed[1:]
+    for at in range(5, len(packed)):
+        yield packed[:at] + b"\xff" + packed[at + 1 :]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_broken_packed_rows(lanes: Lanes, client: Any, packed: bool) -> None:
+    """A row is served as it was written, or it is told to be broken."""
+    row = PackedRow(1, SECOND, {"f": 1, "g": 2})
+    RedisWriter(lanes, 30).write(batch := batch_of("packed", "old", [row]))
+    whole = client.hget(batch.key(0), ROW_FIELD)
+    plan = read_plan(packed, "old")
+    count = 0
+    for data in hostile(whole):
+        if data == whole:
+            continue
+        client.hset(batch.key(0), ROW_FIELD, data)
+        try:
+            [(_, answer)] = answers(lanes, plan, [1])
+        except CorruptRow:
+            count += 1
+        else:
+            assert set(answer) == {"f", "g"}
+            # A byte within a value makes it another value.
+            assert sum(answer[n] != (PRESENT, row.values[n]) for n in answer) == 1
+    assert count > len(whole)
+
+
+def test_row_of_another_time_is_broken(lanes: Lanes, client: Any) -> None:
+    writer = RedisWriter(lanes, 30)
+    writer.write(batch := batch_of("packed", "old", [PackedRow(1, SECOND, {"f": 1, "g": 1})]))
+    old = client.hget(batch.key(0), ROW_FIELD)
+    writer.write(batch_of("packed", "old", [PackedRow(1, 2 * SECOND, {"f": 2, "g": 2})]))
+    client.hset(batch.key(0), ROW_FIELD, old)
+    with pytest.raises(CorruptRow, match="packed row cannot be read"):
+        answers(lanes, read_plan(True, "old"), [1])
+
+
+# ---------------------------------------------------------------- the second command
+
+
+def test_second_command_asks_only_for_what_is_missing(lanes: Lanes, client: Any) -> None:
+    writer = RedisWriter(lanes, 30)
+    rows = [PackedRow(i, SECOND, {"f": i, "g": i}) for i in range(10)]
+    writer.write(batch_of("packed", "old", rows))
+    writer.write(written := batch_of("feast", "old", [PackedRow(4, 2 * SECOND, {"f": 0, "g": 9})]))
+    batch = Batch(
+        read_plan(True, "old"),
+        Request(request_bytes({"id": [Value(int64_val=i) for i in range(10)]})),
+    )
+    reply = Reply()
+    reply.start(batch)
+    commands = []
+    while True:
+        commands.append(batch.command_bytes)
+        connection = client.connection_pool.make_connection()
+        connection.connect()
+        connection._sock.sendall(batch.command_bytes)
+        while not reply.feed(connection._sock.recv(7)):
+            pass
+        connection.disconnect()
+        if settle_reply(batch, reply):
+            break
+    assert len(commands) == 2
+    assert commands[0].count(b"HMGET") == 10
+    assert commands[1].count(b"HMGET") == 1 and written.key(0) in commands[1]
+    data = build_response(batch, reply, 0, 0, True)
+    response = serving_pb2.GetOnlineFeaturesResponse.FromString(data)
+    values = [[v.int64_val for v in vector.values] for vector in response.results[1:]]
+    assert values == [[i if i != 4 else 0 for i in range(10)], [i if i != 4 else 9 for i in
+                                                                range(10)]]  # fmt: skip
+
+
+def test_response_needs_settled_replies(lanes: Lanes) -> None:
+    batch = Batch(read_plan(True, "old"), Request(request_bytes({"id": [Value(int64_val=1)]})))
+    reply = Reply()
+    reply.start(batch)
+    assert reply.feed(b"*2\r\n$-1\r\n$-1\r\n")
+    with pytest.raises(ValueError, match="not the complete replies"):
+        build_response(batch, reply, 0, 0, True)
+    assert settle_reply(batch, reply)
+    assert build_response(batch, reply, 0, 0, True)
