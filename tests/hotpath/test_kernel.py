@@ -252,9 +252,13 @@ def test_what_was_asked_for_is_sent(sent: Any, rows: int, stale: bool) -> None:
     whole = build_response(*read(data, store), *NOW, True)
     parse = serving_pb2.GetOnlineFeaturesResponse.FromString
     for keep in (False, True):
-        computed, stored = build_computed(*read(data, store), *NOW, True, computation(sent), keep)
+        computed, stored, parts = build_computed(
+            *read(data, store), *NOW, True, computation(sent), keep
+        )
         assert stored == (whole if keep else None)
         assert computed is not None
+        assert parts is not None
+        assert len(parts) == 1
         answer_, expected = parse(computed), parse(whole)
         names = dict(zip(expected.metadata.feature_names.val, expected.results, strict=True))
         wanted = ["id", *(n for n, flag in zip(("a", "price", "z"), sent, strict=True) if flag)]
