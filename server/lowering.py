@@ -24,6 +24,8 @@ GIVE_UP = -2
 _MAX_PROGRAMS = 96
 _MAX_STATES = 64
 _EXACT = 2**53
+# pandas makes a column integers again where nothing in it is further than this from being whole.
+_ROUNDED_AWAY = 1e-8
 
 _KIND_OF = {
     np.dtype(np.bool_): Kind.BOOL,
@@ -556,6 +558,8 @@ class _Lowering:
                     raise Refused(f"puts {constant!r} into an integer column")
                 filler = self._constant(Kind.INT64, int(constant))
             elif type(constant) is float:
+                if 0 < abs(constant - np.trunc(constant)) <= _ROUNDED_AWAY:
+                    raise Refused(f"puts {constant!r} into an integer column")
                 # pandas makes it a float column, but only if there is something to put.
                 if not self._choose_by(mask):
                     return operand
