@@ -30,7 +30,7 @@ _ROWS = (1, 1, 1, 1, 1, 2, 3, 7, 40, 40, 40, 40)
 _MANY = 8
 _ROWS_OF_MANY = (1, 1, 3, 20, 40)
 # Stored rows that are also tried each by itself, as a request for one entity has them.
-_SINGLE_ROWS = 16
+_SINGLE_ROWS = 8
 
 _INTEGERS = (0, 1, -1, 2, 3, 5, 7, 10, 12, 60, 100, 255, 1000, 86400, -7, -100)
 _EXTREME_INTEGERS = (
