@@ -279,7 +279,7 @@ def test_what_was_asked_for_is_sent(sent: Any, rows: int, stale: bool) -> None:
 def test_views_without_a_kernel_are_left_to_python() -> None:
     """Nothing is sent before they are computed; what the kernels computed is given beside it."""
     store, data = store_of({1: 10, 2: 10_000}), request_of([1, 2], [1.0, 8.0])
-    bound = (SHARE, [(0, 1), "total"])
+    bound: Any = (SHARE, [(0, 1), "total"])
     fields = [("total", DOUBLE, Kind.FLOAT64)]
     names = ["before", "share", "between", "again"]
     made = Computation(PLAN, [None, bound, None, bound], fields, [False] * 3, names)
@@ -298,7 +298,7 @@ def test_request_data_that_kernels_do_not_look_at() -> None:
     """It has to be there, and is left to Python whatever it is."""
     store = store_of({1: 10})
     fields = [("total", DOUBLE, Kind.FLOAT64), ("tags", 0, -1)]
-    bound = (SHARE, [(0, 1), "total"])
+    bound: Any = (SHARE, [(0, 1), "total"])
     made = Computation(PLAN, [bound, None], fields, [False] * 3, ["share", "other"])
     request = serving_pb2.GetOnlineFeaturesRequest.FromString(request_of([1], [1.0]))
     for name, computes in ((None, False), ("others", False), ("tags", True)):
