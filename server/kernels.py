@@ -16,7 +16,7 @@ from typing import Any
 from hotfeast.hotpath.kernel import Computation, Kernel, Kind
 from hotfeast.server.expressions import Refused
 from hotfeast.server.feast_api import ValueType
-from hotfeast.server.lowering import Wanted, lower, without
+from hotfeast.server.lowering import Lowered, Wanted, lower, without
 from hotfeast.server.plan import OnDemandRead, ServingPlan, find_view
 from hotfeast.server.proof import (
     Differs,
@@ -189,7 +189,10 @@ class KernelMaker:
                 view.with_projection(feast_projection(read)), tuple(features), columns
             )
             sample = self._sample(plan.compiled.definition.project, columns_of, len(sources))
-            known = _proved(graph, inputs, wanted, original, aliases, sample, pause)
+            together = [places for _, places in columns_of]
+            together += [(place,) for place, s in enumerate(sources) if isinstance(s, str)]
+            lowered = lower(graph, inputs, wanted, together)
+            known = _proved(graph, inputs, lowered, original, aliases, sample, pause)
             with self._lock:
                 self._known[key] = known
                 while len(self._known) > _CACHED:
@@ -226,14 +229,13 @@ class KernelMaker:
 def _proved(
     graph: Any,
     inputs: dict[str, Kind],
-    wanted: Sequence[Wanted],
+    lowered: Lowered,
     original: Original,
     aliases: dict[str, str],
     sample: Sample,
     pause: Callable[[], None],
 ) -> Made:
     """The kernel of a graph, or why there is none."""
-    lowered = lower(graph, inputs, wanted)
     if not lowered.by_states:
         return Made(None, lowered.problem)
     # The function is given its inputs under the names that are not Feast's additions.

@@ -71,6 +71,23 @@ empty = FeatureView(
     schema=[Field(name="shop_id", dtype=String), Field(name="score", dtype=Float64)],
     source=nowhere,
 )
+many = [
+    FeatureView(
+        name=f"many_{letter}",
+        entities=[entity],
+        ttl=timedelta(days=2),
+        schema=[
+            Field(name=key, dtype=dtype),
+            *(Field(name=f"{letter}{number}", dtype=Int64) for number in range(1, 5)),
+        ],
+        source=nowhere,
+    )
+    for letter, entity, key, dtype in (
+        ("a", user, "user_id", Int64),
+        ("b", shop, "shop_id", String),
+    )
+]
+counted = RequestSource(name="counted", schema=[Field(name="c", dtype=Int64)])
 cart = RequestSource(name="cart", schema=[Field(name="amount", dtype=Float64)])
 
 
@@ -99,6 +116,15 @@ def not_stored(inputs: pd.DataFrame) -> pd.DataFrame:
 def of_empty(inputs: pd.DataFrame) -> pd.DataFrame:
     out = pd.DataFrame()
     out["of_empty"] = inputs["score"] * 2
+    return out
+
+
+def of_many(inputs: pd.DataFrame) -> pd.DataFrame:
+    out = pd.DataFrame()
+    first = inputs["a1"] + inputs["a2"] + inputs["a3"] + inputs["a4"]
+    out["of_many"] = (
+        first + inputs["b1"] + inputs["b2"] + inputs["b3"] + inputs["b4"] + inputs["c"]
+    ) * 0.5
     return out
 
 
@@ -144,10 +170,11 @@ entity_key_serialization_version: 3
         view_of(wrong, [users], "wrong"),
         view_of(not_stored, [cart], "not_stored"),
         view_of(of_empty, [empty], "of_empty"),
+        view_of(of_many, [*many, counted], "of_many"),
     ]
     made = FeatureStore(repo_path=str(folder))
     services = [FeatureService(name=f"serve_{v.name}", features=[v]) for v in views]
-    made.apply([user, shop, users, shops, empty, *views, *services])
+    made.apply([user, shop, users, shops, empty, *many, *views, *services])
     made.write_to_online_store(
         "users",
         pd.DataFrame(
@@ -297,6 +324,26 @@ def test_what_a_kernel_was_proved_on(
     assert read.proved is not None
     assert read.proved.generated > 100
     assert (read.proved.stored, read.proved.note) == (stored, note)
+
+
+def test_many_inputs_may_be_null_view_by_view(definitions: Definitions) -> None:
+    """More whole numbers than there are programs for all mixtures of their nulls."""
+    plan = plan_service(definitions, "serve_of_many", False)
+    (read,) = KernelMaker().prepare(definitions, plan).on_demand
+    assert read.kernel is not None
+    names = [name for name, _ in read.kernel.inputs]
+    assert len(names) == 9
+
+    def answers(nulls: set[str]) -> bool:
+        assert read.kernel is not None
+        one = Value(int64_val=1).SerializeToString()
+        columns = [[b"" if name in nulls else one] for name in names]
+        return read.kernel.run_columns(columns, True) is not None
+
+    first, second = {"a1", "a2", "a3", "a4"}, {"b1", "b2", "b3", "b4"}
+    for nulls in (set(), {"a2"}, {"b4"}, first, second, first | {"c"}, first | second | {"c"}):
+        assert answers(nulls), nulls
+    assert not answers({"a1", "b1"})
 
 
 def test_plan_command_says_what_kernels_were_proved_on(store: FeatureStore) -> None:
