@@ -60,7 +60,7 @@ class OfflineRows:
     """The rows of a view in an interval.
 
     Attributes:
-        way: How they are read: `files`, `offline store` or `compute engine`.
+        way: How they are read: `files`, `offline store`, `compute engine` or `point-in-time join`.
         portions: They, portion by portion; nothing is read before the first is asked for.
         total: How many rows of the source will be accounted for; None where that is not known.
         mapped: Whether columns have their names in the view already.
@@ -94,6 +94,17 @@ def open_rows(
     if view.offline:
         # Feast also writes these rows to the offline store.
         return None
+    return open_source(store, view, write, start, end)
+
+
+def open_source(
+    store: FeatureStore, view: Any, write: ViewWrite, start: datetime, end: datetime
+) -> OfflineRows | None:
+    """Opens the batch source of a view, whatever else Feast does with its rows.
+
+    Arguments, result and errors are those of `open_rows`; `write` may be of another view that takes
+    columns of this one.
+    """
     if _is_computed(view):
         return _computed_rows(store, view, start, end)
     if _is_files(store, view.batch_source):
@@ -269,7 +280,7 @@ def _store_rows(store: FeatureStore, view: Any, start: datetime, end: datetime) 
             start_date=start,
             end_date=end,
         )
-        yield from _table_portions(job.to_arrow())
+        yield from table_portions(job.to_arrow())
 
     return OfflineRows("offline store", portions(), None)
 
@@ -292,11 +303,12 @@ def _computed_rows(
         ).build()
         # The last node is the one that writes.
         plan.nodes.pop()
-        yield from _table_portions(plan.execute(context).data)
+        yield from table_portions(plan.execute(context).data)
 
     return OfflineRows("compute engine", portions(), None, mapped=True)
 
 
-def _table_portions(table: pa.Table) -> Iterator[Portion]:
+def table_portions(table: pa.Table) -> Iterator[Portion]:
+    """The rows of a table in batches."""
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
         yield Portion(batch, batch.num_rows)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,9 +20,8 @@ from hotfeast.server.feast_api import (
     RepeatedValue,
     Value,
     ValueType,
-    feast_value_type_to_python_type,
 )
-from hotfeast.server.functions import Column, WrongOutput, compute
+from hotfeast.server.functions import Column, compute, failing_as, native
 from hotfeast.server.plan import OnDemandRead, ServingPlan, find_view
 from hotfeast.server.registry import Definitions, FieldDefinition
 from hotfeast.serving.v1 import serving_pb2
@@ -163,7 +161,7 @@ class _Inputs:
                 self._position[view.name, feature.output_name] = first + len(self._position)
         names = response.metadata.feature_names.val
         self._request: dict[str, Column] = {
-            name: [_native(value) for value in values]
+            name: [native(value) for value in values]
             for name, values in request_columns(plan, request).items()
         }
         sizes = [len(c) for c in self._request.values()]
@@ -215,16 +213,8 @@ class _Inputs:
             types[column] = kind
         on_demand = read.view.on_demand.with_projection(feast_projection(read))
         wanted = [f for f in read.view.features if f.name in read.projection.features]
-        try:
+        with failing_as(read.view.name):
             return compute(on_demand, wanted, columns, types, self.rows)
-        except WrongOutput as error:
-            message = f"on-demand feature view {read.view.name!r}: {error}"
-            raise RequestFailure(grpc.StatusCode.INTERNAL, message) from error
-        except Exception as error:
-            message = (
-                f"on-demand feature view {read.view.name!r} failed: {type(error).__name__}: {error}"
-            )
-            raise RequestFailure(grpc.StatusCode.INTERNAL, message) from error
 
     def corrupt_rows(self, read: OnDemandRead) -> set[int]:
         """The rows in which an input of a view could not be read."""
@@ -241,15 +231,9 @@ class _Inputs:
         if known is None:
             value_type = ValueType(kind) if kind else None
             values = self._response.results[position].values
-            known = self._natives[position] = [_native(value, value_type) for value in values]
+            known = self._natives[position] = [native(value, value_type) for value in values]
         # A list of its own: a function may change what it is given.
         return list(known)
-
-
-def _native(value: Any, value_type: Any = None) -> Any:
-    if value.WhichOneof("val") == "null_val":
-        return None
-    return feast_value_type_to_python_type(value, value_type)
 
 
 def _vector(values: Sequence[Any], corrupt: set[int], strict: bool) -> Any:
