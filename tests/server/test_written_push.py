@@ -12,6 +12,7 @@ from feast.protos.feast.serving.GrpcServer_pb2 import PushRequest, WriteToOnline
 from feast.protos.feast.serving.GrpcServer_pb2_grpc import GrpcFeatureServerStub
 from feast.protos.feast.types.Value_pb2 import Value
 from lake import Lake
+from processes import run_cli
 from pushing import request
 from served import Served, serve, serving, stop
 
@@ -275,6 +276,16 @@ def test_feasts_own_methods(served: Served, user: int) -> None:
     assert error.value.code() == grpc.StatusCode.INTERNAL
     with pytest.raises(grpc.RpcError, match="no push source"):
         stub.Push(PushRequest(features=texts, stream_feature_view="in_pandas", to="online"))
+
+
+def test_the_plan_shows_it_as_read(lake: Lake) -> None:
+    shown = run_cli("plan", "written", "--repo", str(lake.folder))
+    assert shown.returncode == 0, shown.stderr
+    reads, computes, _ = shown.stdout.partition("Computes")
+    assert "Reads from Redis" in reads
+    assert "in_pandas" in reads
+    assert "twice, ratio, label, often" in " ".join(reads.split())
+    assert not computes
 
 
 def test_functions_of_the_registry_are_not_run_where_files_decide(lake: Lake, user: int) -> None:
