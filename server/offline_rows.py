@@ -60,16 +60,20 @@ class OfflineRows:
     """The rows of a view in an interval.
 
     Attributes:
-        way: How they are read: `files`, `offline store`, `compute engine` or `point-in-time join`.
+        way: How they are read: `files`, `offline store`, `compute engine`, or `point-in-time join`
+            by the offline store.
         portions: They, portion by portion; nothing is read before the first is asked for.
         total: How many rows of the source will be accounted for; None where that is not known.
         mapped: Whether columns have their names in the view already.
+        schema: The columns as the source as a whole has them, where it is known; portions may have
+            other types, and none for columns that a file lacks.
     """
 
     way: str
     portions: Iterator[Portion]
     total: int | None
     mapped: bool = False
+    schema: pa.Schema | None = None
 
 
 def open_rows(
@@ -107,7 +111,7 @@ def open_source(
     """
     if _is_computed(view):
         return _computed_rows(store, view, start, end)
-    if _is_files(store, view.batch_source):
+    if is_files(store, view):
         return _file_rows(store, view.batch_source, write, start, end)
     return _store_rows(store, view, start, end)
 
@@ -118,8 +122,11 @@ def _is_computed(view: Any) -> bool:
     return any(getattr(view, name, None) for name in names)
 
 
-def _is_files(store: FeatureStore, source: Any) -> bool:
-    """Whether a source is Parquet files that need no credentials of Feast's own."""
+def is_files(store: FeatureStore, view: Any) -> bool:
+    """Whether a view's rows are just those of Parquet files that need no credentials of Feast's."""
+    source = view.batch_source
+    if _is_computed(view):
+        return False
     if type(source) is not FileSource or store.config.offline_store.type not in _FILE_STORES:
         return False
     if source.file_format is not None and not isinstance(source.file_format, ParquetFormat):
@@ -175,7 +182,8 @@ def _file_rows(
         for file in files
         for portion in _read_file(dataset.filesystem, file, columns, time_name, batch_rows)
     )
-    return OfflineRows("files", _joined(portions, batch_rows), total)
+    schema = pa.schema([dataset.schema.field(name) for name in columns])
+    return OfflineRows("files", _joined(portions, batch_rows), total, schema=schema)
 
 
 class _File(NamedTuple):

@@ -3,26 +3,39 @@
 Feast computes a row for each time at which a source of the view has its latest row of an entity in
 the interval, from what all sources have for the entity at that time. The newest of these rows is
 what remains. From one source these are just its latest rows, which are read as those of any view;
-from several, Feast's offline store joins them at their times.
+those of several are joined at their times: Parquet files here, others by Feast's offline store.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hotfeast.hotpath.plan import DUMMY_JOIN_KEY
+from hotfeast.server.as_of import CREATED, TIME, Source, join
 from hotfeast.server.errors import RequestFailure, not_servable
 from hotfeast.server.feast_api import FeatureStore, utils
-from hotfeast.server.offline_rows import OfflineRows, Portion, open_source, table_portions
+from hotfeast.server.offline_rows import (
+    BATCH_ROWS,
+    OfflineRows,
+    Portion,
+    is_files,
+    open_source,
+    source_name,
+    table_portions,
+)
 from hotfeast.server.on_demand_writes import input_name
 from hotfeast.server.write_plan import ViewWrite
 
 # What Feast joins to: the name of the event time's column, and the type that pandas has for it.
 _TIME = "event_timestamp"
 _TIME_TYPE = pa.timestamp("ns", "UTC")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The first day that nanoseconds in 64 bits can name.
+_FIRST = datetime(1677, 9, 22, tzinfo=UTC)
 # Of which entity a row is: Feast's stores keep other columns as they are, and not the order.
 _ROW = "hotfeast_row"
 
@@ -83,9 +96,11 @@ def open_inputs(
         Exception: Whatever pyarrow or Feast raises where a source cannot be read.
     """
     sources = _sources(store, view)
+    if len(sources) > 1 and all(is_files(store, source) for _, source in sources):
+        return OfflineRows("files", _joined_here(store, sources, write, start, end), None, True)
     if len(sources) > 1:
-        rows = _joined(store, sources, write, start, end)
-        return OfflineRows("point-in-time join", rows, None, mapped=True)
+        rows = _joined_by_feast(store, sources, write, start, end)
+        return OfflineRows("point-in-time join", rows, None, True)
     [(_, source)] = sources
     opened = open_source(store, source, write, start, end)
     if opened is None:
@@ -116,7 +131,113 @@ def _keys(projection: Any, source: Any) -> dict[str, str]:
     return {key: projection.join_key_map.get(key, key) for key in keys}
 
 
-def _joined(
+def _joined_here(
+    store: FeatureStore,
+    sources: list[tuple[Any, Any]],
+    write: ViewWrite,
+    start: datetime,
+    end: datetime,
+) -> Iterator[Portion]:
+    """Rows of several sources that are files, in bounded memory."""
+    keys = sorted({key for projection, source in sources for key in _keys(projection, source)})
+    names = [feature.name for projection, _ in sources for feature in projection.features]
+    renamed = {f"key_{i}": key for i, key in enumerate(keys)} | {TIME: write.timestamp_column}
+    joined = []
+    for projection, source in sources:
+        columns = {f"key_{keys.index(key)}": key for key in _keys(projection, source)}
+        features = {}
+        for feature in projection.features:
+            name = f"feature_{len(renamed)}"
+            features[name] = feature.name
+            renamed[name] = input_name(projection.name, feature.name, names)
+        age = source.ttl or timedelta(0)
+        # What is older than that counts at none of the times.
+        oldest = max(start - age, _FIRST) if age else _FIRST
+        joined.append(
+            Source(
+                keys=tuple(columns),
+                features=tuple(features),
+                max_age=age // timedelta(microseconds=1) * 1000,
+                rows=_read(store, source, columns | features, write, oldest, end),
+            )
+        )
+    first = (start - _EPOCH) // timedelta(microseconds=1) * 1000
+    for batch in join(joined, list(renamed)[: len(keys)], first, BATCH_ROWS):
+        rows = batch.set_column(len(keys), TIME, batch.column(TIME).cast(_TIME_TYPE))
+        yield Portion(
+            rows.rename_columns([renamed[name] for name in rows.schema.names]), rows.num_rows
+        )
+
+
+def _read(
+    store: FeatureStore,
+    source: Any,
+    columns: dict[str, str],
+    write: ViewWrite,
+    start: datetime,
+    end: datetime,
+) -> pa.RecordBatchReader:
+    """The rows of a source that is files.
+
+    Args:
+        store: The repository.
+        source: Feast's object of the view.
+        columns: Names to give to keys and features, with those that the source's view has.
+        write: How the rows of the on-demand view are written.
+        start: The first event time, inclusive.
+        end: The last event time, inclusive.
+    """
+    batch_source = source.batch_source
+    mapping = dict(batch_source.field_mapping or {})
+    created = batch_source.created_timestamp_column
+    taken = {
+        **columns,
+        TIME: mapping.get(batch_source.timestamp_field, batch_source.timestamp_field),
+    }
+    if created:
+        taken[CREATED] = mapping.get(created, created)
+    reading = replace(
+        write,
+        timestamp_column=taken[TIME],
+        created_column=taken.get(CREATED, ""),
+        field_mapping=mapping,
+        columns=frozenset(taken.values()),
+    )
+    opened = open_source(store, source, reading, start, end)
+    assert opened is not None
+    assert opened.schema is not None
+    whole = opened.schema
+    in_source = {name: source_name(reading, of) for name, of in taken.items()}
+    schema = pa.schema(
+        [pa.field(name, whole.field(in_source[name]).type) for name in columns]
+        + [pa.field(TIME, pa.int64()), pa.field(CREATED, pa.int64())]
+    )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for portion in opened.portions:
+            rows = portion.rows
+            arrays = [
+                rows.column(in_source[name]).cast(schema.field(name).type) for name in columns
+            ]
+            arrays.append(_ticks(rows.column(in_source[TIME])))
+            arrays.append(
+                _ticks(rows.column(in_source[CREATED]))
+                if created
+                else pa.nulls(rows.num_rows, pa.int64())
+            )
+            yield pa.record_batch(arrays, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _ticks(times: Any) -> Any:
+    """Nanoseconds since 1970; a time without a zone is in UTC."""
+    if pa.types.is_timestamp(times.type):
+        times = times.cast(pa.timestamp("ns", times.type.tz))
+    return times.cast(pa.int64())
+
+
+def _joined_by_feast(
     store: FeatureStore,
     sources: list[tuple[Any, Any]],
     write: ViewWrite,

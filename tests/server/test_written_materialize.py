@@ -12,6 +12,7 @@ from lake import DAY, END, START, Lake, Stored
 from processes import run_cli
 from written import day
 
+from hotfeast.server import on_demand_rows
 from hotfeast.server.errors import RequestFailure
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.materialize import ViewSummary, materialize, materialize_incremental
@@ -64,14 +65,32 @@ def read(lake: Lake, feature: str, *rows: dict[str, Any]) -> list[Any]:
     return values
 
 
-@pytest.mark.parametrize("view", ["in_pandas", "in_python", "both"])
+@pytest.fixture(params=["files", "point-in-time join"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How several sources are joined: by us, or as those that are no files by Feast."""
+    if request.param != "files":
+        monkeypatch.setattr(on_demand_rows, "is_files", lambda *_: False)
+    joined: str = request.param
+    return joined
+
+
+@pytest.mark.parametrize("view", ["in_pandas", "in_python"])
 def test_the_bytes_are_those_of_feast(lake: Lake, view: str) -> None:
     lake.fresh().materialize(START, END, [view])
     theirs = without_times(lake.taken())
     assert len(theirs) >= 40
     summary = ours(lake, view)
-    assert summary.way == ("point-in-time join" if view == "both" else "files")
+    assert summary.way == "files"
     assert summary.counts.written == len(theirs)
+    assert without_times(lake.taken()) == theirs
+
+
+def test_the_bytes_of_several_sources_are_those_of_feast(lake: Lake, way: str) -> None:
+    lake.fresh().materialize(START, END, ["both"])
+    theirs = without_times(lake.taken())
+    assert len(theirs) == 60
+    summary = ours(lake, "both")
+    assert (summary.way, summary.counts.written) == (way, 60)
     assert without_times(lake.taken()) == theirs
 
 
@@ -101,6 +120,7 @@ def test_event_times_are_those_of_the_rows(lake: Lake) -> None:
     assert lake.stored() == before
 
 
+@pytest.mark.usefixtures("way")
 def test_each_source_counts_as_of_the_newest_time(lake: Lake) -> None:
     """Feast's file store leaves out an entity of which one source is too old, and has any of the
     rows that are left."""
@@ -140,6 +160,7 @@ def test_each_source_counts_as_of_the_newest_time(lake: Lake) -> None:
         written.fill_files(lake)
 
 
+@pytest.mark.usefixtures("way")
 def test_sources_with_other_keys_and_features_of_one_name(lake: Lake) -> None:
     """Feast puts nulls among the keys, and takes no two features of one name."""
     assert ours(lake, "at_shop").counts.written == 4
@@ -174,11 +195,10 @@ def test_what_can_only_be_pushed(lake: Lake) -> None:
     for name in skipped:
         with pytest.raises(RequestFailure, match=f"'{name}'.*: it cannot be materialized, push"):
             materialize(lake.folder, START, END, [name])
-    done = run_cli(
-        "materialize", "--repo", str(lake.folder), "2024-01-01", "2024-01-31", "-v", "both"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "both: inputs joined by Feast's offline store" in done.stdout
+    shown = run_cli("materialize", "--repo", str(lake.folder), "2024-01-01", "2024-01-31")
+    assert shown.returncode == 1, shown.stderr
+    assert "asked (skipped)" in shown.stdout
+    assert f"asked: {skipped['asked']}" in shown.stdout
 
 
 def test_incremental_and_the_registry(lake: Lake) -> None:
