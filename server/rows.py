@@ -5,7 +5,7 @@ breaks a rule of its field, is rejected with the view, the field, the rule and t
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -13,11 +13,13 @@ import pyarrow.compute
 from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
+from hotfeast.hotpath.definition import FeatureWrite
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.writes import KEY_TYPES, WriteBatch
 from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.feast_api import ValueType, python_values_to_proto_values
 from hotfeast.server.on_demand_writes import compute_features
+from hotfeast.server.registry import FieldDefinition
 from hotfeast.server.write_plan import ViewWrite
 from hotfeast.serving.v1 import value_pb2
 
@@ -123,7 +125,9 @@ def encode(
     definition = write.compiled.definition
     times = _times(write, write.timestamp_column, columns)
     keys = [_values(write, n, t, columns[n]) for n, t in definition.join_keys]
-    fields = definition.features if write.inputs is None else write.inputs.fields
+    fields: Sequence[FeatureWrite | FieldDefinition] = (
+        definition.features if write.inputs is None else write.inputs.fields
+    )
     taken = [_values(write, f.name, f.value_type, columns[f.name]) for f in fields]
     created = None
     if write.created_column:

@@ -83,11 +83,12 @@ def test_it_finds_what_a_look_through_all_rows_finds(
 
 
 def test_a_source_that_cannot_be_read_is_told() -> None:
-    def broken() -> Any:
-        raise OSError("planned by the test")
-        yield
+    rows = table("feature_0", [(1, "a", 5, None)], ["key_0"])
 
-    rows = table("feature_0", [], ["key_0"])
+    def broken() -> Any:
+        yield from rows.to_batches()
+        raise OSError("planned by the test")
+
     reader = pa.RecordBatchReader.from_batches(rows.schema, broken())
     with pytest.raises((duckdb.Error, OSError), match="planned by the test"):
         list(join([Source(["key_0"], ["feature_0"], 0, reader)], ["key_0"], START, 5))

@@ -252,7 +252,9 @@ def test_feasts_own_methods(served: Served, user: int) -> None:
     assert stub.WriteToOnlineStore(write).status
     assert both_read(served, IN_PANDAS[:1], {"user_id": user}) == {"twice": [42]}
     answer = served.client.get_online_features(IN_PANDAS[:1], {"user_id": [user]})
-    assert before <= answer.event_timestamps["twice"][0] <= datetime.now(UTC)
+    written_at = answer.event_timestamps["twice"][0]
+    assert written_at is not None
+    assert before <= written_at <= datetime.now(UTC)
     # An event time that is given counts.
     old = texts | {"amount": "1", "event_timestamp": (NOW - timedelta(days=1)).isoformat()}
     stub.WriteToOnlineStore(WriteToOnlineStoreRequest(features=old, feature_view_name="in_pandas"))

@@ -90,8 +90,8 @@ def test_each_version_is_materialized_by_its_own_function(lake: Lake) -> None:
     # An older time than Feast's, which is that of writing.
     assert materialize(lake.folder, START, END, ["scale"]).views[0].counts.stale == 2
     theirs = {key: dict(row) for key, row in lake.stored().items()}
-    options = {"event_time_check": False}
-    assert materialize(lake.folder, START, END, ["scale"], **options).exit_code == 0
+    summary = materialize(lake.folder, START, END, ["scale"], event_time_check=False)
+    assert summary.exit_code == 0
     for key, row in lake.stored().items():
         assert row | {b"_ts:scale_v1": b""} == theirs[key] | {b"_ts:scale_v1": b""}
     for reference, values in (("scale:scaled", [15, 18]), ("scale@v0:scaled", [10, 12])):

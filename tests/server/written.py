@@ -1,6 +1,7 @@
 """A repository of on-demand views whose results are stored, of every mode and kind of source."""
 
 import random
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ def _source_view(
     )
 
 
-def _written(sources: list[Any], mode: str, *fields: Field, **options: Any) -> Any:
-    return on_demand_feature_view(
+def _written(
+    sources: list[Any], mode: str, *fields: Field, **options: Any
+) -> Callable[[Callable[..., Any]], Any]:
+    decorate: Callable[[Callable[..., Any]], Any] = on_demand_feature_view(
         sources=sources,
         entities=options.pop("entities", [user]),
         schema=list(fields),
@@ -39,6 +42,7 @@ def _written(sources: list[Any], mode: str, *fields: Field, **options: Any) -> A
         write_to_online_store=True,
         **options,
     )
+    return decorate
 
 
 def definitions(folder: Path) -> list[Any]:
