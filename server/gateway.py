@@ -161,6 +161,7 @@ class Gateway:
             clock,
             settings.push_future_limit,
             self._metrics.pushed if self._metrics is not None else None,
+            turns.turn,
         )
         destinations = Destinations(store.config.online_store.key_ttl_seconds or 0)
         self._pushes = PushService(self._watch, destinations, pusher, settings.push_streams)
