@@ -119,7 +119,7 @@ def serve(
         typer.Option(
             help="What clients speak with. native: the gateway's own gRPC server. grpcio: Google's."
         ),
-    ] = Server.grpcio,
+    ] = Server.native,
     transforms: Annotated[
         Transforms,
         typer.Option(

@@ -86,7 +86,7 @@ class Settings:
     as_of: datetime | None = None
     """A fixed time to age rows against."""
     status_mode: str = "strict"
-    server: str = "grpcio"
+    server: str = "native"
     """What clients speak with: `native`, the gateway's own server, or `grpcio`."""
     transforms_from: str = "registry"
     """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
