@@ -1,4 +1,4 @@
-# HPACK (RFC 7541): header blocks of HTTP/2 to lists of headers, and what a server needs to write them.
+# HPACK (RFC 7541): header blocks of HTTP/2 to lists of headers, and what a server writes of them.
 
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
