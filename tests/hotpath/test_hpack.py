@@ -1,4 +1,4 @@
-"""The HPACK decoder against RFC 7541's examples and the `hpack` package, on fine and hostile bytes."""
+"""The HPACK decoder against RFC 7541's examples and the `hpack` package."""
 
 from collections.abc import Iterable
 from random import Random
