@@ -220,7 +220,7 @@ def test_a_long_connection() -> None:
     for _ in range(400):
         fields = [(b"x-%d" % random.randrange(50), b"v" * random.randrange(300)) for _ in range(6)]
         assert ours.decode_block(encoder.encode(fields)) == fields
-    assert ours.dynamic_table == list(encoder.header_table.dynamic_entries)
+        assert ours.dynamic_table == list(encoder.header_table.dynamic_entries)
 
 
 def test_a_table_of_the_smallest_entries() -> None:
