@@ -47,9 +47,9 @@ cdef void free_headers(HeaderList* list) noexcept nogil
 cdef class HeaderDecoder:
     cdef uint32_t table_limit
     cdef uint32_t list_limit
-    # The dynamic table: a ring of entries, the oldest first, and their bytes in the same order and
-    # without gaps. The bytes move to the front when the end is reached, which twice the largest
-    # table makes rare.
+    # The dynamic table: a ring of entries, the oldest first, and their bytes. These are written one
+    # entry after the other, and from the front again where one does not fit before the end. With
+    # room for twice the largest table, an entry has been evicted before its bytes are overwritten.
     cdef Entry* ring
     cdef uint32_t ring_mask
     cdef uint32_t first
@@ -66,7 +66,6 @@ cdef class HeaderDecoder:
     cdef const uint8_t* find(self, uint32_t index, Entry* out) noexcept nogil
     cdef void insert(self, const uint8_t* field, size_t name_size, size_t value_size) noexcept nogil
     cdef void evict(self, uint32_t size) noexcept nogil
-    cdef void move_to_front(self) noexcept nogil
 
 
 cdef inline uint8_t* put_integer(

@@ -7,7 +7,7 @@ names an entry of the dynamic table, whose name and value are copied at once.
 cimport cython
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 
 from hotfeast.hotpath.wire cimport Cursor, left
 
@@ -356,19 +356,6 @@ cdef class HeaderDecoder:
             self.table_used -= oldest.name_size + oldest.value_size + ENTRY_OVERHEAD
             self.first = (self.first + 1) & self.ring_mask
             self.entry_count -= 1
-        if self.entry_count == 0:
-            self.arena_end = 0
-
-    cdef void move_to_front(self) noexcept nogil:
-        """Moves the bytes of the table to the front of the arena."""
-        cdef uint32_t start, i
-        if self.entry_count == 0:
-            return
-        start = self.ring[self.first].at
-        memmove(self.arena, self.arena + start, self.arena_end - start)
-        for i in range(self.entry_count):
-            self.ring[(self.first + i) & self.ring_mask].at -= start
-        self.arena_end -= start
 
     cdef void insert(
         self, const uint8_t* field, size_t name_size, size_t value_size
@@ -381,7 +368,7 @@ cdef class HeaderDecoder:
             return
         self.evict(self.table_max - <uint32_t>size - ENTRY_OVERHEAD)
         if size > self.arena_capacity - self.arena_end:
-            self.move_to_front()
+            self.arena_end = 0
         entry = &self.ring[(self.first + self.entry_count) & self.ring_mask]
         entry.at = self.arena_end
         entry.name_size = <uint32_t>name_size
