@@ -43,6 +43,33 @@ def stages() -> None:
 
 
 @app.command()
+def counts(
+    update: Annotated[bool, typer.Option("--update", help="Keep the counts of this run.")] = False,
+) -> None:
+    """Instructions of each stage, beside those that are kept; exit code 1 past 3% more."""
+    from bench import counts as gate
+
+    try:
+        counted = gate.count()
+        if update:
+            gate.update(counted)
+        comparisons, toolchain = gate.compare(counted, gate.read())
+    except gate.CannotCount as error:
+        console.print(f"bench: {error}", style="bold red", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    console.print(gate.table(comparisons))
+    if toolchain != counted.toolchain:
+        console.print(
+            f"{gate.FILE.name} has no counts for {counted.toolchain}: held against {toolchain}, "
+            f"within {gate.TOLERANCE_ACROSS_TOOLCHAINS:.0%}. {gate.UPDATE} adds them.",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    if not all(comparison.passed for comparison in comparisons):
+        console.print(f"Meant to be so? {gate.UPDATE}", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
 def end_to_end(entities: Entities = ENTITIES) -> None:
     """Latency against rows, with a table and a picture in bench/out."""
     from bench.end_to_end import run
