@@ -9,8 +9,8 @@ What a count depends on besides the code, and what is done about it:
 - libc chooses memcpy and the like by the processor: `GLIBC_TUNABLES` makes it choose those that
   every x86-64 has;
 - Python's hashes are random: `PYTHONHASHSEED=0`. The table of entities has a random seed of its
-  own, which moves "build keys and commands" by half a percent; all else was the same to 0.3% in
-  repeated runs;
+  own, which moves "build keys and commands" by half a percent; all else was the same to 0.1% in
+  repeated runs, and to 0.6% under another build of the same CPython;
 - the compiler, and CPython, whose objects the stages make: `counts.json` has a set of counts for
   each toolchain that counts were taken with. A toolchain without a set is held against the set that
   was taken last, within 20%, and that is said: between GCC 11 and 12 stages differed by up to 10%,
