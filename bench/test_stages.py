@@ -16,8 +16,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.data import JOIN_KEY, PROJECT, Rows, make_requests
-from bench.peers import Encoding, Plans, Store, open_store
+from bench.peers import Plans
 from bench.raw import RawSocket
+from bench.stores import Encoding, Store, open_store
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
@@ -64,7 +65,7 @@ def store() -> Iterator[Store]:
 @pytest.fixture(scope="module", params=ROWS)
 def material(request: pytest.FixtureRequest, store: Store) -> Material:
     plans = Plans(store.feast)
-    asked = make_requests(store.rows.entities, request.param, 1)[0]
+    asked = make_requests(store.rows, request.param, 1)[0]
     with RawSocket(store.server.port) as raw:
         reply = raw.reply(*plans.commands(asked))
     now = int(max(store.rows.times).timestamp()) + 1

@@ -14,7 +14,7 @@ import numpy as np
 from bench.data import SEED
 from bench.load import open_load
 from bench.measure import machine
-from bench.peers import open_gateway
+from bench.processes import open_gateway
 from bench.write_data import (
     CALL_LIMIT,
     FEATURES,
