@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.data import ENTITIES
+from bench.data import ENTITIES, LAYOUTS, Layout
 
 app = typer.Typer(
     help="Benchmarks of the gateway, side by side with Feast and with the floor below both.",
@@ -70,22 +70,46 @@ def counts(
 
 
 @app.command()
-def end_to_end(entities: Entities = ENTITIES) -> None:
-    """Latency against rows, with a table and a picture in bench/out."""
-    from bench.end_to_end import run
+def full(
+    entities: Annotated[
+        int, typer.Option(min=1000, help="Entities in Redis: 100,000 need 3 GiB.")
+    ] = 100_000,
+    layouts: Annotated[
+        list[Layout] | None, typer.Option("--layout", help="Again for each; all unless given.")
+    ] = None,
+) -> None:
+    """Reads, from every side, beside Feast and the floor; exit code 1 past a budget.
 
-    print(run(entities, console.log))
+    Tables, pictures and JSON in bench/out.
+    """
+    from bench.full import run
+    from bench.verdict import verdict_table
+
+    chosen = layouts or list(LAYOUTS)
+    if missing := sorted(set(chosen) - set(LAYOUTS)):
+        raise typer.BadParameter(
+            f"{missing[0].value} cannot be written and served", param_hint="--layout"
+        )
+    try:
+        text, verdicts = run(entities, chosen, console.log)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--layout") from error
+    print(text)
+    console.print(verdict_table(verdicts, "Budgets"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()
 def quick(entities: Entities = ENTITIES) -> None:
     """Every budget with its verdict; exit code 1 past one."""
-    from bench.quick import budget_table, latency_table, run
+    from bench.quick import latency_table, run
+    from bench.verdict import verdict_table
 
     results, verdicts = run(entities, console.log)
     console.print(latency_table(results))
     console.print()
-    console.print(budget_table(verdicts))
+    console.print(verdict_table(verdicts, "Budgets; ratios of p50, floor = echo + raw read"))
     if not all(verdict.kept for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -142,13 +166,14 @@ def writes(
     ] = None,
 ) -> None:
     """Materialization, pushes, and both beside reads; exit code 1 past a budget."""
-    from bench.writes import PARTS, notes, run, table
+    from bench.verdict import verdict_table
+    from bench.writes import PARTS, notes, run
 
     chosen = parts or list(PARTS)
     if unknown := sorted(set(chosen) - set(PARTS)):
         raise typer.BadParameter(f"there is no part {unknown[0]!r}", param_hint="PARTS")
     verdicts = run(chosen, console.log)
-    console.print(table(verdicts))
+    console.print(verdict_table(verdicts, "Writes"))
     for note in notes(verdicts):
         console.print(note, style="dim", highlight=False)
     if not all(verdict.kept for verdict in verdicts):

@@ -1,15 +1,15 @@
-"""The stages of the hot path, run a fixed number of times: what `bench.counts` runs under callgrind.
+"""The stages of the hot path, run a fixed number of times: what `bench.counts` has callgrind count.
 
 `python -m bench.count_stages` prints a line of JSON: the stages' names in order, what a run has to
 be divided by, and on what it ran. Each stage runs once to be warm, then `TURNS` and then twice
 `TURNS` times; before each of the three, and at the end, `os.getppid` is called, and callgrind is
 told to end a part of its count there.
 
-The input is fixed: reads are of 50 features of 5 views, int64 and double in turn, writes of one view
-of 10. Replies have 100 rows; requests and pushes have 1,000, since the table of entities has a random
-seed, and since Python's objects, which another build of Python makes at another cost, are as many for
-few rows as for many. The input is made here and not read from Redis, so that a count needs no server
-and no Feast.
+The input is fixed: reads are of 50 features of 5 views, int64 and double in turn, writes of one
+view of 10. Replies have 100 rows. Requests and pushes have 1,000, since the table of entities has a
+random seed, and since Python's objects, which another build of Python makes at another cost, are as
+many for few rows as for many. The input is made here and not read from Redis, so that a count needs
+no server and no Feast.
 """
 
 import gc
@@ -118,8 +118,10 @@ def _reply() -> bytes:
         bulks = []
         for view in range(VIEWS):
             first = view * FEATURES_PER_VIEW
-            for feature in range(first, first + FEATURES_PER_VIEW):
-                bulks.append(_value(row, feature).SerializeToString())
+            bulks += [
+                _value(row, feature).SerializeToString()
+                for feature in range(first, first + FEATURES_PER_VIEW)
+            ]
             bulks.append(_time(row))
         parts = b"".join(b"$%d\r\n%s\r\n" % (len(bulk), bulk) for bulk in bulks)
         rows.append(b"*%d\r\n%s" % (len(bulks), parts))

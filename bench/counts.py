@@ -201,9 +201,7 @@ def update(counts: Counts) -> None:
 
 def table(comparisons: list[Comparison]) -> Table:
     """The counts beside those that are kept."""
-    out = Table(
-        title="Instructions", title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
+    out = Table(title="Instructions", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for head in ("stage", "for a", "counted", "kept", "change", "verdict"):
         justify: JustifyMethod = "left" if head in ("stage", "for a", "verdict") else "right"
         out.add_column(head, justify=justify, no_wrap=True)

@@ -65,6 +65,14 @@ class Layout(StrEnum):
 
     FEAST = "feast"
     """A hash field for each feature, as Feast does it."""
+    DUAL = "dual"
+    """The same, and a field for each view with all of its row."""
+    PACKED = "packed"
+    """A field for each view with all of its row, and one with its time."""
+
+
+LAYOUTS = (Layout.FEAST,)
+"""Those that can be written and served."""
 
 
 class Skew(StrEnum):
@@ -298,8 +306,8 @@ def load(rows: Rows, repo: Path, views: int = VIEWS, layout: Layout = Layout.FEA
     Raises:
         RuntimeError: A row was not written, or the layout is not to be had.
     """
-    if layout is not Layout.FEAST:
-        raise RuntimeError(f"there is no writer of layout {layout}")
+    if layout not in LAYOUTS:
+        raise RuntimeError(f"there is no writer of the layout {layout.value!r}")
     for number in service_views(views):
         writer = ViewWriter(repo, view_name(number), event_time_check=False)
         for table in rows.tables(number):

@@ -86,6 +86,8 @@ def open_load(
         target=_send, args=(port, method, list(requests), rate, connections, theirs), daemon=True
     )
     process.start()
+    # Then a process that ends without a word ends the wait for it, too.
+    theirs.close()
     try:
         if (said := ours.recv()) != "ready":
             raise RuntimeError(said)

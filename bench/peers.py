@@ -19,6 +19,7 @@ from typing import Any
 from feast import FeatureStore
 
 from bench.data import (
+    FIVE_VIEWS,
     JOIN_KEY,
     Layout,
     RedisClient,
@@ -136,12 +137,14 @@ class _Asked:
 
     def bodies(self) -> list[bytes]:
         """For the HTTP server."""
-        return [
-            json.dumps(
-                {"feature_service": service(self.case.views), "entities": {JOIN_KEY: entities}}
-            ).encode()
-            for entities in self.entities
-        ]
+        return [http_body(entities, service(self.case.views)) for entities in self.entities]
+
+
+def http_body(entities: list[Any], feature_service: str = FIVE_VIEWS) -> bytes:
+    """A request of Feast's HTTP feature server, as JSON."""
+    return json.dumps(
+        {"feature_service": feature_service, "entities": {JOIN_KEY: entities}}
+    ).encode()
 
 
 class HttpCaller:
@@ -237,8 +240,8 @@ def open_peers(
         after_raw = EchoKind.SYNC in echoes and Peer.ECHO_AFTER_RAW in peers
         if after_raw:
             for a in asked:
-                ring = contenders[a.case.name][named(Peer.RAW, stores[0])].items
-                prepared[f"{a.case.name}_after_raw"] = list(map(Prepared, a.answers, ring))
+                reads_of_case = contenders[a.case.name][named(Peer.RAW, stores[0])].items
+                prepared[f"{a.case.name}_after_raw"] = list(map(Prepared, a.answers, reads_of_case))
         for kind in echoes:
             echo = stack.enter_context(
                 open_echo(stores[0].repo, prepared, stores[0].server.port, kind)
@@ -357,9 +360,7 @@ def _check_json(asked: _Asked, content: bytes) -> None:
     answer: Mapping[str, Any] = json.loads(content)
     columns = {
         name: [None if value is None else str(value) for value in result["values"]]
-        for name, result in zip(
-            answer["metadata"]["feature_names"], answer["results"], strict=True
-        )
+        for name, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True)
     }
     ours = {
         name: [None if value is None else str(value) for value in values]

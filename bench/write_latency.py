@@ -13,11 +13,11 @@ from bench.measure import WARM_UP_CALLS, Contender, interleave, machine, ratio
 from bench.processes import caller, open_echo, open_gateway
 from bench.raw import RawRead, RawSocket
 from bench.servers import ECHO_SERVICE, Prepared
+from bench.verdict import Verdict
 from bench.write_data import (
     PUSH_METHOD,
     VIEW,
     Report,
-    Verdict,
     frame,
     make_repository,
     newer,
