@@ -29,7 +29,7 @@ from bench.verdict import Verdict, verdict_markdown
 ENTITIES = 100_000
 """How many there are unless asked otherwise."""
 # Seconds for the stages, and for loading and starting what is read; about.
-_STAGES, _START = 45.0, 120.0
+_STAGES, _START = 35.0, 140.0
 
 
 @dataclass
@@ -68,7 +68,7 @@ def planned(layouts: Sequence[Layout]) -> dict[str, float]:
         "closed loop": sweep.planned(stores),
         "growth": growth.planned(stores),
         "open loop": open_loop.planned(len(layouts)),
-        "h2load": throughput.PLANNED,
+        "h2load": throughput.planned(stores),
         "memory": memory.PLANNED * stores,
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.data import SERVICE_VIEWS
-from bench.measure import interleave_for
+from bench.measure import SHORT_WARM_UP, interleave_for
 from bench.peers import Case, Contenders, Peer, named
 from bench.verdict import Verdict
 
@@ -28,12 +28,12 @@ RESIDUAL = 0.15
 """No point may be further off the line, as a share of itself."""
 
 _ROUNDS = 15
-_SECONDS = 1.0
+_SECONDS = 0.6
 
 
 def planned(stores: int) -> float:
     """Seconds that it takes."""
-    return len(CASES) * stores * 2 * _SECONDS
+    return len(CASES) * stores * 2 * (_SECONDS + SHORT_WARM_UP)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from bench.data import RedisClient
 WARM_UP_CALLS = 200
 # Seconds. Only calls of more than 25 ms reach it; their server is warm from the smaller requests.
 _WARM_UP_LIMIT = 5.0
-# Seconds of warming up before a measurement whose length is planned.
-_SHORT_WARM_UP = 0.3
+SHORT_WARM_UP = 0.2
+"""Seconds of warming up before a measurement whose length is planned."""
 
 
 @dataclass
@@ -186,7 +186,7 @@ def interleave_for(
     times: dict[str, list[list[int]]] = {name: [] for name in seconds}
     with no_garbage_collection():
         for name, share in seconds.items():
-            warm = contenders[name].run(WARM_UP_CALLS, _SHORT_WARM_UP)
+            warm = contenders[name].run(WARM_UP_CALLS, SHORT_WARM_UP)
             # The second half, since the first calls are slow.
             usual = float(np.median(warm[len(warm) // 2 :]))
             contenders[name].calls = max(1, round(share * 1e9 / rounds / usual))

@@ -27,7 +27,7 @@ from bench.processes import (
 from bench.servers import EchoKind, Prepared
 from bench.stores import Store
 
-RATES = (250, 500, 1000, 1500, 2000, 3000, 4000, 6000)
+RATES = (500, 1000, 2000, 3000, 4000, 6000)
 """Requests a second."""
 FEAST_RATES = (25, 50, 100, 150)
 

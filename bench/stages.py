@@ -49,7 +49,7 @@ def run() -> dict[str, Any]:
         [
             sys.executable, "-m", "pytest", str(Path(__file__).with_name("test_stages.py")),
             "--quiet", "--benchmark-enable", "--benchmark-only", "--benchmark-quiet",
-            "--benchmark-disable-gc", "--benchmark-warmup=on", "--benchmark-max-time=0.5",
+            "--benchmark-disable-gc", "--benchmark-warmup=on", "--benchmark-max-time=0.3",
             f"--benchmark-json={path}",
         ],
         check=True,

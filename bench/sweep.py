@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.data import KeyType, Layout, Rows, Skew
-from bench.measure import Samples, interleave_for, ratio
+from bench.measure import SHORT_WARM_UP, Samples, interleave_for, ratio
 from bench.peers import Case, Contenders, Peer, echo_name, named, open_peers
 from bench.servers import EchoKind
 from bench.stores import Encoding, open_store
@@ -62,17 +62,17 @@ ROUNDS = 20
 # Seconds for each of the quick peers, and for each of Feast's, by case; 0 leaves Feast's others
 # than the gRPC server out, which at 1,000 rows take half a second a call.
 _SECONDS = {
-    "rows_1": (2.0, 2.0, 2.0),
-    "rows_10": (2.0, 2.0, 2.0),
-    "rows_100": (2.5, 9.0, 3.0),
-    "rows_1000": (3.0, 9.0, 0.0),
-    "all_1": (1.0, 1.0, 1.0),
-    "all_100": (1.5, 4.0, 0.0),
-    "zipf_100": (1.5, 3.0, 0.0),
-    "misses_5_100": (1.5, 3.0, 0.0),
-    "misses_20_100": (1.5, 3.0, 0.0),
-    "strings_1": (1.0, 1.0, 0.0),
-    "strings_100": (1.5, 3.0, 0.0),
+    "rows_1": (1.5, 1.5, 1.5),
+    "rows_10": (1.0, 1.5, 1.5),
+    "rows_100": (2.0, 7.0, 2.0),
+    "rows_1000": (2.5, 8.0, 0.0),
+    "all_1": (0.7, 0.8, 0.8),
+    "all_100": (1.2, 3.0, 0.0),
+    "zipf_100": (1.0, 2.0, 0.0),
+    "misses_5_100": (1.0, 2.0, 0.0),
+    "misses_20_100": (1.0, 2.0, 0.0),
+    "strings_1": (0.8, 0.8, 0.0),
+    "strings_100": (1.0, 2.0, 0.0),
 }
 # A 99th percentile of fewer samples is hardly more than their maximum.
 _ENOUGH_FOR_P99 = 100
@@ -82,12 +82,14 @@ Results = dict[str, dict[str, Samples]]
 
 
 def planned(stores: int) -> float:
-    """Seconds that the measurements take, without the starts of servers."""
-    quick = 2 * stores + len(EchoKind) + 1
+    """Seconds that the measurements take, without the starts of servers; two stores are Feast's."""
+    quick, strings = 2 * stores + len(EchoKind) + 1, len(EchoKind) + 2
     seconds = 0.0
-    for each, feast, others in _SECONDS.values():
-        # At 1,000 rows a call of Feast takes longer than its share of a round.
-        seconds += quick * each + stores * feast + 2 * others
+    for name, (each, feast, others) in _SECONDS.items():
+        is_string = name.startswith("strings")
+        contenders, feasts = (strings, 1) if is_string else (quick, 2)
+        seconds += contenders * (each + SHORT_WARM_UP) + feasts * (feast + SHORT_WARM_UP)
+        seconds += 2 * others
     return seconds
 
 
