@@ -144,7 +144,10 @@ def _take_turns(
             shots[name].append(shoot(program, target, pattern, _SECONDS))
     results = []
     for name, taken in shots.items():
-        p50, p99 = np.percentile(np.concatenate([shot.latency for shot in taken]), [50, 99])
+        latency = np.concatenate([shot.latency for shot in taken])
+        if not latency.size:
+            raise RuntimeError(f"{name}: no answer to {rows} rows within {_SECONDS} s")
+        p50, p99 = np.percentile(latency, [50, 99])
         rate = float(np.median([shot.rate for shot in taken]))
         results.append(Throughput(name, rows, pattern, rate, float(p50), float(p99)))
     return results

@@ -61,9 +61,7 @@ def test_h2load_is_understood() -> None:
     assert h2load._read(output, TARGET) == (1000.5, 1200)
 
 
-@pytest.mark.parametrize(
-    ("succeeded", "failed", "data"), [(1199, 1, 120_000), (0, 0, 0), (1200, 0, 119_999)]
-)
+@pytest.mark.parametrize(("succeeded", "failed", "data"), [(1199, 1, 120_000), (1200, 0, 119_999)])
 def test_requests_that_fail_or_bring_too_little_are_noticed(
     succeeded: int, failed: int, data: int
 ) -> None:
