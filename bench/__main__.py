@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.data import ENTITIES, LAYOUTS, Layout
+from bench.data import ENTITIES, LAYOUTS, MANY_ENTITIES, Layout
 
 app = typer.Typer(
     help="Benchmarks of the gateway, side by side with Feast and with the floor below both.",
@@ -72,8 +72,8 @@ def counts(
 @app.command()
 def full(
     entities: Annotated[
-        int, typer.Option(min=1000, help="Entities in Redis: 100,000 need 3 GiB.")
-    ] = 100_000,
+        int, typer.Option(min=1000, help="Entities in Redis: 100,000 take 2 GiB.")
+    ] = MANY_ENTITIES,
     layouts: Annotated[
         list[Layout] | None, typer.Option("--layout", help="Again for each; all unless given.")
     ] = None,

@@ -40,6 +40,8 @@ SERVICE_VIEWS = (1, 5, 10, 15, 20, 25)
 FIVE_VIEWS = "views_5"
 ENTITIES = 2000
 """How many there are unless asked otherwise."""
+MANY_ENTITIES = 100_000
+"""The same for the whole benchmark."""
 SEED = 20240501
 
 # redis-py's annotations know keys and commands of str alone; Feast's keys are bytes.

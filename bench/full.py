@@ -26,8 +26,6 @@ from bench.servers import EchoKind
 from bench.stores import Encoding, open_stores
 from bench.verdict import Verdict, verdict_markdown
 
-ENTITIES = 100_000
-"""How many there are unless asked otherwise."""
 # Seconds for the stages, and for loading and starting what is read; about.
 _STAGES, _START = 35.0, 140.0
 

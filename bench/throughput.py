@@ -5,6 +5,7 @@ requests. With one connection and one request under way, the latency is what a C
 that of the Python client that all other parts use.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ _RUNS = 3
 _SECONDS = 0.8
 _WARM_UP = 0.3
 # The gunicorn workers that Feast's guide recommends: two for each core and one.
-_FEAST_HTTP_WORKERS = 5
+_FEAST_HTTP_WORKERS = 2 * (os.cpu_count() or 1) + 1
 
 
 def planned(stores: int) -> float:
