@@ -82,7 +82,7 @@ class Schemas:
         Args:
             pool: Connections.
         """
-        self._client = redis.Redis(connection_pool=pool)
+        self._client: Any = redis.Redis(connection_pool=pool)
         self._lock = threading.Lock()
         self._recorded: dict[tuple[str, str], float] = {}
         self._lost: dict[tuple[str, str], float] = {}
@@ -121,7 +121,7 @@ class Schemas:
         with self._lock:
             if now - self._lost.get(name, -_LOOK_AGAIN) < _LOOK_AGAIN:
                 return False
-            recorded: Any = self._client.hget(*name)
+            recorded = self._client.hget(*name)
             if recorded is None:
                 self._lost[name] = now
                 logger.warning(
@@ -140,7 +140,7 @@ class Schemas:
             redis.RedisError: Redis did not answer, or does not allow it.
         """
         schemas: dict[str, dict[int, bytes]] = {}
-        stored: Any = self._client.hgetall(_KEY.format(project))
+        stored = self._client.hgetall(_KEY.format(project))
         for place, fields in stored.items():
             view, _, number = place.decode().rpartition(":")
             schemas.setdefault(view, {})[int(number, 16)] = fields

@@ -224,24 +224,23 @@ class Shared:
         lanes.schemas._recorded.clear()
         lanes.schemas._lost.clear()
         self.rows = {i: Stored() for i in range(3)}
-        host, port = (
-            client.connection_pool.connection_kwargs["host"],
-            (client.connection_pool.connection_kwargs["port"]),
+        self.configs = {unchecked: self.config(lanes, unchecked) for unchecked in (False, True)}
+
+    @staticmethod
+    def config(lanes: Lanes, unchecked: bool = False) -> RepoConfig:
+        """The store as Feast is told of it; unchecked: it writes without a look at event times."""
+        address = lanes.schemas._client.connection_pool.connection_kwargs
+        return RepoConfig(
+            registry="none.db",
+            project="demo",
+            provider="local",
+            online_store={
+                "type": "redis",
+                "connection_string": f"{address['host']}:{address['port']}",
+                "skip_dedup": unchecked,
+            },
+            entity_key_serialization_version=3,
         )
-        self.configs = {
-            unchecked: RepoConfig(
-                registry="none.db",
-                project="demo",
-                provider="local",
-                online_store={
-                    "type": "redis",
-                    "connection_string": f"{host}:{port}",
-                    "skip_dedup": unchecked,
-                },
-                entity_key_serialization_version=3,
-            )
-            for unchecked in (False, True)
-        }
 
     def take(self, step: tuple[Any, ...]) -> None:
         if step[0] == "delete":
