@@ -45,7 +45,7 @@ cdef enum Settled:
 
 cdef inline Mark mark_of(const uint8_t* at, uint32_t size) noexcept nogil:
     """The mark of a serialized Timestamp. Those that protobuf writes never end with a zero."""
-    if size < 3 or at[size - 1] != 0 or at[size - 2] < 0x80:
+    if size < 3 or at[size - 1] != 0:
         return UNMARKED
     if at[size - 2] == 0x80 and at[size - 3] >= 0x80:
         return PACKED

@@ -253,23 +253,33 @@ def _chosen(
 
 
 def _stored(definitions: Definitions, view: ViewDefinition) -> Iterator[WriteDefinition]:
-    """How a view is stored, and each of its versions where these are kept apart."""
-    versions = {view.name: view}
+    """How a view is stored, and each of its versions where these are kept apart.
+
+    After Feast has put an earlier version back, the view may be stored where that version is, with
+    the features of a later one: rows there are then packed with the features of both, since each
+    is asked for.
+    """
+    sharing: dict[tuple[str, tuple[tuple[str, int], ...]], dict[str, FeatureWrite]] = {}
+    stored = [(view.name, view)]
     if definitions.versioned_storage:
-        versions = {
-            storage_name_at(name, number): version
+        stored = [(storage_name_at(view.name, view.version), view)]
+        stored += [
+            (storage_name_at(name, number), version)
             for (name, number), version in definitions.versions.items()
             if name == view.name and version.features
-        }
-        versions[storage_name_at(view.name, view.version)] = view
-    for storage, version in versions.items():
+        ]
+    for storage, version in stored:
+        join_keys = tuple(sorted((key.name, key.value_type) for key in version.join_keys))
+        features = sharing.setdefault((storage, join_keys), {})
+        for each in version.features:
+            hash_field = feature_hash_field(storage, each.name)
+            write = FeatureWrite(each.name, each.value_type, hash_field)
+            features.setdefault(each.name, write)
+    for (storage, join_keys), features in sharing.items():
         yield WriteDefinition(
             project=definitions.project,
-            join_keys=tuple(sorted((key.name, key.value_type) for key in version.join_keys)),
-            features=tuple(
-                FeatureWrite(f.name, f.value_type, feature_hash_field(storage, f.name))
-                for f in version.features
-            ),
+            join_keys=join_keys,
+            features=tuple(features.values()),
             time_field=time_hash_field(storage),
             created_field=b"",
             key_ttl_seconds=0,
