@@ -20,8 +20,8 @@ And for writes:
     write_link  commands out while replies come in
 
 `scripts` loads what Redis runs; `repack_rows.lua` puts stored rows into another layout. `kernel`
-runs on-demand views that could be compiled, on the way into `splice`. `values` judges the wire bytes
-of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs of Arrow's C
-data interface.
+runs on-demand views that could be compiled, on the way into `splice`. `values` judges the wire
+bytes of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs of
+Arrow's C data interface.
 No stage imports a later one. Nothing here knows gRPC, Feast or redis-py.
 """
