@@ -345,6 +345,18 @@ def test_broken_dual_rows_are_made_of_feasts_fields(lanes: Lanes, client: Any) -
         lanes.schemas._recorded.clear()
 
 
+@pytest.mark.parametrize("layout", ["feast", "dual"])
+def test_no_older_value_stays_behind(lanes: Lanes, layout: str) -> None:
+    """A feature that the packed row does not have was in Feast's fields of the row before it."""
+    writer = RedisWriter(lanes, 30)
+    writer.write(batch_of("feast", "new", [PackedRow(1, SECOND, {"f": 1, "g": 1, "h": 1})]))
+    writer.write(batch_of("packed", "old", [PackedRow(1, 2 * SECOND, {"f": 2, "g": 2})]))
+    assert repack(lanes, layout, "new").views[0].converted == 1
+    for packed in (False, True):
+        [row] = answers(lanes, read_plan(packed, "new"), [1])
+        assert row == (2 * SECOND, expected({"f": 2, "g": 2}, "new"))
+
+
 # ---------------------------------------------------------------- bytes
 
 
