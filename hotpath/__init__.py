@@ -7,6 +7,7 @@ One module a stage, in the order in which the data passes through them:
     batch     spans to Redis keys and commands
     link      commands out, reply in, over a socket
     reply     reply bytes to spans
+    packed    spans of packed rows to spans of values, and what to ask for once more
     splice    spans to response bytes                 (no value is decoded)
 
 And for writes:
@@ -18,8 +19,9 @@ And for writes:
     latest      rows that another row of the run supersedes
     write_link  commands out while replies come in
 
-`kernel` runs on-demand views that could be compiled, on the way into `splice`. `values` judges the
-wire bytes of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs
-of Arrow's C data interface. `hpack` reads and writes the header blocks of HTTP/2.
+`scripts` loads what Redis runs; `repack_rows.lua` puts stored rows into another layout. `kernel`
+runs on-demand views that could be compiled, on the way into `splice`. `values` judges the wire
+bytes of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs of
+Arrow's C data interface.
 No stage imports a later one. Nothing here knows gRPC, Feast or redis-py.
 """

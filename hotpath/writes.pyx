@@ -14,7 +14,6 @@ predecessor.
 """
 
 import hashlib
-from importlib.resources import files
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -54,6 +53,7 @@ from hotfeast.hotpath.wire cimport (
 from hotfeast.hotpath.definition import LAYOUTS, WriteDefinition, schema_number
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.plan import bulk_string, key_prefix
+from hotfeast.hotpath.scripts import load_script
 
 OUTCOMES = ("pending", "written", "stale", "rejected", "failed", "superseded")
 """Names of the outcomes, by number."""
@@ -61,7 +61,7 @@ OUTCOMES = ("pending", "written", "stale", "rejected", "failed", "superseded")
 KEY_TYPES = (BYTES_VAL, STRING_VAL, INT32_VAL, INT64_VAL, UNIX_TIMESTAMP_VAL)
 """Value types that a join key can have."""
 
-SCRIPT = files("hotfeast.hotpath").joinpath("write_rows.lua").read_bytes()
+SCRIPT = load_script("write_rows.lua")
 """The script that compares and writes, as SCRIPT LOAD wants it."""
 
 SCRIPT_SHA = hashlib.sha1(SCRIPT).hexdigest().encode()

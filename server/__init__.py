@@ -6,6 +6,7 @@ repo_files       functions from the repository's own files, and not from the reg
 registry         Feast's registry to immutable definitions
 plan             definitions to what one request reads, and in what form
 redis_io         connections, one pipelined round trip a request, and writes
+layouts          how rows are stored, and the schemas of packed rows
 read_modes       HMGET or HGETALL, by what is stored
 transforms       on-demand feature views: inputs from the response, outputs into it
 functions        their functions, run as Feast runs them
@@ -26,6 +27,8 @@ offline_rows     where the rows of a materialization come from
 bookkeeping      what Feast's registry is told of a materialization
 view_writer      batches of one view into Redis, for engines and for materialize
 materialize, materialize_report  runs over views, and how they are shown
+entity_keys      stored entity keys, told from all others
+repack, repack_report  stored rows into another layout, and how that is shown
 servicer         the order of the stages, and errors to statuses
 catalog          what is served, for people and tools
 watch            the plans in step with the registry

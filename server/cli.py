@@ -1,4 +1,4 @@
-"""The command line: `hotfeast serve`, `plan`, `materialize` and `materialize-incremental`."""
+"""The command line: `hotfeast serve`, `plan`, `materialize(-incremental)` and `repack`."""
 
 import logging
 import sys
@@ -348,6 +348,48 @@ def materialize_incremental(
     """
     last = _time(end, "END")
     _materialize(None, last, repo, views, version, redis, layout, event_time_check, on_invalid)
+
+
+@app.command()
+def repack(
+    to: Annotated[
+        Layout,
+        typer.Option(
+            help="feast: Feast's fields. packed: one field a view, which Feast's SDK cannot read. "
+            "dual: both."
+        ),
+    ],
+    repo: RepoOption = Path("."),
+    views: ViewsOption = None,
+    redis: RedisOption = None,
+    batch: Annotated[int, typer.Option(min=1, help="Keys that Redis is asked for at once.")] = 256,
+    rate: Annotated[
+        float | None, typer.Option(min=1.0, help="Rows a second at most; no limit unless given.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where a run was interrupted.")
+    ] = False,
+) -> None:
+    """Puts all stored rows into another layout, while they are served and written.
+
+    A run that was interrupted within the last day goes on where it stopped.
+
+    Exit codes: 0 if all rows are in the layout, 1 if some could not be read or Redis failed, 2 if
+    it could not start, 130 after an interruption.
+    """
+    from hotfeast.server.repack_report import run_and_report
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    code = run_and_report(
+        repo,
+        to.value,
+        views or None,
+        redis_url=redis,
+        keys_at_once=batch,
+        rate=rate,
+        restart=restart,
+    )
+    raise typer.Exit(code)
 
 
 def _time(text: str | None, name: str) -> datetime:

@@ -34,6 +34,7 @@ _RECORD_AGAIN = 30.0
 _LOOK_AGAIN = 5.0
 _FIELD_SIZE = 4
 _PREFIX = "_ts:"
+_KEY = "hotfeast:schemas:{}"
 
 
 def repository_layout(config: RepoConfig) -> str:
@@ -81,7 +82,6 @@ class Schemas:
         Args:
             pool: Connections.
         """
-        # redis-py's annotations know fields and values of str alone.
         self._client: Any = redis.Redis(connection_pool=pool)
         self._lock = threading.Lock()
         self._recorded: dict[tuple[str, str], float] = {}
@@ -132,8 +132,22 @@ class Schemas:
         plan.add_schema(view, tuple(fields))
         return True
 
+    def recorded(self, project: str) -> dict[str, dict[int, bytes]]:
+        """All schemas of a project: for each view's name in the store, and each schema's number,
+        the hash fields of its features, in their order.
+
+        Raises:
+            redis.RedisError: Redis did not answer, or does not allow it.
+        """
+        schemas: dict[str, dict[int, bytes]] = {}
+        stored = self._client.hgetall(_KEY.format(project))
+        for place, fields in stored.items():
+            view, _, number = place.decode().rpartition(":")
+            schemas.setdefault(view, {})[int(number, 16)] = fields
+        return schemas
+
 
 def _place(project: str, time_field: bytes, number: int) -> tuple[str, str]:
     """Where a schema is recorded: the Redis key and the field of its hash."""
     view = time_field.decode().removeprefix(_PREFIX)
-    return f"hotfeast:schemas:{project}", f"{view}:{number:08x}"
+    return _KEY.format(project), f"{view}:{number:08x}"

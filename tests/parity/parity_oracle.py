@@ -402,8 +402,15 @@ class Asked(Protocol):
 class Ours:
     """The gateway's own parts for one repository, without gRPC."""
 
-    def __init__(self, store: FeatureStore, reader: RedisReader, modes: ReadModes, now: Time):
-        definitions = read_definitions(store)
+    def __init__(
+        self,
+        store: FeatureStore,
+        reader: RedisReader,
+        modes: ReadModes,
+        now: Time,
+        layout: str | None = None,
+    ) -> None:
+        definitions = read_definitions(store, layout)
         clock = Clock(as_datetime(now))
         self.books = {s: PlanBook(definitions, 1, as_feast=not s) for s in (True, False)}
         self._servicers = {
@@ -515,9 +522,15 @@ class Workplace:
         for edit in data.edits:
             edit_row(self.bench.client, store.project, repo, edit)
 
-    def ours(self, store: FeatureStore, now: Time) -> Ours:
-        """The gateway for a repository whose definitions are applied."""
-        return Ours(store, self.bench.reader, self.bench.modes, now)
+    def ours(self, store: FeatureStore, now: Time, layout: str | None = None) -> Ours:
+        """The gateway for a repository whose definitions are applied.
+
+        Args:
+            store: The repository.
+            now: The time that rows are aged against.
+            layout: Which of a row's layouts is looked for first; Feast's if None.
+        """
+        return Ours(store, self.bench.reader, self.bench.modes, now, layout)
 
     def __enter__(self) -> "Workplace":
         return self

@@ -60,6 +60,7 @@ from parity_values import MEMBERS, TYPES, member_of, normal
 from parity_versions import apply_history, versioned_repositories
 
 from hotfeast.server.errors import RequestFailure
+from hotfeast.server.repack import repack
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:feast")
 
@@ -325,8 +326,38 @@ def test_generated_repositories(bench: Bench, data: st.DataObject) -> None:
             # Only a feature that is asked for twice cannot be told apart by its full name.
             assert set(ours.books[True].failures) <= twice
             asked = requests(repo, anchors_of(repo, stored))
-            for request in data.draw(st.lists(asked, min_size=2, max_size=6)):
+            drawn = data.draw(st.lists(asked, min_size=2, max_size=6))
+            for request in drawn:
                 compare(store, repo, model, ours, request)
+            if one_in(data.draw, 4):
+                compare_layouts(place, store, repo, stored.edits, drawn)
+
+
+def compare_layouts(
+    place: Workplace,
+    store: Any,
+    repo: RepoSpec,
+    edits: Iterable[EditSpec],
+    drawn: list[RequestSpec],
+) -> None:
+    """Puts a store into each other layout: whichever is looked for first, answers stay."""
+    count("compared", "stores in other layouts")
+    messages = [
+        request_message(repo, request, references_of(repo, request))
+        for request in drawn
+        if not clashes(repo, request)
+    ]
+    readers = [place.ours(store, repo.now)]
+    if not any(edit.kind == "drop_time" for edit in edits):
+        # A row without a time has no layout: who looks for packed rows first takes it for none.
+        readers.append(place.ours(store, repo.now, "packed"))
+    before = [readers[0].ask(message, strict=True).message for message in messages]
+    for layout in ("packed", "dual", "feast"):
+        summary = repack(store, layout)
+        assert summary.exit_code == 0, summary
+        for reader in readers:
+            for message, answered in zip(messages, before, strict=True):
+                assert reader.ask(message, strict=True).message == answered, layout
 
 
 def fill(place: Workplace, store: Any, repo: RepoSpec, data: DataSpec) -> Model:
@@ -376,11 +407,14 @@ def test_versions_of_views(bench: Bench, data: st.DataObject) -> None:
             model.edit(repo.views[edit.view], edit)
         ours = place.ours(store, repo.now)
         asked = requests(repo, anchors_of(applied, written), mostly_full=True)
-        for request in data.draw(st.lists(asked, min_size=2, max_size=6)):
+        drawn = data.draw(st.lists(asked, min_size=2, max_size=6))
+        for request in drawn:
             views = {repo.views[p.view] for p in request_projections(repo, request)}
             for view in views:
                 count("version", "pinned" if view.pinned else "current")
             compare(store, repo, model, ours, request)
+        if one_in(data.draw, 6):
+            compare_layouts(place, store, repo, spec.edits, drawn)
 
 
 @profile(0.05, shrink=False)
@@ -467,7 +501,12 @@ _KINDS = {
         *("2 versions", "3 versions", "kept apart", "not kept apart", "pinned", "current"),
         *("then again", "then revert"),
     ),
-    "compared": ("second projects", "gateways", "versioned repositories"),
+    "compared": (
+        "stores in other layouts",
+        "second projects",
+        "gateways",
+        "versioned repositories",
+    ),
 }
 
 

@@ -1,9 +1,11 @@
 """Gateways for the repository of `market.py`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import market
 import pytest
+import trustme
 from feast import FeatureStore
 from served import Served, serving
 
@@ -34,3 +36,12 @@ def lenient(market_store: FeatureStore) -> Iterator[Served]:
     """A gateway with the statuses of Feast's Python server."""
     with serving(market_store, "feast") as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
+    """A certificate authority, and the file with its certificate."""
+    ca = trustme.CA()
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return ca, path

@@ -1,0 +1,501 @@
+"""Puts the rows of a live store into another layout, in the background of its traffic.
+
+Redis is asked for its keys portion by portion (SCAN), and a script converts the rows of those that
+are the project's (`hotpath/repack_rows.lua`). Each row is one step inside Redis, so whoever writes
+meanwhile loses nothing, and readers find each row in one layout or the other. Rows that are written
+after their key was looked at are in whatever layout their writer has: tell the writers first.
+
+How far it has come is kept in Redis, in `hotfeast:repack:<project>`, so that a run that was
+interrupted goes on where it stopped. Rows that are converted already are left alone, so running
+again does no harm.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+
+from hotfeast.hotpath.definition import LAYOUTS, FeatureWrite, WriteDefinition, schema_number
+from hotfeast.hotpath.scripts import load_script
+from hotfeast.server.entity_keys import EntityKeys
+from hotfeast.server.errors import StartFailure, not_servable, unknown_name
+from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.gateway import open_repository
+from hotfeast.server.layouts import Schemas, view_layout
+from hotfeast.server.plan import (
+    feature_hash_field,
+    row_hash_field,
+    storage_name_at,
+    time_hash_field,
+)
+from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.registry import Definitions, ViewDefinition, read_definitions
+from hotfeast.server.view_writer import PATIENCE, REDIS_TIMEOUT
+
+SCRIPT = load_script("repack_rows.lua")
+"""The script that converts rows, as SCRIPT LOAD wants it."""
+
+ProgressCallback = Callable[[int, int, int], None]
+"""Called with the keys that were looked at, those that there are, and the rows converted so far."""
+
+KEYS_AT_ONCE = 256
+"""Keys that Redis is asked for at once, unless said otherwise."""
+
+# Keys of one call of the script, and calls that are sent in one go: what other clients of Redis may
+# have to wait for, about a millisecond.
+_KEYS_A_CALL = 16
+_CALLS_AT_ONCE = 4
+# Seconds for which Redis keeps how far a run has come.
+_REMEMBERED = 24 * 3600
+# Seconds between two tries to reach Redis, the first and the longest.
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
+_MOST_EXAMPLES = 5
+# What the script answers for a row.
+_CONVERTED, _ALREADY, _ABSENT, _UNKNOWN = b"1=-U"
+_REASONS = {
+    ord("B"): "its row cannot be read",
+    ord("U"): "its packed row has features that are recorded nowhere",
+    ord("T"): "its key holds no hash",
+}
+
+T = TypeVar("T")
+
+
+class _Stopped(Exception):
+    """The run was asked to stop."""
+
+
+@dataclass
+class ViewRepack:
+    """What became of the rows of one view, or one of its versions.
+
+    Attributes:
+        name: Its name in the store.
+        converted: Rows that are in the layout now, and were not.
+        already: Rows that were in the layout.
+        unreadable: Rows that could not be read, and were left as they are.
+        examples: The first of those, with why.
+    """
+
+    name: str
+    converted: int = 0
+    already: int = 0
+    unreadable: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """All rows that were there."""
+        return self.converted + self.already + self.unreadable
+
+
+@dataclass
+class RepackSummary:
+    """What became of a run, and of the one that it goes on with.
+
+    Attributes:
+        layout: The layout that rows were put into.
+        views: For each view what became of its rows.
+        keys: Keys of any kind that were looked at.
+        entities: Those of them that are entities of these views.
+        resumed: Whether it went on with a run that was interrupted.
+        state: `done`, `failed` or `interrupted`.
+        seconds: How long this run took.
+        error: Why it failed.
+        written_otherwise: For views whose rows are written in another layout by default, that
+            layout.
+        left_out: Views that were left out, and why.
+    """
+
+    layout: str
+    views: list[ViewRepack]
+    keys: int = 0
+    entities: int = 0
+    resumed: bool = False
+    state: str = "interrupted"
+    seconds: float = 0.0
+    error: str = ""
+    written_otherwise: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all rows are in the layout; 130 after an interruption; else 1."""
+        if self.state == "interrupted":
+            return 130
+        lost = any(view.unreadable for view in self.views)
+        return 1 if lost or self.state != "done" else 0
+
+
+def repack(
+    repo: FeatureStore | Path | str,
+    layout: str,
+    views: Sequence[str] | None = None,
+    *,
+    redis_url: str | None = None,
+    keys_at_once: int = KEYS_AT_ONCE,
+    rate: float | None = None,
+    restart: bool = False,
+    progress: ProgressCallback | None = None,
+    stop: threading.Event | None = None,
+) -> RepackSummary:
+    """Puts all stored rows of views into a layout.
+
+    Args:
+        repo: The repository: its folder, or Feast's store of it.
+        layout: One of `LAYOUTS`.
+        views: Names of views, of which all versions are converted; None for all.
+        redis_url: Used instead of the repository's connection string.
+        keys_at_once: Keys that Redis is asked for at once.
+        rate: Rows a second that are looked at, at most; None for no limit.
+        restart: Whether to begin anew where a run was interrupted.
+        progress: Is told of each portion of keys.
+        stop: Ends the run once it is set.
+
+    Returns:
+        What became of the rows. A Redis that failed is in it as `error`.
+
+    Raises:
+        StartFailure: The repository cannot be opened, or its online store is not a single Redis.
+        RequestFailure: There is no such view, it has no rows, or its tags name no layout.
+        ValueError: An argument makes no sense.
+    """
+    _check(layout, keys_at_once, rate)
+    store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
+    definitions = read_definitions(store)
+    left_out: dict[str, str] = {}
+    chosen = list(_chosen(definitions, views, left_out))
+    if not chosen:
+        raise StartFailure(f"project {definitions.project!r} has no views with rows in Redis")
+    written_otherwise = {
+        view.name: written
+        for view in chosen
+        if (written := view_layout(view.name, view.tags, definitions.layout)) != layout
+    }
+    pool = connection_pool(store.config, redis_url, REDIS_TIMEOUT)
+    try:
+        summary = repack_views(
+            pool,
+            [write for view in chosen for write in _stored(definitions, view)],
+            layout,
+            keys_at_once=keys_at_once,
+            rate=rate,
+            restart=restart,
+            progress=progress,
+            stop=stop,
+        )
+    finally:
+        pool.disconnect()
+    summary.written_otherwise = written_otherwise
+    summary.left_out = left_out
+    return summary
+
+
+def repack_views(
+    pool: redis.ConnectionPool,
+    views: Sequence[WriteDefinition],
+    layout: str,
+    *,
+    keys_at_once: int = KEYS_AT_ONCE,
+    rate: float | None = None,
+    restart: bool = False,
+    progress: ProgressCallback | None = None,
+    stop: threading.Event | None = None,
+) -> RepackSummary:
+    """Puts all stored rows of views into a layout; for callers without a repository.
+
+    Args:
+        pool: Connections.
+        views: How the views are stored, at least one; all of one project. Their own layouts are
+            not looked at.
+        layout, keys_at_once, rate, restart, progress, stop: As for `repack`.
+
+    Raises:
+        ValueError: An argument makes no sense.
+    """
+    _check(layout, keys_at_once, rate)
+    run = _Run(pool, views, layout, stop or threading.Event())
+    return run.go(keys_at_once, rate, restart, progress or (lambda *_: None))
+
+
+def _check(layout: str, keys_at_once: int, rate: float | None) -> None:
+    if layout not in LAYOUTS:
+        raise ValueError(f"the layout is {layout!r}; use one of {', '.join(LAYOUTS)}")
+    if keys_at_once < 1 or (rate is not None and rate <= 0):
+        raise ValueError("keys_at_once and rate must be above 0")
+
+
+def _chosen(
+    definitions: Definitions, names: Sequence[str] | None, left_out: dict[str, str]
+) -> Iterator[ViewDefinition]:
+    """The views that have rows."""
+    for name in dict.fromkeys(definitions.views if names is None else names):
+        view = definitions.views.get(name)
+        if view is None:
+            raise unknown_name("feature view", name, definitions.views)
+        problem = ""
+        if not view.stored:
+            problem = f"feature view {name!r} is computed when it is asked for: it has no rows"
+        elif not view.online or not view.features:
+            problem = view.problem or f"feature view {name!r} has no features"
+        if not problem:
+            yield view
+        elif names is not None:
+            raise not_servable(problem)
+        elif view.stored and view.online:
+            left_out[name] = problem
+
+
+def _stored(definitions: Definitions, view: ViewDefinition) -> Iterator[WriteDefinition]:
+    """How a view is stored, and each of its versions where these are kept apart.
+
+    After Feast has put an earlier version back, the view may be stored where that version is, with
+    the features of a later one: rows there are then packed with the features of both, since each
+    is asked for.
+    """
+    sharing: dict[tuple[str, tuple[tuple[str, int], ...]], dict[str, FeatureWrite]] = {}
+    stored = [(view.name, view)]
+    if definitions.versioned_storage:
+        stored = [(storage_name_at(view.name, view.version), view)]
+        stored += [
+            (storage_name_at(name, number), version)
+            for (name, number), version in definitions.versions.items()
+            if name == view.name and version.features
+        ]
+    for storage, version in stored:
+        join_keys = tuple(sorted((key.name, key.value_type) for key in version.join_keys))
+        features = sharing.setdefault((storage, join_keys), {})
+        for each in version.features:
+            hash_field = feature_hash_field(storage, each.name)
+            write = FeatureWrite(each.name, each.value_type, hash_field)
+            features.setdefault(each.name, write)
+    for (storage, join_keys), features in sharing.items():
+        yield WriteDefinition(
+            project=definitions.project,
+            join_keys=join_keys,
+            features=tuple(features.values()),
+            time_field=time_hash_field(storage),
+            created_field=b"",
+            key_ttl_seconds=0,
+            row_field=row_hash_field(storage),
+        )
+
+
+def _name(view: WriteDefinition) -> str:
+    return view.time_field.decode().removeprefix("_ts:")
+
+
+def _portions(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+class _Run:
+    """One call of `repack_views`."""
+
+    def __init__(
+        self,
+        pool: redis.ConnectionPool,
+        views: Sequence[WriteDefinition],
+        layout: str,
+        stop: threading.Event,
+    ) -> None:
+        self.summary = RepackSummary(layout, [ViewRepack(_name(view)) for view in views])
+        self._client: Any = redis.Redis(connection_pool=pool)
+        self._schemas = Schemas(pool)
+        self._recorded: dict[str, dict[int, bytes]] = {}
+        self._project = views[0].project
+        self._views = views
+        self._stop = stop
+        self._place = f"hotfeast:repack:{self._project}"
+        self._sha = ""
+        # The views of each kind of entity, by their places.
+        kinds: dict[tuple[str, ...], list[int]] = {}
+        for i, view in enumerate(views):
+            kinds.setdefault(tuple(name for name, _ in view.join_keys), []).append(i)
+        self._kinds = [(EntityKeys(names, self._project), of) for names, of in kinds.items()]
+
+    def go(
+        self, keys_at_once: int, rate: float | None, restart: bool, progress: ProgressCallback
+    ) -> RepackSummary:
+        started = time.monotonic()
+        try:
+            self._scan(keys_at_once, rate, restart, progress)
+            self.summary.state = "done"
+        except _Stopped:
+            self.summary.state = "interrupted"
+        except redis.RedisError as error:
+            self.summary.state = "failed"
+            self.summary.error = f"Redis: {error}"
+        self.summary.seconds = time.monotonic() - started
+        return self.summary
+
+    def _scan(
+        self, keys_at_once: int, rate: float | None, restart: bool, progress: ProgressCallback
+    ) -> None:
+        server = self._patiently(self._server)
+        cursor = 0 if restart else self._patiently(lambda: self._resume(server))
+        self._recorded = self._patiently(lambda: self._schemas.recorded(self._project))
+        while True:
+            cursor, keys, total = self._patiently(partial(self._keys, cursor, keys_at_once))
+            looked = time.monotonic()
+            rows = self._convert(keys)
+            self.summary.keys += len(keys)
+            progress(self.summary.keys, max(total, self.summary.keys), self._converted())
+            if cursor == 0:
+                now = self._patiently(self._server)
+                if now == server:
+                    break
+                # A cursor means nothing to another server, such as one that was started again.
+                server = now
+            self._patiently(partial(self._remember, server, cursor))
+            if rate is not None:
+                self._pause(looked + rows / rate - time.monotonic())
+        self._patiently(lambda: self._client.delete(self._place))
+
+    def _keys(self, cursor: int, count: int) -> tuple[int, list[bytes], int]:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.scan(cursor, count=count)
+        pipeline.dbsize()
+        (cursor, keys), total = pipeline.execute()
+        return cursor, keys, total
+
+    def _convert(self, keys: list[bytes]) -> int:
+        """Converts the rows of keys. Returns how many rows there were."""
+        before = sum(view.rows for view in self.summary.views)
+        for entities, views in self._kinds:
+            found = [key for key in keys if entities.read(key) is not None]
+            self.summary.entities += len(found)
+            for i in views:
+                self._convert_view(i, entities, found)
+        return sum(view.rows for view in self.summary.views) - before
+
+    def _convert_view(self, index: int, entities: EntityKeys, keys: list[bytes]) -> None:
+        view, counts = self._views[index], self.summary.views[index]
+        outcomes = self._call(view, keys)
+        if _UNKNOWN in outcomes.values():
+            # Of features that were recorded since: somebody writes by a newer definition.
+            self._recorded = self._patiently(lambda: self._schemas.recorded(self._project))
+            unknown = [key for key, outcome in outcomes.items() if outcome == _UNKNOWN]
+            outcomes |= self._call(view, unknown)
+        for key, outcome in outcomes.items():
+            if outcome == _CONVERTED:
+                counts.converted += 1
+            elif outcome == _ALREADY:
+                counts.already += 1
+            elif outcome != _ABSENT:
+                counts.unreadable += 1
+                if len(counts.examples) < _MOST_EXAMPLES:
+                    counts.examples.append(f"{_REASONS[outcome]} ({entities.describe(key)})")
+
+    def _call(self, view: WriteDefinition, keys: list[bytes]) -> dict[bytes, int]:
+        """What the script says of each key."""
+        fields = [feature.hash_field for feature in view.features]
+        number = schema_number(fields)
+        schemas = {number: b"".join(fields), **self._recorded.get(_name(view), {})}
+        arguments = [
+            LAYOUTS.index(self.summary.layout),
+            view.time_field,
+            view.row_field,
+            *(n.to_bytes(4, "little") + schema for n, schema in schemas.items()),
+        ]
+        outcomes: dict[bytes, int] = {}
+        calls = _portions(keys, _KEYS_A_CALL)
+        for portion in _portions(calls, _CALLS_AT_ONCE):
+            answers = self._patiently(partial(self._run_script, view, portion, arguments))
+            for group, answer in zip(portion, answers, strict=True):
+                outcomes.update(zip(group, answer, strict=True))
+        return outcomes
+
+    def _run_script(
+        self, view: WriteDefinition, calls: Sequence[Sequence[bytes]], arguments: list[Any]
+    ) -> list[bytes]:
+        if self.summary.layout != LAYOUTS[0]:
+            # Before there is a row that cannot be read without it.
+            self._schemas.record(view)
+        while True:
+            loaded = not self._sha
+            if loaded:
+                self._sha = self._client.script_load(SCRIPT)
+            pipeline = self._client.pipeline(transaction=False)
+            for group in calls:
+                pipeline.evalsha(self._sha, len(group), *group, *arguments)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            error = next((a for a in answers if isinstance(a, Exception)), None)
+            if error is None:
+                return answers
+            if loaded or not isinstance(error, redis.exceptions.NoScriptError):
+                raise error
+            self._sha = ""
+
+    def _server(self) -> str:
+        return str(self._client.info("server")["run_id"])
+
+    def _described(self, server: str) -> dict[str, str]:
+        """What a run must be like for another one to go on with it."""
+        return {
+            "layout": self.summary.layout,
+            "views": json.dumps([view.name for view in self.summary.views]),
+            "server": server,
+        }
+
+    def _resume(self, server: str) -> int:
+        """Takes up an interrupted run. Returns its cursor; 0 where there is none like this one."""
+        stored: dict[str, str] = {
+            name.decode(): value.decode()
+            for name, value in self._client.hgetall(self._place).items()
+        }
+        wanted = self._described(server)
+        if {name: stored.get(name) for name in wanted} != wanted:
+            return 0
+        counts = json.loads(stored["counts"])
+        self.summary.views = [ViewRepack(**view) for view in counts["views"]]
+        self.summary.keys = counts["keys"]
+        self.summary.entities = counts["entities"]
+        self.summary.resumed = True
+        return int(stored["cursor"])
+
+    def _remember(self, server: str, cursor: int) -> None:
+        counts = {
+            "views": [asdict(view) for view in self.summary.views],
+            "keys": self.summary.keys,
+            "entities": self.summary.entities,
+        }
+        pipeline = self._client.pipeline()
+        pipeline.hset(
+            self._place,
+            mapping={
+                **self._described(server),
+                "cursor": cursor,
+                "counts": json.dumps(counts),
+            },
+        )
+        pipeline.expire(self._place, _REMEMBERED)
+        pipeline.execute()
+
+    def _converted(self) -> int:
+        return sum(view.converted for view in self.summary.views)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(max(seconds, 0)):
+            raise _Stopped
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Does something that may be done twice, and again for a while where Redis is away."""
+        end = time.monotonic() + PATIENCE
+        wait = _FIRST_WAIT
+        while True:
+            self._pause(0)
+            try:
+                return act()
+            except (redis.ConnectionError, redis.TimeoutError):
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise
+                self._pause(min(wait, left))
+                wait = min(2 * wait, _LONGEST_WAIT)
