@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.cache cimport RowCache
 from hotfeast.hotpath.packed cimport ASK_AGAIN, SETTLE_NO_MEMORY, SETTLED, Settled, settle
 from hotfeast.hotpath.reply cimport (
     SCAN_BROKEN,
@@ -98,7 +99,9 @@ cdef Outcome transfer(int fd, Batch batch, Reply reply, int64_t deadline_ns) noe
         limit = batch.out.chunks[min(chunk + AHEAD, batch.out.chunk_count) - 1].end
 
 
-def exchange(int fd, Batch batch not None, Reply reply not None, double timeout) -> None:
+def exchange(
+    int fd, Batch batch not None, Reply reply not None, double timeout, RowCache cache=None
+) -> None:
     """Sends a batch's commands and reads all of their replies.
 
     After any exception but ReplyError the connection is out of step and must be closed.
@@ -106,6 +109,7 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
     Args:
         fd: A connected stream socket, not encrypted.
         timeout: Seconds for all of it.
+        cache: What it has is not asked for; what has been read is kept in it.
 
     Raises:
         ReplyError: Redis answered a command with an error.
@@ -118,7 +122,7 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
     cdef Outcome outcome
     cdef Settled settled = SETTLED
     cdef int error
-    if reply.begin(batch) != 0:
+    if (reply.begin(batch) if cache is None else cache.begin(batch, reply)) != 0:
         raise MemoryError
     if batch.out.size == 0:
         settle(batch, reply)
@@ -137,6 +141,8 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
                 outcome = NO_MEMORY
     if outcome == DONE:
         reply.raise_error()
+        if cache is not None:
+            cache.keep(batch, reply)
     elif outcome == TIMED_OUT:
         raise TimeoutError(f"Redis did not answer within {timeout:.3g} s")
     elif outcome == CLOSED:

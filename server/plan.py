@@ -30,6 +30,7 @@ from hotfeast.hotpath.request import Request
 from hotfeast.server.errors import RequestFailure, invalid, not_servable, unknown_name
 from hotfeast.server.layouts import view_layout
 from hotfeast.server.registry import Definitions, FieldDefinition, Projection, ViewDefinition
+from hotfeast.server.staleness import view_staleness
 from hotfeast.serving.v1 import serving_pb2
 
 # ValueType.Enum
@@ -373,6 +374,7 @@ def _read_definition(
                 row_field=row_hash_field(storage_name),
                 schema=tuple(feature_hash_field(storage_name, f.name) for f in view.features),
                 packed=view_layout(view.name, view.tags, definitions.layout) != LAYOUTS[0],
+                cache_seconds=view_staleness(view.name, view.tags, definitions.cache_seconds),
             )
         )
         versions.setdefault(projection.alias or projection.view, version)
