@@ -8,8 +8,9 @@ judging changes them. A plan's token is its own, so entries of plans that were r
 nobody and make way in time.
 
 An entry counts for as long as its recipe allows since Redis was asked for it, and no longer than
-until its Redis key is invalidated: by a write through this gateway (`forget_rows`), or because Redis
-tells of a write by anybody (`invalidate`). Without word from Redis (`shut`) nothing is kept or found.
+until its Redis key is invalidated: by a write through this gateway (`forget_rows`), or because
+Redis tells of a write by anybody (`invalidate`). Without word from Redis (`shut`) nothing is kept
+or found.
 
 A row that is written while it is being read must not be kept as it was before. So each bucket of the
 table has an epoch, which grows with every invalidation of a key that belongs there. The epochs are
@@ -39,9 +40,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from hotfeast.hotpath.batch cimport Batch, Lookup, Sought
+from hotfeast.hotpath.batch cimport Batch, Sought
 from hotfeast.hotpath.packed cimport SPAN_ABSENT
-from hotfeast.hotpath.plan cimport Plan, Recipe, View
+from hotfeast.hotpath.plan cimport Plan, View
 from hotfeast.hotpath.reply cimport Reply, Span
 from hotfeast.hotpath.writes cimport REJECTED, WriteBatch
 

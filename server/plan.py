@@ -528,6 +528,11 @@ class PlanBook:
             while len(self._lists) > self._capacity:
                 self._lists.popitem(last=False)
 
+    @property
+    def service_plans(self) -> list[ServingPlan]:
+        """The plans of all services that can be served."""
+        return [plan for plan in self._services.values() if isinstance(plan, ServingPlan)]
+
     def service_plan(self, name: str) -> ServingPlan | None:
         """The plan of a service, with short names unless they clash; None if there is none."""
         for full in (False, True):
