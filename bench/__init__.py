@@ -16,7 +16,7 @@ write_data   what is written: one view of 10 features
 write_rates  materialization beside Feast and Redis alone, and its memory
 write_latency, write_mixed  pushes, alone and beside reads
 writes       all of these, with verdicts
-transforms   what on-demand views add, kernels beside Feast's SDK (`transform_views`)
+transforms   what the demo's on-demand views add, beside Feast's SDK (`transform_views`)
 
 Run as `python -m bench stages | end-to-end | quick | read-modes | reload | slow-transforms |
 transforms | writes` from the root of the checkout.

@@ -151,8 +151,10 @@ def no_garbage_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-def interleave(contenders: Sequence[Contender], rounds: int) -> dict[str, Samples]:
-    """Warms all contenders up, then measures them in turns.
+def interleave(
+    contenders: Sequence[Contender], rounds: int, warm_up: float = _WARM_UP_LIMIT
+) -> dict[str, Samples]:
+    """Warms all contenders up, each for so many seconds at most, then measures them in turns.
 
     Returns:
         The samples of each contender, by name.
@@ -160,7 +162,7 @@ def interleave(contenders: Sequence[Contender], rounds: int) -> dict[str, Sample
     times: dict[str, list[list[int]]] = {c.name: [] for c in contenders}
     with no_garbage_collection():
         for contender in contenders:
-            contender.run(WARM_UP_CALLS, _WARM_UP_LIMIT)
+            contender.run(WARM_UP_CALLS, warm_up)
         for _ in range(rounds):
             for contender in contenders:
                 times[contender.name].append(contender.run(contender.calls))

@@ -52,9 +52,7 @@ RAW = "raw"
 RAW_PER_VIEW = "raw per view"
 ECHO_AND_RAW = "echo after raw"
 
-_METHOD = (
-    f"/{serving_pb2.DESCRIPTOR.services_by_name['FeatureServing'].full_name}/GetOnlineFeatures"
-)
+METHOD = f"/{serving_pb2.DESCRIPTOR.services_by_name['FeatureServing'].full_name}/GetOnlineFeatures"
 _FEAST_METHOD = (
     f"/{FEAST_GRPC_SERVER.services_by_name['GrpcFeatureServer'].full_name}/GetOnlineFeatures"
 )
@@ -260,7 +258,7 @@ def open_peers(
         feast = stack.enter_context(
             Server("bench.servers", "feast", str(store.repo), str(free_port()), ready=_READY)
         )
-        call_ours = caller(stack, ours, _METHOD)
+        call_ours = caller(stack, ours, METHOD)
         call_feast = caller(stack, feast.port(), _FEAST_METHOD)
 
         requests = {w.rows: make_requests(store.rows.entities, w.rows, w.ring) for w in workloads}

@@ -1,224 +1,148 @@
-"""Transforms to measure, each in pandas and in Feast's python mode."""
+"""The demo's on-demand views for Feast's SDK: in its python mode, and one that has no kernel."""
 
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from feast import (
-    Entity,
-    FeatureService,
-    FeatureStore,
-    FeatureView,
-    Field,
-    FileSource,
-    RequestSource,
-    ValueType,
-)
-from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Bool, Float64, Int32, Int64, String, UnixTimestamp
+from feast import Field, RequestSource
+from feast.feature_view import FeatureView
+from feast.on_demand_feature_view import OnDemandFeatureView, on_demand_feature_view
+from feast.types import Int32, Int64, from_value_type
 
-PROJECT = "transforms"
-INPUTS = {
-    "spend": Float64,
-    "average_basket": Float64,
-    "basket_deviation": Float64,
-    "lat": Float64,
-    "lon": Float64,
-    "orders": Int64,
-    "clicks": Int64,
-    "impressions": Int64,
-    "tier": String,
-    "is_active": Bool,
-}
-REQUEST = {
-    "cart_value": Float64,
-    "shop_lat": Float64,
-    "shop_lon": Float64,
-    "event_time": UnixTimestamp,
-}
-
-customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
-customers = FeatureView(
-    name="customers",
-    entities=[customer],
-    ttl=timedelta(days=365),
-    schema=[
-        Field(name="customer_id", dtype=Int64),
-        *(Field(name=name, dtype=dtype) for name, dtype in INPUTS.items()),
-    ],
-    source=FileSource(name="customers", path="unused.parquet", timestamp_field="event_timestamp"),
-)
+Columns = dict[str, list[Any]]
 
 
-def ratio(inputs: pd.DataFrame) -> pd.DataFrame:
-    df = pd.DataFrame()
-    df["ratio"] = inputs["clicks"] / inputs["impressions"]
-    return df
-
-
-def ratio_python(inputs: dict[str, Any]) -> dict[str, Any]:
-    pairs = zip(inputs["clicks"], inputs["impressions"], strict=True)
-    return {"ratio": [c / i for c, i in pairs]}
-
-
-def z_score(inputs: pd.DataFrame) -> pd.DataFrame:
-    z = (inputs["cart_value"] - inputs["average_basket"]) / (inputs["basket_deviation"] + 1e-9)
-    return pd.DataFrame({"z": z.clip(-3, 3), "is_outlier": z.abs() > 3})
-
-
-def z_score_python(inputs: dict[str, Any]) -> dict[str, Any]:
-    rows = zip(
-        inputs["cart_value"], inputs["average_basket"], inputs["basket_deviation"], strict=True
-    )
-    z = [(value - mean) / (deviation + 1e-9) for value, mean, deviation in rows]
-    return {"z": [min(max(x, -3.0), 3.0) for x in z], "is_outlier": [abs(x) > 3 for x in z]}
-
-
-def discount(inputs: pd.DataFrame) -> pd.DataFrame:
-    df = pd.DataFrame()
-    df["eligible"] = (
-        (inputs["orders"] >= 3) & (inputs["cart_value"] >= 50) & inputs["is_active"].fillna(False)
-    )
-    share = inputs["tier"].map({"bronze": 0.02, "silver": 0.05, "gold": 0.1}).fillna(0.0)
-    df["discounted"] = np.where(
-        df["eligible"], inputs["cart_value"] * (1 - share), inputs["cart_value"]
-    )
-    return df
-
-
-def discount_python(inputs: dict[str, Any]) -> dict[str, Any]:
-    shares = {"bronze": 0.02, "silver": 0.05, "gold": 0.1}
-    eligible, discounted = [], []
-    for orders, value, active, tier in zip(
-        inputs["orders"], inputs["cart_value"], inputs["is_active"], inputs["tier"], strict=True
+def cart_comparison(inputs: Columns) -> Columns:
+    # Rounded as NumPy does it.
+    ratio, above, price = [], [], []
+    for value, items, usual, mean in zip(
+        inputs["cart_value_usd"],
+        inputs["cart_items_count"],
+        inputs["avg_basket_usd_30d"],
+        inputs["avg_basket_usd_90d"],
+        strict=True,
     ):
-        eligible.append(orders >= 3 and value >= 50 and bool(active))
-        discounted.append(value * (1 - shares.get(tier, 0.0)) if eligible[-1] else value)
-    return {"eligible": eligible, "discounted": discounted}
-
-
-def distance(inputs: pd.DataFrame) -> pd.DataFrame:
-    lat1, lon1, lat2, lon2 = map(
-        np.radians, [inputs["lat"], inputs["lon"], inputs["shop_lat"], inputs["shop_lon"]]
-    )
-    a = (
-        np.sin((lat2 - lat1) / 2) ** 2
-        + np.cos(lat1) * np.cos(lat2) * np.sin((lon2 - lon1) / 2) ** 2
-    )
-    return pd.DataFrame({"distance_km": 2 * 6371.0 * np.arcsin(np.sqrt(a))})
-
-
-def distance_python(inputs: dict[str, Any]) -> dict[str, Any]:
-    from math import asin, cos, radians, sin, sqrt
-
-    result = []
-    for row in zip(
-        inputs["lat"], inputs["lon"], inputs["shop_lat"], inputs["shop_lon"], strict=True
-    ):
-        lat1, lon1, lat2, lon2 = map(radians, row)
-        a = sin((lat2 - lat1) / 2) ** 2 + cos(lat1) * cos(lat2) * sin((lon2 - lon1) / 2) ** 2
-        result.append(2 * 6371.0 * asin(sqrt(a)))
-    return {"distance_km": result}
-
-
-def calendar(inputs: pd.DataFrame) -> pd.DataFrame:
-    df = pd.DataFrame()
-    df["hour"] = inputs["event_time"].dt.hour
-    df["weekday"] = inputs["event_time"].dt.dayofweek
-    df["is_weekend"] = df["weekday"] >= 5
-    df["hour_sin"] = np.sin(2 * np.pi * df["hour"] / 24)
-    return df
-
-
-def calendar_python(inputs: dict[str, Any]) -> dict[str, Any]:
-    from math import pi, sin
-
-    times = inputs["event_time"]
+        known = value is not None
+        ratio.append(value / usual if known and usual is not None and usual > 0 else None)
+        above.append(round((value - mean) * 100) / 100 if known and mean is not None else None)
+        price.append(value / items if known and items is not None and items > 0 else None)
     return {
-        "hour": [t.hour for t in times],
-        "weekday": [t.weekday() for t in times],
-        "is_weekend": [t.weekday() >= 5 for t in times],
-        "hour_sin": [sin(2 * pi * t.hour / 24) for t in times],
+        "cart_to_avg_basket_ratio_30d": ratio,
+        "cart_above_avg_basket_usd_90d": above,
+        "cart_item_avg_price_usd": price,
     }
 
 
-TRANSFORMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "ratio": (ratio, ratio_python, {"ratio": Float64}),
-    "z_score": (z_score, z_score_python, {"z": Float64, "is_outlier": Bool}),
-    "discount": (discount, discount_python, {"eligible": Bool, "discounted": Float64}),
-    "distance": (distance, distance_python, {"distance_km": Float64}),
-    "calendar": (
-        calendar,
-        calendar_python,
-        {"hour": Int32, "weekday": Int32, "is_weekend": Bool, "hour_sin": Float64},
-    ),
+def visit_calendar(inputs: Columns) -> Columns:
+    times = inputs["requested_at"]
+    return {
+        "visit_hour": [t.hour for t in times],
+        "visit_day_of_week": [t.weekday() for t in times],
+        "visit_day_of_month": [t.day for t in times],
+        "visit_month": [t.month for t in times],
+        "visit_is_weekend": [t.weekday() >= 5 for t in times],
+        "visit_is_peak_hour": [t.hour >= 20 for t in times],
+    }
+
+
+def discount_eligibility(inputs: Columns) -> Columns:
+    eligible, missing = [], []
+    for value, minimum, least, baskets, days in zip(
+        inputs["cart_value_usd"],
+        inputs["promotion_min_cart_usd"],
+        inputs["promotion_min_baskets_30d"],
+        inputs["baskets_count_30d"],
+        inputs["days_since_last_basket"],
+        strict=True,
+    ):
+        loyal = baskets is not None and baskets >= least
+        away = days is not None and days >= 30
+        eligible.append(value >= minimum and (loyal or away))
+        missing.append(max(minimum - value, 0.0))
+    return {"discount_is_eligible": eligible, "discount_missing_usd": missing}
+
+
+def personalization(inputs: Columns) -> Columns:
+    from math import exp, log, log2
+
+    shares, fits, scores = [], [], []
+    for baskets, units, revenue, buyers, price, bought, days in zip(
+        inputs["baskets_count_90d"],
+        inputs["units_count_90d"],
+        inputs["revenue_usd_90d"],
+        inputs["product_buyers_count_30d"],
+        inputs["product_avg_price_usd_30d"],
+        inputs["pair_baskets_count_90d"],
+        inputs["pair_days_since_last_purchase"],
+        strict=True,
+    ):
+        share = min((bought or 0) / baskets, 1.0) if baskets else 0.0
+        paid = revenue / units if units and revenue is not None else 0.0
+        fit = exp(abs(log2(price / paid)) * log(0.5)) if paid and price else None
+        recent = exp(days / -30.0) if days is not None else 0.0
+        popular = min(log2((buyers or 0) + 1) / 10, 1.0)
+        shares.append(share)
+        fits.append(fit)
+        scores.append(0.6 * share * recent + 0.3 * popular + 0.1 * (fit or 0.0))
+    return {
+        "pair_basket_share_90d": shares,
+        "product_price_fit": fits,
+        "personalization_score": scores,
+    }
+
+
+def cart_comparison_by_row(inputs: pd.DataFrame) -> pd.DataFrame:
+    """`cart_comparison` with loops over rows, for which there is no kernel."""
+    value = inputs["cart_value_usd"]
+    out = pd.DataFrame()
+    out["cart_to_avg_basket_ratio_30d"] = [
+        v / usual if usual > 0 else np.nan
+        for v, usual in zip(value, inputs["avg_basket_usd_30d"], strict=True)
+    ]
+    out["cart_above_avg_basket_usd_90d"] = [
+        np.round(v - mean, 2) for v, mean in zip(value, inputs["avg_basket_usd_90d"], strict=True)
+    ]
+    out["cart_item_avg_price_usd"] = [
+        v / items if items > 0 else np.nan
+        for v, items in zip(value, inputs["cart_items_count"], strict=True)
+    ]
+    return out
+
+
+IN_PYTHON = {
+    "cart_comparison": cart_comparison,
+    "visit_calendar": visit_calendar,
+    "discount_eligibility": discount_eligibility,
+    "personalization": personalization,
 }
-"""By name: in pandas, in Feast's python mode, and the outputs."""
+"""By the name of the demo's view, its equal in python mode."""
+
+BY_ROW = "cart_comparison_by_row"
+"""The view that falls back to Python; its inputs and outputs are those of `cart_comparison`."""
 
 
-def _constants(code: Any) -> set[Any]:
-    found = set()
-    for constant in code.co_consts:
-        found |= _constants(constant) if hasattr(constant, "co_consts") else {constant}
-    return found
+def variant(
+    view: OnDemandFeatureView, sources: list[FeatureView], name: str, mode: str, function: Any
+) -> OnDemandFeatureView:
+    """A view with the inputs and outputs of another.
 
-
-def read_by(name: str) -> tuple[list[str], list[str]]:
-    """The features and the request data that a transform reads."""
-    names = _constants(TRANSFORMS[name][0].__code__)
-    return [n for n in INPUTS if n in names], [n for n in REQUEST if n in names]
-
-
-def apply(folder: Path, redis: str) -> FeatureStore:
-    """Applies the views: each transform as `NAME` in pandas and as `NAME_python`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "feature_store.yaml").write_text(
-        f"""project: {PROJECT}
-registry:
-  path: {folder / "registry.db"}
-  cache_ttl_seconds: 86400
-provider: local
-online_store:
-  type: redis
-  connection_string: "{redis}"
-entity_key_serialization_version: 3
-"""
-    )
-    store = FeatureStore(repo_path=str(folder))
-    views = []
-    for name, (in_pandas, in_python, outputs) in TRANSFORMS.items():
-        features, fields = read_by(name)
-        for function, mode, suffix in ((in_pandas, "pandas", ""), (in_python, "python", "_python")):
-            sources: list[Any] = [customers[features]] if features else []
-            if fields:
-                sources.append(
-                    RequestSource(
-                        name=f"{name}{suffix}_request",
-                        schema=[Field(name=n, dtype=REQUEST[n]) for n in fields],
-                    )
-                )
-            decorate: Any = on_demand_feature_view(
-                name=f"{name}{suffix}",
-                sources=sources,
-                # What Feast infers: Python has one type of integers.
-                schema=[
-                    Field(name=n, dtype=Int64 if t is Int32 and suffix else t)
-                    for n, t in outputs.items()
-                ],
-                mode=mode,
-            )
-            views.append(decorate(function))
-    services = []
-    for view in views:
-        features, _ = read_by(view.name.removesuffix("_python"))
-        taken = [customers[features or ["spend"]], view]
-        services.append(FeatureService(name=f"with_{view.name}", features=taken))
-    for name in TRANSFORMS:
-        features, _ = read_by(name)
-        services.append(
-            FeatureService(name=f"without_{name}", features=[customers[features or ["spend"]]])
-        )
-    store.apply([customer, customers, *views, *services])
-    return store
+    Args:
+        view: The other.
+        sources: Its feature views, with the features that it takes.
+        name: Of the new view.
+        mode: Feast's.
+        function: In this mode.
+    """
+    asked = [
+        Field(name=field, dtype=from_value_type(value_type))
+        for field, value_type in view.get_request_data_schema().items()
+    ]
+    taken: list[Any] = [*sources]
+    if asked:
+        taken.append(RequestSource(name=f"{name}_request", schema=asked))
+    # Feast infers the schema from what the function returns, and Python has one type of integers.
+    narrow = {Int32: Int64} if mode == "python" else {}
+    schema = [Field(name=f.name, dtype=narrow.get(f.dtype, f.dtype)) for f in view.features]
+    decorate: Any = on_demand_feature_view(name=name, sources=taken, schema=schema, mode=mode)
+    made: OnDemandFeatureView = decorate(function)
+    return made

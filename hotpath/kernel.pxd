@@ -76,12 +76,12 @@ cdef struct Binding:
 cdef struct RequestField:
     Cursor name
     int value_type
-    int kind
+    int kind                  # -1 where the values are not looked at
 
 
 cdef class Computation:
     cdef Plan plan
-    cdef list kernels
+    cdef list kernels             # of each computed view, None where it has none
     cdef Binding* bindings        # those of all kernels, one after the other
     cdef uint32_t binding_count
     cdef list owned
@@ -91,4 +91,4 @@ cdef class Computation:
     cdef uint32_t field_count
 
     cdef Cursor own(self, bytes data)
-    cdef bytes compute(self, Batch batch, Reply reply, bint strict)
+    cdef list compute(self, Batch batch, Reply reply, bint strict)

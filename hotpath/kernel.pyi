@@ -87,10 +87,11 @@ class Computation:
     def __init__(
         self,
         plan: Plan,
-        kernels: Sequence[tuple[Kernel, Sequence[tuple[int, int] | str]]],
+        kernels: Sequence[tuple[Kernel, Sequence[tuple[int, int] | str]] | None],
         request_fields: Sequence[tuple[str, int, int]],
         sent: Sequence[bool],
         computed_names: Sequence[str],
     ) -> None:
-        """Takes name, `ValueType` and Kind of each request field. Raises ValueError where a binding
-        is to nothing that the plan reads."""
+        """Takes each computed view's kernel and what its inputs are, or None where it has none, and
+        name, `ValueType` and Kind of each request field, -1 for a Kind that no kernel reads. Raises
+        ValueError where a binding is to nothing that the plan reads."""

@@ -1038,12 +1038,13 @@ cdef class Computation:
         """
         Args:
             plan: What is read.
-            kernels: Each with, for every input, the `(view, feature)` of the plan that it is, or
-                the name of a join key or request field.
+            kernels: For every computed view its kernel with, for every input, the
+                `(view, feature)` of the plan that it is, or the name of a join key or request
+                field; None for a view without a kernel.
             request_fields: Name, number in `ValueType.Enum` and Kind of all that the request
-                context must have.
+                context must have; -1 for a Kind whose values are not looked at here.
             sent: For every feature of the plan whether it is sent.
-            computed_names: Names of the computed features, in the order of the kernels' outputs.
+            computed_names: Names of the computed features, in the order of the views.
         """
         cdef Binding* binding
         cdef RequestField* field
@@ -1053,7 +1054,7 @@ cdef class Computation:
         self.owned = []
         self.field_count = len(request_fields)
         self.fields = <RequestField*>calloc(self.field_count + 1, sizeof(RequestField))
-        self.binding_count = sum(len(inputs) for _, inputs in kernels)
+        self.binding_count = sum(len(bound[1]) for bound in kernels if bound is not None)
         self.bindings = <Binding*>calloc(self.binding_count + 1, sizeof(Binding))
         self.sent = <uint8_t*>calloc(plan.feature_count + 1, 1)
         if self.fields == NULL or self.bindings == NULL or self.sent == NULL:
@@ -1066,7 +1067,11 @@ cdef class Computation:
         if len(sent) != plan.feature_count:
             raise ValueError("one flag for each feature of the plan")
         i = 0
-        for kernel, inputs in kernels:
+        for bound in kernels:
+            if bound is None:
+                self.kernels.append(None)
+                continue
+            kernel, inputs = bound
             if len(inputs) != (<Kernel?>kernel).input_count:
                 raise ValueError("one binding for each input of the kernel")
             self.kernels.append(kernel)
@@ -1111,8 +1116,9 @@ cdef class Computation:
         cursor.end = cursor.at + len(data)
         return cursor
 
-    cdef bytes compute(self, Batch batch, Reply reply, bint strict):
-        """The computed features as fields of the response; None where pandas has to do it.
+    cdef list compute(self, Batch batch, Reply reply, bint strict):
+        """The computed features of each view as fields of the response; None for a view that
+        Python has to compute, and instead of the list where that is all of them.
 
         The rows of the reply have been judged: spans that must not be sent are empty.
         """
@@ -1137,12 +1143,12 @@ cdef class Computation:
             parts = []
             i = 0
             for kernel in self.kernels:
-                part = (<Kernel>kernel).run(starts + i, rows, strict)
-                if part is None:
-                    return None
-                parts.append(part)
+                if kernel is None:
+                    parts.append(None)
+                    continue
+                parts.append((<Kernel>kernel).run(starts + i, rows, strict))
                 i += (<Kernel>kernel).input_count
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return parts
         finally:
             free(memory)
             free(<void*>starts)
@@ -1168,6 +1174,8 @@ cdef bint is_as_declared(Batch batch, const RequestField* field) noexcept nogil:
             continue
         if column.rows != batch.rows:
             return False
+        if field.kind < 0:
+            return True
         c = column.values
         for _ in range(batch.rows):
             if read_tag(&c, &tag_field, &wire) != 0 or read_span(&c, &span) != 0:

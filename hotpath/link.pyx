@@ -9,12 +9,12 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.batch cimport Batch, Outgoing
 from hotfeast.hotpath.cache cimport RowCache
-from hotfeast.hotpath.packed cimport ASK_AGAIN, SETTLE_NO_MEMORY, SETTLED, Settled, settle
+from hotfeast.hotpath.packed cimport ASK_AGAIN, SETTLE_NO_MEMORY, Settled, settle
 from hotfeast.hotpath.reply cimport (
     SCAN_BROKEN,
-    SCAN_DONE,
+    SCAN_MORE,
     SCAN_NO_MEMORY,
     Reply,
     ScanState,
@@ -27,45 +27,95 @@ cdef enum:
     # Chunks that are sent ahead of the replies: while one is parsed, Redis works on the next.
     AHEAD = 2
 
-cdef enum Outcome:
-    DONE = 0
-    BROKEN = 1
-    CLOSED = 2
-    TIMED_OUT = 3
-    SOCKET_ERROR = 4
-    NO_MEMORY = 5
-
-
 cdef int64_t monotonic_ns() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
-cdef Outcome transfer(int fd, Batch batch, Reply reply, int64_t deadline_ns) noexcept nogil:
-    """Writes and reads until the replies are complete.
+cdef void begin_transfer(Transfer* transfer, Batch batch) noexcept nogil:
+    """Starts on the commands at hand."""
+    transfer.sent = 0
+    transfer.chunk = 0
+    transfer.limit = batch.out.chunks[min(<uint32_t>AHEAD, batch.out.chunk_count) - 1].end
+
+
+cdef Outcome send_more(int fd, Batch batch, Transfer* transfer) noexcept nogil:
+    """Sends what may be sent now and fits the socket's buffer. Returns PENDING or SOCKET_ERROR."""
+    cdef ssize_t count
+    if transfer.sent < transfer.limit:
+        count = send(
+            fd, batch.out.commands + transfer.sent, transfer.limit - transfer.sent,
+            MSG_DONTWAIT | MSG_NOSIGNAL,
+        )
+        if count > 0:
+            transfer.sent += <size_t>count
+        elif count < 0 and errno not in (EAGAIN, EINTR):
+            return SOCKET_ERROR
+    return PENDING
+
+
+cdef Outcome receive_more(int fd, Batch batch, Reply reply, Transfer* transfer) noexcept nogil:
+    """Takes what has come, once. Where the first replies are complete and there are further
+    commands, starts on them. Returns DONE once all cells are known, or why there are none, or
+    PENDING; after that, there may be more to send."""
+    cdef Outgoing* out = batch.out
+    cdef ScanState state
+    cdef Settled settled
+    cdef ssize_t count
+    if reply.make_room(READ_SIZE) != 0:
+        return NO_MEMORY
+    count = recv(fd, reply.buffer + reply.received, reply.capacity - reply.received, MSG_DONTWAIT)
+    if count == 0:
+        return CLOSED
+    if count < 0:
+        return PENDING if errno in (EAGAIN, EINTR) else SOCKET_ERROR
+    reply.received += <size_t>count
+    state = reply.scan()
+    if state == SCAN_BROKEN:
+        return BROKEN
+    if state == SCAN_NO_MEMORY:
+        return NO_MEMORY
+    if state == SCAN_MORE:
+        while (
+            transfer.chunk < out.chunk_count
+            and reply.commands_done >= out.chunks[transfer.chunk].commands
+        ):
+            transfer.chunk += 1
+        transfer.limit = out.chunks[min(transfer.chunk + AHEAD, out.chunk_count) - 1].end
+        return PENDING
+    if transfer.sent != out.size:
+        # A reply that is complete before its commands are sent is somebody else's.
+        return BROKEN
+    if reply.settled or reply.error_size > 0:
+        return DONE
+    settled = settle(batch, reply)
+    if settled == SETTLE_NO_MEMORY:
+        return NO_MEMORY
+    if settled == ASK_AGAIN:
+        begin_transfer(transfer, batch)
+        return PENDING
+    return DONE
+
+
+cdef Outcome transfer_all(int fd, Batch batch, Reply reply, int64_t deadline_ns) noexcept nogil:
+    """Writes and reads until all cells are known.
 
     Reading goes on while there is something left to write: the server answers the first commands
     while it is sent the last, and neither side's socket buffer fills up. The batch's chunks go out
     as the replies to earlier ones come in.
     """
-    cdef size_t sent = 0, limit
-    cdef uint32_t chunk = 0
-    cdef ssize_t count
+    cdef Transfer transfer
+    cdef Outcome outcome
     cdef int64_t remaining
-    cdef ScanState state
     cdef pollfd wait
     cdef int ready
+    begin_transfer(&transfer, batch)
     wait.fd = fd
-    limit = batch.out.chunks[min(<uint32_t>AHEAD, batch.out.chunk_count) - 1].end
     while True:
-        if sent < limit:
-            count = send(fd, batch.out.commands + sent, limit - sent, MSG_DONTWAIT | MSG_NOSIGNAL)
-            if count > 0:
-                sent += <size_t>count
-            elif count < 0 and errno not in (EAGAIN, EINTR):
-                return SOCKET_ERROR
-        wait.events = POLLIN | POLLOUT if sent < limit else POLLIN
+        if send_more(fd, batch, &transfer) != PENDING:
+            return SOCKET_ERROR
+        wait.events = POLLIN | POLLOUT if transfer.sent < transfer.limit else POLLIN
         remaining = (deadline_ns - monotonic_ns() + 999999) // 1000000
         if remaining <= 0:
             return TIMED_OUT
@@ -75,28 +125,22 @@ cdef Outcome transfer(int fd, Batch batch, Reply reply, int64_t deadline_ns) noe
             return SOCKET_ERROR
         if ready <= 0 or not wait.revents & ~POLLOUT:
             continue
-        if reply.make_room(READ_SIZE) != 0:
-            return NO_MEMORY
-        count = recv(fd, reply.buffer + reply.received, reply.capacity - reply.received,
-                     MSG_DONTWAIT)
-        if count == 0:
-            return CLOSED
-        if count < 0:
-            if errno in (EAGAIN, EINTR):
-                continue
-            return SOCKET_ERROR
-        reply.received += <size_t>count
-        state = reply.scan()
-        if state == SCAN_DONE:
-            # A reply that is complete before its commands are sent is somebody else's.
-            return DONE if sent == batch.out.size else BROKEN
-        if state == SCAN_BROKEN:
-            return BROKEN
-        if state == SCAN_NO_MEMORY:
-            return NO_MEMORY
-        while chunk < batch.out.chunk_count and reply.commands_done >= batch.out.chunks[chunk].commands:
-            chunk += 1
-        limit = batch.out.chunks[min(chunk + AHEAD, batch.out.chunk_count) - 1].end
+        outcome = receive_more(fd, batch, reply, &transfer)
+        if outcome != PENDING:
+            return outcome
+
+
+cdef object failure_of(Outcome outcome, int error, double timeout):
+    """The exception for an outcome that is neither DONE nor PENDING."""
+    if outcome == TIMED_OUT:
+        return TimeoutError(f"Redis did not answer within {timeout:.3g} s")
+    if outcome == CLOSED:
+        return ConnectionResetError("Redis closed the connection")
+    if outcome == BROKEN:
+        return ProtocolError("Redis' reply is not the RESP reply to what was asked")
+    if outcome == NO_MEMORY:
+        return MemoryError()
+    return OSError(error, "the connection to Redis failed")
 
 
 def exchange(
@@ -120,7 +164,6 @@ def exchange(
     """
     cdef int64_t deadline = monotonic_ns() + <int64_t>(timeout * 1e9)
     cdef Outcome outcome
-    cdef Settled settled = SETTLED
     cdef int error
     if (reply.begin(batch) if cache is None else cache.begin(batch, reply)) != 0:
         raise MemoryError
@@ -128,28 +171,10 @@ def exchange(
         settle(batch, reply)
         return
     with nogil:
-        outcome = transfer(fd, batch, reply, deadline)
+        outcome = transfer_all(fd, batch, reply, deadline)
         error = errno
-        if outcome == DONE and not reply.settled and reply.error_size == 0:
-            settled = settle(batch, reply)
-            if settled == ASK_AGAIN:
-                outcome = transfer(fd, batch, reply, deadline)
-                error = errno
-                if outcome == DONE and reply.error_size == 0:
-                    settled = settle(batch, reply)
-            if settled == SETTLE_NO_MEMORY:
-                outcome = NO_MEMORY
-    if outcome == DONE:
-        reply.raise_error()
-        if cache is not None:
-            cache.keep(batch, reply)
-    elif outcome == TIMED_OUT:
-        raise TimeoutError(f"Redis did not answer within {timeout:.3g} s")
-    elif outcome == CLOSED:
-        raise ConnectionResetError("Redis closed the connection")
-    elif outcome == BROKEN:
-        raise ProtocolError("Redis' reply is not the RESP reply to what was asked")
-    elif outcome == NO_MEMORY:
-        raise MemoryError
-    else:
-        raise OSError(error, "the connection to Redis failed")
+    if outcome != DONE:
+        raise failure_of(outcome, error, timeout)
+    reply.raise_error()
+    if cache is not None:
+        cache.keep(batch, reply)

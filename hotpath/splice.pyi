@@ -19,9 +19,10 @@ def build_computed(
     strict: bool,
     computation: Computation,
     keep: bool,
-) -> tuple[bytes | None, bytes | None]:
+) -> tuple[bytes | None, bytes | None, list[bytes | None] | None]:
     """Writes the response with features that kernels compute, as `build_response` otherwise.
 
-    Returns it, or None where the data is to be left to pandas, and in that case or with `keep` the
-    response of all that was read.
+    Returns it, or None where a view is to be left to Python; in that case or with `keep` the
+    response of all that was read; and the `results` fields of each computed view, None for one that
+    is left to Python, or instead of the list where all are.
     """

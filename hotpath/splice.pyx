@@ -620,8 +620,8 @@ cdef tuple build(
     """Judges the rows and writes the response, as the two functions below say.
 
     Returns:
-        The response with computed features, or None, and the one with all that was read, or None
-        where it is not needed.
+        The response with computed features, or None; the one with all that was read, or None where
+        it is not needed; and what the kernels computed, view by view, or None.
     """
     cdef Plan plan = batch.plan
     cdef Layout layout
@@ -632,6 +632,7 @@ cdef tuple build(
     cdef int outcome
     cdef bint large = batch.span_count > RELEASE_ABOVE
     cdef bytes row_errors = b""
+    cdef list parts = None
     cdef bytes results = None
     cdef bytes computed = None
     cdef bytes stored = None
@@ -678,7 +679,9 @@ cdef tuple build(
         layout.row_errors.end = layout.row_errors.at + len(row_errors)
         # Nothing is computed from rows that could not be read, which the kernels do not know.
         if computation is not None and layout.bad_count == 0:
-            results = computation.compute(batch, reply, strict)
+            parts = computation.compute(batch, reply, strict)
+            if parts is not None and None not in parts:
+                results = parts[0] if len(parts) == 1 else b"".join(parts)
         if results is None or keep:
             stored = write_response(batch, reply, &layout, cursors, large)
         if results is not None:
@@ -687,7 +690,7 @@ cdef tuple build(
             layout.computed.at = <const uint8_t*>PyBytes_AS_STRING(results)
             layout.computed.end = layout.computed.at + len(results)
             computed = write_response(batch, reply, &layout, cursors, large)
-        return computed, stored
+        return computed, stored, parts
     finally:
         free(layout.bad_rows)
         free(memory)
@@ -716,7 +719,7 @@ def build_response(
 def build_computed(
     Batch batch not None, Reply reply not None, int64_t now_seconds, int64_t now_nanos, bint strict,
     Computation computation not None, bint keep,
-) -> tuple[bytes | None, bytes | None]:
+) -> tuple[bytes | None, bytes | None, list[bytes | None] | None]:
     """Writes the response with features that kernels compute.
 
     Args:
@@ -725,8 +728,10 @@ def build_computed(
         keep: Whether to write the response of all that was read in any case.
 
     Returns:
-        The response, or None where the data is to be left to pandas; and, for that case or if it
-        is to be kept, the response of all that was read, as `build_response` writes it.
+        The response, or None where a view is to be left to Python; for that case or if it is to be
+        kept, the response of all that was read, as `build_response` writes it; and the `results`
+        fields of each computed view, None for one that is left to Python, or instead of the list
+        where all are.
 
     Raises:
         CorruptRow, ValueError: As `build_response`.

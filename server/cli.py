@@ -220,8 +220,18 @@ def serve(
 def plan(
     service: Annotated[str, typer.Argument(help="A feature service.")],
     repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
+    redis: Annotated[
+        str | None,
+        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
+    ] = None,
+    transforms_from: Annotated[
+        TransformsFrom,
+        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
+    ] = TransformsFrom.registry,
 ) -> None:
     """Shows what a feature service reads and computes, and how each on-demand view is computed.
+
+    Of Redis only a sample of rows is read, to prove kernels on; it need not be there.
 
     Exit codes: 0, and 2 if the repository or the service cannot be served.
     """
@@ -231,7 +241,8 @@ def plan(
     from hotfeast.server.errors import StartFailure
 
     try:
-        show_plan(repo, service, Console())
+        from_repo = transforms_from is TransformsFrom.repo
+        show_plan(repo, service, Console(), redis, from_repo)
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
         raise typer.Exit(2) from None

@@ -10,17 +10,39 @@ from hotfeast.server.errors import RequestFailure, StartFailure
 from hotfeast.server.gateway import open_repository
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.plan import OnDemandRead, ServingPlan, plan_service
+from hotfeast.server.redis_io import connection_pool
 from hotfeast.server.registry import RegistryReader
+from hotfeast.server.repo_files import load_repo_views
+from hotfeast.server.stored_rows import StoredRows
+
+# Seconds to connect to Redis, and for each of its answers.
+_REDIS_TIMEOUT = 1.0
 
 
-def show_plan(repo: Path, service: str, console: Console) -> None:
-    """Prints the plan of a feature service; Redis is not asked for anything.
+def show_plan(
+    repo: Path,
+    service: str,
+    console: Console,
+    redis_url: str | None = None,
+    from_repo: bool = False,
+) -> None:
+    """Prints the plan of a feature service. Of Redis only a sample of rows is read, to prove
+    kernels on; it need not be there.
+
+    Args:
+        repo: Folder with `feature_store.yaml`.
+        service: The feature service.
+        console: Where to print.
+        redis_url: Used instead of the repository's connection string.
+        from_repo: Whether functions come from the repository's files instead of the registry.
 
     Raises:
         StartFailure: The repository or its registry cannot be read, or the service cannot be
             served.
     """
-    reader = RegistryReader(open_repository(repo))
+    store = open_repository(repo)
+    pool = connection_pool(store.config, redis_url, _REDIS_TIMEOUT)
+    reader = RegistryReader(store, load_repo_views(repo) if from_repo else None)
     try:
         definitions = reader.define(reader.read())
     except Exception as error:
@@ -33,7 +55,8 @@ def show_plan(repo: Path, service: str, console: Console) -> None:
             plan = plan_service(definitions, service, full_feature_names=True)
     except RequestFailure as failure:
         raise StartFailure(failure.message) from failure
-    plan = KernelMaker().prepare(definitions, plan)
+    plan = KernelMaker(StoredRows(pool)).prepare(definitions, plan)
+    pool.disconnect()
     console.print(_reads(plan))
     if plan.on_demand:
         console.print(_computes(plan))
@@ -80,5 +103,10 @@ def _inputs(read: OnDemandRead) -> str:
 def _why(read: OnDemandRead) -> str:
     if read.kernel is None:
         return read.kernel_refusal
+    assert read.proved is not None
     count = read.kernel.case_count
-    return f"proved equal to pandas in {count} {'case' if count == 1 else 'cases'}"
+    text = (
+        f"proved equal to pandas in {count} {'case' if count == 1 else 'cases'}, "
+        f"on {read.proved.generated:,} generated and {read.proved.stored:,} stored rows"
+    )
+    return f"{text} (no stored rows sampled: {read.proved.note})" if read.proved.note else text

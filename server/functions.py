@@ -17,6 +17,7 @@ import pyarrow as pa
 from hotfeast.server.feast_api import (
     ValueType,
     _convert_uuids_for_arrow,
+    feast_value_type_to_python_type,
     python_values_to_proto_values,
 )
 from hotfeast.server.registry import FieldDefinition
@@ -50,6 +51,13 @@ _SCALARS = {
     and kind not in (ValueType.UNKNOWN, ValueType.MAP, ValueType.STRUCT)
     and kind.name not in ("JSON", "SCALAR_MAP")
 }
+
+
+def native(value: Any, value_type: Any = None) -> Any:
+    """A protobuf value as the Python value that functions are given; None for null."""
+    if value.WhichOneof("val") == "null_val":
+        return None
+    return feast_value_type_to_python_type(value, value_type)
 
 
 class WrongOutput(Exception):

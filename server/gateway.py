@@ -44,6 +44,7 @@ from hotfeast.server.redis_io import (
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
+from hotfeast.server.stored_rows import StoredRows
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.watch import RegistryWatch
 
@@ -134,7 +135,7 @@ class Gateway:
             if settings.transforms_from == "repo"
             else None,
             tell=self._metrics.looked if self._metrics is not None else lambda _: None,
-            kernels=None if settings.transforms == "python" else KernelMaker(),
+            kernels=None if settings.transforms == "python" else KernelMaker(StoredRows(pool)),
             layout=settings.layout,
             cache_seconds=settings.cache_staleness if cache is not None else 0.0,
         )

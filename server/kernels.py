@@ -9,17 +9,25 @@ import threading
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
 from hotfeast.hotpath.kernel import Computation, Kernel, Kind
 from hotfeast.server.expressions import Refused
 from hotfeast.server.feast_api import ValueType
-from hotfeast.server.lowering import Wanted, lower, without
+from hotfeast.server.lowering import Lowered, Wanted, lower, without
 from hotfeast.server.plan import OnDemandRead, ServingPlan, find_view
-from hotfeast.server.proof import Differs, Original, prove
+from hotfeast.server.proof import (
+    Differs,
+    Original,
+    Proof,
+    ProvedRows,
+    prove,
+    prove_on_stored,
+)
 from hotfeast.server.registry import Definitions
+from hotfeast.server.stored_rows import StoredRows, StoredView, StoreUnreadable
 from hotfeast.server.tracing import trace
 from hotfeast.server.transforms import feast_projection
 
@@ -42,11 +50,40 @@ Source = tuple[int, int] | str
 """An input: view and feature among what the plan reads, or the name of a column of the request."""
 
 
+@dataclass(frozen=True)
+class Made:
+    """What became of a view: a kernel and what it was proved on, or why there is none."""
+
+    kernel: Kernel | None
+    refusal: str = ""
+    proved: ProvedRows | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Stored values of a kernel's inputs.
+
+    Attributes:
+        columns: For each input its values, equally many; None for one that is not stored.
+        rows: How many; 0 where there is no sample.
+        note: Why there is none.
+    """
+
+    columns: list[list[bytes] | None]
+    rows: int
+    note: str = ""
+
+
 class KernelMaker:
     """Makes the kernels of plans, and remembers them."""
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[Any, tuple[Kernel | None, str]] = OrderedDict()
+    def __init__(self, stored: StoredRows | None = None) -> None:
+        """
+        Args:
+            stored: The rows that kernels are proved on beside generated ones; none if None.
+        """
+        self._stored = stored
+        self._known: OrderedDict[Any, Made] = OrderedDict()
         self._lock = threading.Lock()
         self._waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -68,23 +105,24 @@ class KernelMaker:
         if not plan.on_demand:
             return plan
         reads: list[OnDemandRead] = []
-        bound: list[tuple[Kernel, Sequence[Source]]] = []
+        bound: list[tuple[Kernel, Sequence[Source]] | None] = []
         for read in plan.on_demand:
             try:
-                kernel, sources = self._make(definitions, plan, read, pause)
+                kernel, sources, proved = self._make(definitions, plan, read, pause)
             except Refused as refused:
                 reads.append(replace(read, kernel_refusal=str(refused)))
+                bound.append(None)
             else:
-                reads.append(replace(read, kernel=kernel))
+                reads.append(replace(read, kernel=kernel, proved=proved))
                 bound.append((kernel, sources))
         made = replace(plan, on_demand=tuple(reads))
-        if len(bound) < len(reads):
+        if not any(bound):
             return made
         computed = [plan.output_name(r.projection, f) for r in reads for f in r.projection.features]
         computation = Computation(
             plan.compiled,
             bound,
-            [(f.name, f.value_type, _KINDS[f.value_type]) for f in plan.request_fields],
+            [(f.name, f.value_type, _KINDS.get(f.value_type, -1)) for f in plan.request_fields],
             _sent(plan),
             computed,
         )
@@ -112,11 +150,12 @@ class KernelMaker:
         plan: ServingPlan,
         read: OnDemandRead,
         pause: Callable[[], None],
-    ) -> tuple[Kernel, list[Source]]:
+    ) -> tuple[Kernel, list[Source], ProvedRows | None]:
         view = read.view.on_demand
         if view.mode != "pandas":
             raise Refused(f"mode is {view.mode}; kernels are made of pandas functions")
-        for field in plan.request_fields:
+        # Values of other types are judged by Python, which then has to run for each request.
+        for field in read.view.request_fields:
             if field.value_type not in _KINDS:
                 raise Refused(f"request data {field.name!r} is of a type no kernel is made for")
         given = _given_columns(definitions, plan, read)
@@ -133,7 +172,9 @@ class KernelMaker:
         sources = [given[aliases.get(name, name)][0] for name in graph.inputs]
         features = [f for f in read.view.features if f.name in read.projection.features]
         features.sort(key=lambda f: read.projection.features.index(f.name))
+        columns_of = _stored_columns(plan, sources)
         key = (
+            columns_of,
             view.feature_transformation.udf_string,
             _code_key(function),
             repr(graph),
@@ -147,45 +188,106 @@ class KernelMaker:
             original = Original(
                 view.with_projection(feast_projection(read)), tuple(features), columns
             )
-            known = _proved(graph, inputs, wanted, original, aliases, pause)
+            sample = self._sample(plan.compiled.definition.project, columns_of, len(sources))
+            together = [places for _, places in columns_of]
+            together += [(place,) for place, s in enumerate(sources) if isinstance(s, str)]
+            lowered = lower(graph, inputs, wanted, together)
+            known = _proved(graph, inputs, lowered, original, aliases, sample, pause)
             with self._lock:
                 self._known[key] = known
                 while len(self._known) > _CACHED:
                     self._known.popitem(last=False)
-        kernel, refusal = known
-        if kernel is None:
-            raise Refused(refusal)
-        return kernel, sources
+        if known.kernel is None:
+            raise Refused(known.refusal)
+        return known.kernel, sources, known.proved
+
+    def _sample(
+        self, project: str, views: Sequence[tuple[StoredView, tuple[int, ...]]], inputs: int
+    ) -> Sample:
+        """Stored values of a kernel's inputs. Each view's rows are taken in their own order: which
+        entity of one comes beside which of another does not matter to a transform."""
+        sample = Sample([None] * inputs, 0, "its inputs are not stored" if not views else "")
+        if self._stored is None:
+            return replace(sample, note="no store was asked")
+        rows_of = []
+        for view, _ in views:
+            try:
+                rows_of.append(self._stored.sample(project, view))
+            except StoreUnreadable as error:
+                return replace(sample, note=str(error))
+        rows = max(map(len, rows_of), default=0)
+        if rows == 0:
+            return replace(sample, note=sample.note or "its sources have no rows yet")
+        for (_, places), stored in zip(views, rows_of, strict=True):
+            for column, place in enumerate(places):
+                sample.columns[place] = [
+                    stored[row % len(stored)][column] if stored else b"" for row in range(rows)
+                ]
+        return replace(sample, rows=rows)
 
 
 def _proved(
     graph: Any,
     inputs: dict[str, Kind],
-    wanted: Sequence[Wanted],
+    lowered: Lowered,
     original: Original,
     aliases: dict[str, str],
+    sample: Sample,
     pause: Callable[[], None],
-) -> tuple[Kernel | None, str]:
-    """The kernel of a graph, or None and why there is none."""
-    lowered = lower(graph, inputs, wanted)
+) -> Made:
+    """The kernel of a graph, or why there is none."""
     if not lowered.by_states:
-        return None, lowered.problem
+        return Made(None, lowered.problem)
     # The function is given its inputs under the names that are not Feast's additions.
     named = [(aliases.get(name, name), kind) for name, kind in inputs.items()]
     try:
         kernel = Kernel(named, lowered.programs, lowered.by_states)
-        compared = prove(kernel, list(lowered.by_states), original, graph, pause)
+        proof = prove(kernel, list(lowered.by_states), original, graph, pause)
     except Differs as difference:
-        return None, f"proof failed: {difference}"
+        return Made(None, f"proof failed: {difference}")
+    stored = Proof()
+    if sample.rows:
+        try:
+            stored = prove_on_stored(kernel, original, graph, sample.columns, sample.rows, pause)
+        except Differs as difference:
+            return Made(None, f"proof failed on stored rows: {difference}")
+    compared = proof.programs | stored.programs
     if not compared:
-        return None, "no generated data could be compared with pandas"
+        return Made(None, "no data could be compared with pandas")
     unproven = set(range(len(lowered.programs))) - compared
     if unproven:
         lowered = without(lowered, unproven)
         if not lowered.by_states:
-            return None, "no generated data of the common cases could be compared with pandas"
+            return Made(None, "no data of the common cases could be compared with pandas")
         kernel = Kernel(named, lowered.programs, lowered.by_states)
-    return kernel, ""
+    note = sample.note
+    if sample.rows and not stored.rows:
+        note = "those that there are are left to pandas"
+    return Made(kernel, proved=ProvedRows(proof.rows, stored.rows, note))
+
+
+def _stored_columns(
+    plan: ServingPlan, sources: Sequence[Source]
+) -> tuple[tuple[StoredView, tuple[int, ...]], ...]:
+    """The views that a kernel's inputs are stored in, each with the inputs' places."""
+    places: dict[int, dict[int, bytes]] = {}
+    definition = plan.compiled.definition
+    for place, source in enumerate(sources):
+        if not isinstance(source, str):
+            view, feature = source
+            field = definition.views[view].features[feature].hash_field
+            places.setdefault(view, {})[place] = field
+    return tuple(
+        (
+            StoredView(
+                tuple(name for name, _ in definition.recipes[definition.views[v].recipe].parts),
+                definition.views[v].time_field,
+                tuple(fields.values()),
+            ),
+            tuple(fields),
+        )
+        for v, fields in places.items()
+    )
 
 
 def _given_columns(

@@ -24,6 +24,8 @@ GIVE_UP = -2
 _MAX_PROGRAMS = 96
 _MAX_STATES = 64
 _EXACT = 2**53
+# pandas makes a column integers again where nothing in it is further than this from being whole.
+_ROUNDED_AWAY = 1e-8
 
 _KIND_OF = {
     np.dtype(np.bool_): Kind.BOOL,
@@ -556,6 +558,8 @@ class _Lowering:
                     raise Refused(f"puts {constant!r} into an integer column")
                 filler = self._constant(Kind.INT64, int(constant))
             elif type(constant) is float:
+                if 0 < abs(constant - np.trunc(constant)) <= _ROUNDED_AWAY:
+                    raise Refused(f"puts {constant!r} into an integer column")
                 # pandas makes it a float column, but only if there is something to put.
                 if not self._choose_by(mask):
                     return operand
@@ -827,36 +831,52 @@ def _loop(ufunc: np.ufunc, dtypes: Sequence[np.dtype[Any]]) -> int:
     raise Refused(f"NumPy has no loop of {ufunc.__name__} for these types")
 
 
-def _state_combinations(kinds: Sequence[Kind]) -> list[tuple[State, ...]]:
+def _state_combinations(
+    kinds: Sequence[Kind], together: Sequence[Sequence[int]]
+) -> list[tuple[State, ...]]:
     """Combinations of the inputs' states, the commonest first; not all where there are many."""
-    depends = [place for place, kind in enumerate(kinds) if kind in (Kind.INT64, Kind.BOOL)]
+    depends = {place for place, kind in enumerate(kinds) if kind in (Kind.INT64, Kind.BOOL)}
+    groups = [group for group in (depends.intersection(places) for places in together) if group]
+    chosen = [set(), *({place} for place in sorted(depends)), depends]
     if 2 ** len(depends) <= _MAX_STATES:
-        chosen = [
-            {place for place, flag in zip(depends, flags, strict=True) if flag}
-            for flags in product((False, True), repeat=len(depends))
-        ]
-    else:
-        chosen = [set(), *({place} for place in depends), set(depends)]
+        chosen += _unions([{place} for place in depends])
+    elif 2 ** len(groups) <= _MAX_STATES:
+        chosen += _unions(groups)
     chosen.sort(key=len)
-    return [
+    combinations = [
         tuple(State.SOME_NULL if i in nulls else State.FULL for i in range(len(kinds)))
         for nulls in chosen
     ]
+    return list(dict.fromkeys(combinations))
 
 
-def lower(graph: Graph, kinds: Mapping[str, Kind], wanted: Sequence[Wanted]) -> Lowered:
+def _unions(groups: Sequence[set[int]]) -> list[set[int]]:
+    return [
+        set().union(*(group for group, flag in zip(groups, flags, strict=True) if flag))
+        for flags in product((False, True), repeat=len(groups))
+    ]
+
+
+def lower(
+    graph: Graph,
+    kinds: Mapping[str, Kind],
+    wanted: Sequence[Wanted],
+    together: Sequence[Sequence[int]] = (),
+) -> Lowered:
     """Makes the programs of a transform.
 
     Args:
         graph: What is computed.
         kinds: For each input its type.
         wanted: What is taken of the result.
+        together: Places of inputs that are null together, as those of one view are for an entity
+            without a row. This counts where there are too many inputs for all combinations.
     """
     definitions: list[tuple[ProgramDefinition, dict[int, tuple[Any, ...]]]] = []
     places: dict[tuple[Any, ...], int] = {}
     waiting: deque[tuple[Any, ...]] = deque()
     by_states: dict[bytes, tuple[Any, ...]] = {}
-    for states in _state_combinations([kinds[n] for n in graph.inputs]):
+    for states in _state_combinations([kinds[n] for n in graph.inputs], together):
         by_states[bytes(states)] = (states, ())
         waiting.append((states, ()))
     problem = ""

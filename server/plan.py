@@ -29,6 +29,7 @@ from hotfeast.hotpath.plan import DUMMY_JOIN_KEY, Plan
 from hotfeast.hotpath.request import Request
 from hotfeast.server.errors import RequestFailure, invalid, not_servable, unknown_name
 from hotfeast.server.layouts import view_layout
+from hotfeast.server.proof import ProvedRows
 from hotfeast.server.registry import Definitions, FieldDefinition, Projection, ViewDefinition
 from hotfeast.server.staleness import view_staleness
 from hotfeast.serving.v1 import serving_pb2
@@ -51,12 +52,14 @@ class OnDemandRead:
         projection: What is asked for of it.
         kernel: What computes it; None where its Python function does.
         kernel_refusal: Why it has no kernel; empty where it has one or none was tried yet.
+        proved: What the kernel was proved on.
     """
 
     view: ViewDefinition
     projection: Projection
     kernel: Kernel | None = None
     kernel_refusal: str = ""
+    proved: ProvedRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class ServingPlan:
         request_names: The names of those fields that are no join keys; they may be sent among the
             entities too, as Feast's SDK has it.
         full_feature_names: Whether features are named `view__feature`.
-        computation: Computes all on-demand views; None where one of them has no kernel.
+        computation: Computes the on-demand views that have a kernel; None where none has.
     """
 
     compiled: Plan

@@ -1,8 +1,8 @@
 """Proves a kernel before it is used: its results against those of the original function.
 
 Columns are made of edges of their types, of the constants that the transform itself has, and of
-plain numbers, with and without nulls, of one row and of many; both ways run over them, and what
-would be sent must be the same to the byte.
+plain numbers, with and without nulls, of one row and of many. Rows that are stored already are
+tried, too. Both ways run over them, and what would be sent must be the same to the byte.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import random
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hotfeast.hotpath.kernel import Kernel, Kind, State
@@ -20,9 +20,8 @@ from hotfeast.server.feast_api import (
     FieldStatus,
     GetOnlineFeaturesResponse,
     Value,
-    feast_value_type_to_python_type,
 )
-from hotfeast.server.functions import compute
+from hotfeast.server.functions import compute, native
 from hotfeast.server.registry import FieldDefinition
 
 # Rows of the sets of columns that are tried; the flavors of their values go in turns.
@@ -30,6 +29,8 @@ _ROWS = (1, 1, 1, 1, 1, 2, 3, 7, 40, 40, 40, 40)
 # With more than this many combinations of nulls each is tried with fewer sets.
 _MANY = 8
 _ROWS_OF_MANY = (1, 1, 3, 20, 40)
+# Stored rows that are also tried each by itself, as a request for one entity has them.
+_SINGLE_ROWS = 8
 
 _INTEGERS = (0, 1, -1, 2, 3, 5, 7, 10, 12, 60, 100, 255, 1000, 86400, -7, -100)
 _EXTREME_INTEGERS = (
@@ -76,9 +77,7 @@ class Original:
         for name in self.columns:
             values = given.get(name)
             natives[name] = (
-                [None] * rows
-                if values is None
-                else [feast_value_type_to_python_type(Value.FromString(v)) for v in values]
+                [None] * rows if values is None else [native(Value.FromString(v)) for v in values]
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -95,13 +94,41 @@ class Original:
         return vectors
 
 
+@dataclass(frozen=True, slots=True)
+class ProvedRows:
+    """What a kernel was proved on.
+
+    Attributes:
+        generated: Rows of generated columns.
+        stored: Rows of its sources that are stored.
+        note: Why no row is stored, or none was compared; empty where some were.
+    """
+
+    generated: int
+    stored: int
+    note: str = ""
+
+
+@dataclass
+class Proof:
+    """What was compared so far, without a difference.
+
+    Attributes:
+        programs: The programs that ran; others are not proved.
+        rows: In sum over all sets of columns.
+    """
+
+    programs: set[int] = field(default_factory=set)
+    rows: int = 0
+
+
 def prove(
     kernel: Kernel,
     states: Sequence[bytes],
     original: Original,
     graph: Graph,
     pause: Callable[[], None] = lambda: None,
-) -> set[int]:
+) -> Proof:
     """Runs both over generated columns.
 
     Args:
@@ -111,17 +138,13 @@ def prove(
         graph: What it was made from; its constants are tried as values.
         pause: Is called after each comparison.
 
-    Returns:
-        The programs that were compared; others are not proved.
-
     Raises:
         Differs: On the first difference.
     """
-    seed = hashlib.sha256(repr(graph).encode()).digest()
-    chance = random.Random(seed)
+    chance = _chance(graph)
     constants = list(_constants(graph))
     plan = _ROWS if len(states) <= _MANY else _ROWS_OF_MANY
-    compared: set[int] = set()
+    proof = Proof()
     for combination in states:
         for number, rows in enumerate(plan):
             columns = [
@@ -129,9 +152,63 @@ def prove(
                 for (_, kind), state in zip(kernel.inputs, combination, strict=True)
             ]
             if compare(kernel, original, columns, rows):
-                compared.add(kernel.last_program)
+                proof.programs.add(kernel.last_program)
+                proof.rows += rows
             pause()
-    return compared
+    return proof
+
+
+def prove_on_stored(
+    kernel: Kernel,
+    original: Original,
+    graph: Graph,
+    stored: Sequence[Sequence[bytes] | None],
+    rows: int,
+    pause: Callable[[], None] = lambda: None,
+) -> Proof:
+    """Runs both over stored rows: all of them at once, or in parts where the kernel leaves that to
+    pandas, and some one by one.
+
+    Args:
+        kernel: What is to be proved.
+        original: What it must be equal to.
+        graph: What it was made from.
+        stored: For each input its stored values; None for one that is not stored, whose values are
+            generated.
+        rows: How many there are of each.
+        pause: Is called after each comparison.
+
+    Raises:
+        Differs: On the first difference.
+    """
+    chance = _chance(graph)
+    constants = list(_constants(graph))
+    columns = [
+        sample_column(chance, kind, State.FULL, rows, 0, constants) if column is None else column
+        for (_, kind), column in zip(kernel.inputs, stored, strict=True)
+    ]
+    proof = Proof()
+
+    def run(first: int, end: int) -> int:
+        part = [column[first:end] for column in columns]
+        compared = compare(kernel, original, part, end - first)
+        pause()
+        if compared:
+            proof.programs.add(kernel.last_program)
+            return end - first
+        if end - first == 1:
+            return 0
+        middle = (first + end) // 2
+        return run(first, middle) + run(middle, end)
+
+    proof.rows = run(0, rows)
+    for row in range(min(rows, _SINGLE_ROWS)):
+        run(row, row + 1)
+    return proof
+
+
+def _chance(graph: Graph) -> random.Random:
+    return random.Random(hashlib.sha256(repr(graph).encode()).digest())
 
 
 def compare(

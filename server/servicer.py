@@ -130,13 +130,13 @@ class FeatureServicer:
         lane = self._reader.read(batch, time_left)
         try:
             seconds, nanos = self._clock.now()
+            computed: bytes | None = None
+            by_kernel: list[bytes | None] | None = None
+            stored: bytes | None
             if plan.computation is None:
-                computed: bytes | None = None
-                stored: bytes | None = build_response(
-                    batch, lane.reply, seconds, nanos, self._strict
-                )
+                stored = build_response(batch, lane.reply, seconds, nanos, self._strict)
             else:
-                computed, stored = build_computed(
+                computed, stored, by_kernel = build_computed(
                     batch, lane.reply, seconds, nanos, self._strict, plan.computation, verify
                 )
         finally:
@@ -145,14 +145,15 @@ class FeatureServicer:
             assert stored is not None
             return stored
         if computed is not None and not verify:
-            self._runs.count(plan, "kernel")
+            self._runs.count(plan, by_kernel)
             return computed
         assert stored is not None
-        self._runs.count(plan, "python")
+        used = None if verify else by_kernel
+        self._runs.count(plan, used)
         with self._transform_turn(time_left):
-            response = apply_on_demand(plan, book.definitions, request, stored, self._strict)
-        if computed is not None:
-            self._runs.compare(plan, computed, response)
+            response = apply_on_demand(plan, book.definitions, request, stored, self._strict, used)
+        if verify and by_kernel is not None:
+            self._runs.compare(plan, by_kernel, computed, response)
         return response
 
 

@@ -7,7 +7,10 @@ and does no harm there.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+
+from google.protobuf.message import Message
 
 from hotfeast.server.metrics import TransformFigures
 from hotfeast.server.plan import ServingPlan
@@ -50,44 +53,58 @@ class TransformRuns:
             self._seen += 1
             return self._seen % self._every == 1 or self._every == 1
 
-    def count(self, plan: ServingPlan, path: str) -> None:
-        """Counts a run of each of a plan's on-demand views, by `kernel` or `python`."""
+    def count(self, plan: ServingPlan, by_kernel: Sequence[bytes | None] | None) -> None:
+        """Counts a run of each of a plan's on-demand views, by `kernel` or `python`.
+
+        Args:
+            plan: The plan.
+            by_kernel: What kernels computed, None for a view that Python does; None if that is all.
+        """
         if self._figures is None:
             return
-        for read in plan.on_demand:
-            key = (read.view.name, path)
+        for read, part in zip(plan.on_demand, by_kernel or repeat(None), strict=False):
+            key = (read.view.name, "python" if part is None else "kernel")
             counter = self._counters.get(key)
             if counter is None:
                 counter = self._counters[key] = self._figures.runs.labels(*key).inc
             counter()
 
-    def compare(self, plan: ServingPlan, computed: bytes, expected: bytes) -> bool:
-        """Tells of differences between a kernel's response and Python's; whether there is none.
+    def compare(
+        self,
+        plan: ServingPlan,
+        by_kernel: Sequence[bytes | None],
+        computed: bytes | None,
+        expected: bytes,
+    ) -> bool:
+        """Tells of differences between kernels and Python; whether there is none.
 
         Each view is logged once, and counted each time.
+
+        Args:
+            plan: The plan.
+            by_kernel: What the kernel of each on-demand view computed; None for those without.
+            computed: The response of the kernels, where all views have one.
+            expected: The response in which Python computed all of them.
         """
         if computed == expected:
             return True
-        ours = serving_pb2.GetOnlineFeaturesResponse.FromString(computed)
         theirs = serving_pb2.GetOnlineFeaturesResponse.FromString(expected)
-        if ours.SerializeToString(deterministic=True) == theirs.SerializeToString(
-            deterministic=True
-        ):
-            return True
-        vectors = [
-            {
-                name: vector.SerializeToString(deterministic=True)
-                for name, vector in zip(r.metadata.feature_names.val, r.results, strict=False)
-            }
-            for r in (ours, theirs)
-        ]
-        wrong = {
-            read.view.name
-            for read in plan.on_demand
-            for feature in read.projection.features
-            if vectors[0].get(name := plan.output_name(read.projection, feature))
-            != vectors[1].get(name)
-        }
+        # On-demand views are the last of a response.
+        place = len(theirs.results) - sum(len(read.projection.features) for read in plan.on_demand)
+        wrong = set()
+        for read, part in zip(plan.on_demand, by_kernel, strict=True):
+            end = place + len(read.projection.features)
+            if part is not None:
+                ours = serving_pb2.GetOnlineFeaturesResponse.FromString(part).results
+                if _serialized(ours) != _serialized(theirs.results[place:end]):
+                    wrong.add(read.view.name)
+            place = end
+        if not wrong:
+            if computed is None:
+                return True
+            whole = serving_pb2.GetOnlineFeaturesResponse.FromString(computed)
+            if _serialized([whole]) == _serialized([theirs]):
+                return True
         for view in sorted(wrong) or [read.view.name for read in plan.on_demand]:
             if self._figures is not None:
                 self._figures.mismatches.labels(view).inc()
@@ -99,3 +116,7 @@ class TransformRuns:
                     view,
                 )
         return False
+
+
+def _serialized(messages: Iterable[Message]) -> list[bytes]:
+    return [message.SerializeToString(deterministic=True) for message in messages]

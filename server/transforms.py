@@ -6,6 +6,7 @@ put together of what was asked for.
 
 from collections.abc import Sequence
 from copy import copy
+from itertools import repeat
 from typing import Any
 
 import grpc
@@ -21,9 +22,8 @@ from hotfeast.server.feast_api import (
     RepeatedValue,
     Value,
     ValueType,
-    feast_value_type_to_python_type,
 )
-from hotfeast.server.functions import Column, WrongOutput, compute
+from hotfeast.server.functions import Column, WrongOutput, compute, native
 from hotfeast.server.plan import OnDemandRead, ServingPlan, find_view
 from hotfeast.server.registry import Definitions, FieldDefinition
 from hotfeast.serving.v1 import serving_pb2
@@ -108,7 +108,12 @@ def _converted(value: Any, kind: str, member: str) -> Any:
 
 
 def apply_on_demand(
-    plan: ServingPlan, definitions: Definitions, request: Request, stored: bytes, strict: bool
+    plan: ServingPlan,
+    definitions: Definitions,
+    request: Request,
+    stored: bytes,
+    strict: bool,
+    by_kernel: Sequence[bytes | None] | None = None,
 ) -> bytes:
     """Computes a plan's on-demand views and adds them to the response.
 
@@ -118,6 +123,8 @@ def apply_on_demand(
         request: The request.
         stored: The serialized response with all features that were read.
         strict: Whether a null result has the status NULL_VALUE, or PRESENT as Feast says.
+        by_kernel: For each view the `results` fields that its kernel computed, or None where there
+            are none; None for no view at all.
 
     Raises:
         RequestFailure: Request data is missing or of a wrong type, or a view's function failed and
@@ -125,9 +132,12 @@ def apply_on_demand(
     """
     inputs = _Inputs(plan, definitions, request, GetOnlineFeaturesResponse.FromString(stored))
     answer = inputs.asked()
-    for read in plan.on_demand:
+    for read, part in zip(plan.on_demand, by_kernel or repeat(None), strict=False):
         names = [plan.output_name(read.projection, f) for f in read.projection.features]
         answer.metadata.feature_names.val.extend(names)
+        if part is not None:
+            answer.MergeFromString(part)
+            continue
         try:
             columns = inputs.compute(read)
         except RequestFailure as failure:
@@ -163,7 +173,7 @@ class _Inputs:
                 self._position[view.name, feature.output_name] = first + len(self._position)
         names = response.metadata.feature_names.val
         self._request: dict[str, Column] = {
-            name: [_native(value) for value in values]
+            name: [native(value) for value in values]
             for name, values in request_columns(plan, request).items()
         }
         sizes = [len(c) for c in self._request.values()]
@@ -241,15 +251,9 @@ class _Inputs:
         if known is None:
             value_type = ValueType(kind) if kind else None
             values = self._response.results[position].values
-            known = self._natives[position] = [_native(value, value_type) for value in values]
+            known = self._natives[position] = [native(value, value_type) for value in values]
         # A list of its own: a function may change what it is given.
         return list(known)
-
-
-def _native(value: Any, value_type: Any = None) -> Any:
-    if value.WhichOneof("val") == "null_val":
-        return None
-    return feast_value_type_to_python_type(value, value_type)
 
 
 def _vector(values: Sequence[Any], corrupt: set[int], strict: bool) -> Any:

@@ -24,6 +24,7 @@ VIEWS = {
     "product_popularity": ["product_id"],
     "user_product_interactions": ["user_id", "product_id"],
 }
+TRANSFORMS = ["cart_comparison", "visit_calendar", "discount_eligibility", "personalization"]
 ROWS = 300
 
 
@@ -173,6 +174,15 @@ def served(
             writer.write_to_online_store(view, rows.to_pandas(use_pyarrow_extension_array=True))
         gateway = Gateway(Settings(repo=applied_repo, port=0, as_of=LAST_SNAPSHOT))
         gateway.start()
+        # Each of them has a kernel: none falls back to Python.
+        assert gateway.registry.book.transforms == dict.fromkeys(TRANSFORMS, "")
+        plan = gateway.registry.book.service_plan(SERVICE)
+        assert plan is not None
+        assert [read.view.name for read in plan.on_demand] == TRANSFORMS
+        proved = {read.view.name: read.proved for read in plan.on_demand}
+        assert {name: p.stored > 0 for name, p in proved.items() if p is not None} == {
+            name: name != "visit_calendar" for name in TRANSFORMS
+        }
         with FeatureClient(f"127.0.0.1:{gateway.port}", timeout=60) as client:
             yield client
         gateway.stop(drain=1)

@@ -252,9 +252,13 @@ def test_what_was_asked_for_is_sent(sent: Any, rows: int, stale: bool) -> None:
     whole = build_response(*read(data, store), *NOW, True)
     parse = serving_pb2.GetOnlineFeaturesResponse.FromString
     for keep in (False, True):
-        computed, stored = build_computed(*read(data, store), *NOW, True, computation(sent), keep)
+        computed, stored, parts = build_computed(
+            *read(data, store), *NOW, True, computation(sent), keep
+        )
         assert stored == (whole if keep else None)
         assert computed is not None
+        assert parts is not None
+        assert len(parts) == 1
         answer_, expected = parse(computed), parse(whole)
         names = dict(zip(expected.metadata.feature_names.val, expected.results, strict=True))
         wanted = ["id", *(n for n, flag in zip(("a", "price", "z"), sent, strict=True) if flag)]
@@ -270,6 +274,41 @@ def test_what_was_asked_for_is_sent(sent: Any, rows: int, stale: bool) -> None:
                 share_ = price.double_val / total if total else float("inf")
                 assert value.double_val == share_
                 assert answer_.results[-1].statuses[row] == PRESENT
+
+
+def test_views_without_a_kernel_are_left_to_python() -> None:
+    """Nothing is sent before they are computed; what the kernels computed is given beside it."""
+    store, data = store_of({1: 10, 2: 10_000}), request_of([1, 2], [1.0, 8.0])
+    bound: Any = (SHARE, [(0, 1), "total"])
+    fields = [("total", DOUBLE, Kind.FLOAT64)]
+    names = ["before", "share", "between", "again"]
+    made = Computation(PLAN, [None, bound, None, bound], fields, [False] * 3, names)
+    whole = build_response(*read(data, store), *NOW, True)
+    computed, stored, parts = build_computed(*read(data, store), *NOW, True, made, False)
+    assert (computed, stored) == (None, whole)
+    assert parts is not None
+    assert [part is None for part in parts] == [True, False, True, False]
+    assert parts[1] == parts[3]
+    (share_,) = serving_pb2.GetOnlineFeaturesResponse.FromString(parts[1] or b"").results
+    assert [v.WhichOneof("val") for v in share_.values] == ["double_val", None]
+    assert share_.values[0].double_val == 3.0
+
+
+def test_request_data_that_kernels_do_not_look_at() -> None:
+    """It has to be there, and is left to Python whatever it is."""
+    store = store_of({1: 10})
+    fields = [("total", DOUBLE, Kind.FLOAT64), ("tags", 0, -1)]
+    bound: Any = (SHARE, [(0, 1), "total"])
+    made = Computation(PLAN, [bound, None], fields, [False] * 3, ["share", "other"])
+    request = serving_pb2.GetOnlineFeaturesRequest.FromString(request_of([1], [1.0]))
+    for name, computes in ((None, False), ("others", False), ("tags", True)):
+        if name is not None:
+            request.request_context[name].val.add(string_val="x")
+        batch, reply = read(request.SerializeToString(), store)
+        parts = build_computed(batch, reply, *NOW, True, made, False)[2]
+        assert (parts is not None) == computes
+        assert parts is None or (parts[0] is not None and parts[1] is None)
+        request.request_context.pop("others", None)
 
 
 def test_a_computation_belongs_to_its_plan() -> None:

@@ -14,7 +14,7 @@ from feast import (
     RequestSource,
 )
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, Set, String, UnixTimestamp
 from feast.value_type import ValueType
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -111,6 +111,9 @@ def over_two_views(inputs: pd.DataFrame) -> pd.DataFrame:
         Field(name="py_total", dtype=Float64),
         Field(name="py_city", dtype=String),
         Field(name="py_recent", dtype=Array(Int64)),
+        Field(name="py_flags", dtype=Array(Bool)),
+        Field(name="py_numbers", dtype=Set(Int64)),
+        Field(name="py_words", dtype=Set(String)),
     ],
     mode="python",
 )
@@ -123,6 +126,15 @@ def in_python(inputs: dict[str, Any]) -> dict[str, Any]:
         ],
         "py_city": [f"{city}!" for city in inputs["people__city"]],
         "py_recent": [[*(r or []), 1] for r in inputs["recent"]],
+        "py_flags": [
+            None if active is None else [active, (count or 0) > 3, not active]
+            for active, count in zip(inputs["active"], inputs["count"])  # noqa: B905
+        ],
+        "py_numbers": [
+            None if count is None else {count, count, visits or 0}
+            for count, visits in zip(inputs["count"], inputs["visits"])  # noqa: B905
+        ],
+        "py_words": [{code or "none", "", "ß"} for code in inputs["code"]],
     }
 
 

@@ -220,6 +220,53 @@ def test_features_beside_computed_ones(corpus: Corpus) -> None:
             assert len(ours.results) == 5
 
 
+def test_each_view_has_its_own_way(corpus: Corpus) -> None:
+    """A view without a kernel leaves the others theirs, in whatever order they are asked for."""
+    page = corpus.kernels.gateway.metrics_page
+    assert page is not None
+    compiled, refused = "click_through_rate", "cut_into_bins"
+    runs = 'hotfeast_transform_runs_total{{path="{}",view="{}"}}'.format
+    chance = random.Random(9)
+    book = corpus.kernels.gateway.registry.book
+    orders = [
+        [f"{compiled}:ctr", "customers:city", f"{refused}:age_bin"],
+        [f"{refused}:age_bin", f"{compiled}:ctr", "capped_z_score:z_capped"],
+    ]
+    for features in orders:
+        for full in (False, True):
+            request = request_for(
+                next(t for t in TRANSFORMS if t.name == "capped_z_score"),
+                chance,
+                [],
+                null=0.0,
+                full_feature_names=full,
+                features=serving_pb2.FeatureList(val=features),
+            )
+            if "capped_z_score:z_capped" not in features:
+                request.request_context.clear()
+            # Rows without nulls, with them, too old, and none.
+            for ids in ([1], [1, 2, 3, 9, CUSTOMERS + 1], [CUSTOMERS + 2]):
+                del request.entities["customer_id"].val[:]
+                request.entities["customer_id"].val.extend(Value(int64_val=i) for i in ids)
+                for column in request.request_context.values():
+                    del column.val[:]
+                    column.val.extend([Value(double_val=20.0)] * len(ids))
+                corpus.both(request)
+                parsed = Request(request.SerializeToString())
+                eventually(lambda parsed=parsed: book.find(parsed).computation is not None)
+                before = scrape(page.url)
+                ours, expected = corpus.both(request)
+                assert not isinstance(expected, tuple)
+                assert ours == expected
+                after = scrape(page.url)
+                for path, view, more in (
+                    ("kernel", compiled, 1), ("python", compiled, 0),
+                    ("kernel", refused, 0), ("python", refused, 1),
+                ):  # fmt: skip
+                    name = runs(path, view)
+                    assert after.get(name, 0) - before.get(name, 0) == more, name
+
+
 def test_data_of_other_types_is_left_to_pandas(corpus: Corpus) -> None:
     chance = random.Random(5)
     transform = next(t for t in TRANSFORMS if t.name == "high_value_flag")

@@ -9,12 +9,15 @@ from uuid import uuid4
 
 import market
 import pytest
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore
 from feast.protos.feast.core.Registry_pb2 import Registry
 from grpc import StatusCode
+from processes import run_cli
+from rich.console import Console
 from served import Served, serve, stop
 
 from hotfeast.clients import HotfeastError
+from hotfeast.server.cli_plan import show_plan
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
@@ -199,3 +202,22 @@ def test_files_that_cannot_be_imported_stop_the_start(place: Place) -> None:
     with pytest.raises(StartFailure, match=r"repo: the files of .*'no_such_module'"):
         place.serve("repo")
     stop(place.serve("registry"))
+
+
+def test_plan_command_takes_functions_from_the_repo(place: Place) -> None:
+    services = [
+        FeatureService(
+            name=f"serve_{name}", features=[place.store.get_on_demand_feature_view(name)]
+        )
+        for name in place.names
+    ]
+    place.store.apply(services)
+    place.tamper(evil_source(place))
+    for name, code in zip(place.names, (2, 0), strict=True):
+        process = run_cli(
+            *("plan", f"serve_{name}", "--repo", str(place.repo), "--transforms-from", "repo")
+        )
+        assert process.returncode == code, process.stderr
+    assert not place.marker.exists()
+    show_plan(place.repo, f"serve_{place.names[0]}", Console(quiet=True))
+    assert place.marker.exists()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import market
@@ -19,12 +20,16 @@ from feast import (
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesRequest
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
-from feast.types import Int64
+from feast.types import Float64, Int64
 from feast_versions import FEAST, PINS_SERVICES
-from served import Served, serving
+from processes import eventually
+from served import Served, serve, serving, stop
 
 from hotfeast.clients import HotfeastError
+from hotfeast.hotpath.request import Request
+from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
+from hotfeast.serving.v1 import serving_pb2
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 USERS = [1, 2, 3]
@@ -50,6 +55,31 @@ def scaled(view: FeatureView, compute: Any) -> Any:
         sources=[view], schema=[Field(name="scaled", dtype=Int64)], mode="python", name="doubled"
     )
     return decorate(compute)
+
+
+def in_pandas(name: str, view: FeatureView, compute: Any) -> Any:
+    decorate = on_demand_feature_view(
+        sources=[view], schema=[Field(name=name, dtype=Float64)], mode="pandas", name=name
+    )
+    return decorate(compute)
+
+
+def halved(inputs: pd.DataFrame) -> pd.DataFrame:
+    out = pd.DataFrame()
+    out["halved"] = inputs["a"] / 2
+    return out
+
+
+def quartered(inputs: pd.DataFrame) -> pd.DataFrame:
+    out = pd.DataFrame()
+    out["halved"] = inputs["a"] / 4
+    return out
+
+
+def of_the_second(inputs: pd.DataFrame) -> pd.DataFrame:
+    out = pd.DataFrame()
+    out["of_the_second"] = inputs["a"] * 1.5 + inputs["b"]
+    return out
 
 
 def twice(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +113,11 @@ def store(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) ->
     store.apply([FeatureService(name="current", features=[versions[-1]])])
     store.apply([scaled(versions[-1], twice)])
     store.apply([scaled(versions[-1], thrice)])
+    store.apply([in_pandas("halved", versions[-1], halved)])
+    store.apply([in_pandas("halved", versions[-1], quartered)])
+    second = stats("a", "b")
+    second.projection.version_tag = 1
+    store.apply([in_pandas("of_the_second", second, of_the_second)])
     return store
 
 
@@ -181,6 +216,40 @@ def test_strict_mode_reads_each_version(
     values = answer.to_dict()
     del values["user_id"]
     assert values == expected
+
+
+@pytest.mark.parametrize("transforms", ["kernel", "python"])
+def test_versions_of_on_demand_views(store: FeatureStore, transforms: str) -> None:
+    """Of the view's own function, and of the rows that it is computed from."""
+    served = serve(store, Settings(repo=Path(store.repo_path), transforms=transforms))
+    try:
+        references = ["halved:halved", "halved@v0:halved", "of_the_second:of_the_second"]
+        request = serving_pb2.GetOnlineFeaturesRequest(
+            features=serving_pb2.FeatureList(val=references), full_feature_names=True
+        )
+        book = served.gateway.registry.book
+        parsed = Request(request.SerializeToString())
+        by_kernel = transforms == "kernel"
+        book.find(parsed)
+        if by_kernel:
+            eventually(lambda: book.find(parsed).computation is not None)
+        reads = book.find(parsed).on_demand
+        assert [read.kernel is not None for read in reads] == [by_kernel] * 3
+        if by_kernel:
+            # The rows of the very versions.
+            assert [read.proved.stored for read in reads if read.proved] == [1, 1, 2]
+        answer = served.client.get_online_features(
+            references, {"user_id": USERS}, full_feature_names=True
+        )
+        values = answer.to_dict()
+        del values["user_id"]
+        assert values == {
+            "halved__halved": [211 / 4, None, None],
+            "halved@v0__halved": [211 / 2, None, None],
+            "of_the_second__of_the_second": [101 * 1.5 + 111, 102 * 1.5 + 112, None],
+        }
+    finally:
+        stop(served)
 
 
 @pytest.mark.parametrize(

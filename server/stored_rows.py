@@ -1,0 +1,152 @@
+"""A sample of the rows that are stored already, which kernels are proved on.
+
+Keys are found with SCAN, a bounded number of steps of a few hundred keys each, and told apart from
+those of other projects and other entities by their bytes. It is never done for a request. A store
+that cannot be asked, or has nothing yet, only means that there is no sample.
+"""
+
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from google.protobuf.message import DecodeError
+
+from hotfeast.hotpath.plan import key_prefix
+from hotfeast.server.feast_api import Value
+
+SAMPLE_ROWS = 64
+"""How many rows of a view are taken at most."""
+
+# Keys that Redis looks at in one step, during which it does nothing else; steps and seconds that a
+# sample may take.
+_SCAN_COUNT = 500
+_SCAN_STEPS = 400
+_SCAN_SECONDS = 0.25
+# Seconds that found keys, or a failure, are remembered: the proofs of many kernels come together.
+_REMEMBERED = 60.0
+
+
+class StoreUnreadable(Exception):
+    """Redis cannot be asked for a sample; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredView:
+    """What is read of a view.
+
+    Attributes:
+        join_keys: Their names in the store; none for an entityless view.
+        time_field: Hash field of the row's time, which every row has.
+        fields: Hash fields of the features that are wanted.
+    """
+
+    join_keys: tuple[str, ...]
+    time_field: bytes
+    fields: tuple[bytes, ...]
+
+
+class StoredRows:
+    """Samples one Redis."""
+
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        """
+        Args:
+            pool: Connections to it.
+        """
+        self._client: Any = redis.Redis(connection_pool=pool)
+        self._keys: dict[tuple[str, tuple[str, ...], bytes], tuple[float, list[bytes]]] = {}
+        self._failure: tuple[float, str] | None = None
+
+    def sample(self, project: str, view: StoredView) -> list[list[bytes]]:
+        """Rows of a view, each with the serialized `Value` of every wanted feature.
+
+        Null is empty. Rows that have none of the features, or hold bytes that are no `Value`, are
+        left out.
+
+        Raises:
+            StoreUnreadable: Redis did not answer, or does not allow it.
+        """
+        if self._failure is not None and time.monotonic() < self._failure[0]:
+            raise StoreUnreadable(self._failure[1])
+        try:
+            stored = self._read(self._find(project, view), view.fields)
+        except (redis.RedisError, OSError) as error:
+            words = f"Redis: {(str(error) or type(error).__name__).splitlines()[0]}"
+            self._failure = time.monotonic() + _REMEMBERED, words
+            raise StoreUnreadable(words) from error
+        rows = []
+        for values in stored:
+            row = [value or b"" for value in values]
+            if any(value is not None for value in values) and all(map(_is_value, row)):
+                rows.append(row)
+        return rows
+
+    def _find(self, project: str, view: StoredView) -> list[bytes]:
+        """Keys of hashes that have a row of a view."""
+        known = self._keys.get((project, view.join_keys, view.time_field))
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        prefix, suffix = key_prefix(view.join_keys), project.encode()
+        pattern = _escaped(prefix) + b"*" + _escaped(suffix)
+        end = time.monotonic() + _SCAN_SECONDS
+        # SCAN may give a key more than once.
+        found: dict[bytes, None] = {}
+        cursor = 0
+        for _ in range(_SCAN_STEPS):
+            cursor, keys = self._client.scan(cursor, match=pattern, count=_SCAN_COUNT)
+            mine = [k for k in keys if _is_key(k, prefix, len(view.join_keys), suffix)]
+            times = self._read(mine, (view.time_field,))
+            found |= {k: None for k, (t,) in zip(mine, times, strict=True) if t is not None}
+            if cursor == 0 or len(found) >= SAMPLE_ROWS or time.monotonic() > end:
+                break
+        sample = list(found)[:SAMPLE_ROWS]
+        self._keys[project, view.join_keys, view.time_field] = (
+            time.monotonic() + _REMEMBERED,
+            sample,
+        )
+        return sample
+
+    def _read(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> list[list[bytes | None]]:
+        """Hash fields of keys; nothing of a key that is no hash."""
+        if not keys:
+            return []
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.hmget(key, fields)
+        nothing: list[bytes | None] = [None] * len(fields)
+        answers: list[Any] = pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, redis.exceptions.NoPermissionError):
+                raise answer
+        return [nothing if isinstance(a, Exception) else a for a in answers]
+
+
+def _is_key(key: bytes, prefix: bytes, values: int, project: bytes) -> bool:
+    """Whether a key is one of an entity with these join keys, in this project.
+
+    Source: `feast.infra.key_encoding_utils.serialize_entity_key`, version 3.
+    """
+    if not key.startswith(prefix):
+        return False
+    at = len(prefix)
+    for _ in range(values):
+        if len(key) < at + 8:
+            return False
+        at += 8 + int(struct.unpack_from("<I", key, at + 4)[0])
+    return key[at:] == project
+
+
+def _escaped(text: bytes) -> bytes:
+    """Bytes that stand for themselves in a pattern of Redis."""
+    return b"".join(b"\\" + bytes([c]) if c in b"*?[]^-\\" else bytes([c]) for c in text)
+
+
+def _is_value(data: bytes) -> bool:
+    try:
+        Value.FromString(data)
+    except DecodeError:
+        return False
+    return True
