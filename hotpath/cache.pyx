@@ -284,7 +284,8 @@ cdef class RowCache:
                     if entry == NULL:
                         sought.wanted = True
                         self.misses += 1
-                    elif reply.make_room(entry.value_size) != 0:
+                    # Cells without bytes are copied in whole words, too: there must be a buffer.
+                    elif reply.make_room(<size_t>entry.value_size + 1) != 0:
                         return -1
                     else:
                         self.restore(entry, batch, reply, e)

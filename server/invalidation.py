@@ -127,12 +127,14 @@ class Invalidations:
             connection.connect()
             # From here on the socket is ours: word may come right behind the first answer.
             self._reader = hiredis.Reader()
-            connection._sock.sendall(_command(b"CLIENT", b"TRACKING", b"ON", b"BCAST", *of))
-            answer = self._receive(connection._sock)
-            while isinstance(answer, hiredis.PushNotification):
+            for command in ((b"CLIENT", b"TRACKING", b"ON", b"BCAST", *of), (b"PING",)):
+                connection._sock.sendall(_command(*command))
                 answer = self._receive(connection._sock)
-            if isinstance(answer, hiredis.ReplyError):
-                raise redis.ResponseError(str(answer))
+                # What was written before the cache is open has not been read into it.
+                while isinstance(answer, hiredis.PushNotification):
+                    answer = self._receive(connection._sock)
+                if isinstance(answer, hiredis.ReplyError):
+                    raise redis.ResponseError(str(answer))
             connection._sock.settimeout(_BEAT)
         except BaseException:
             connection.disconnect()
