@@ -703,10 +703,11 @@ def test_redis_refuses_to_tell(shop: Shop, denied: str) -> None:
     assert not cache.live
 
 
-@pytest.mark.parametrize("layout", range(len(LAYOUTS)))
+@pytest.mark.parametrize("layout", [0, 2])
 def test_no_read_after_a_push_sees_an_older_row(shop: Shop, layout: int) -> None:
     """Readers and a writer at once: once a write has been answered, reads that start are of it."""
     plan = READ_PLANS[layout > 0]
+    user = 100 + layout
     writer = RedisWriter(shop.lanes, 30, shop.cache)
     written = 0
     done = threading.Event()
@@ -716,19 +717,19 @@ def test_no_read_after_a_push_sees_an_older_row(shop: Shop, layout: int) -> None
     def read() -> None:
         while not done.is_set():
             least = written
-            data = shop.answer(shop.cached, plan, [9])
+            data = shop.answer(shop.cached, plan, [user])
             response = serving_pb2.GetOnlineFeaturesResponse.FromString(data)
             value = response.results[1].values[0].int64_val
             seen.append(value)
             if value < least:
                 older.append((value, least))
 
-    readers = [threading.Thread(target=read) for _ in range(3)]
+    readers = [threading.Thread(target=read) for _ in range(2)]
     before = shop.cache.hits
     for thread in readers:
         thread.start()
-    for number in range(1, 301):
-        rows = make_batch(WRITE_PLANS[layout], [Row(9, number * 10**9, None, number, "")])
+    for number in range(1, 101):
+        rows = make_batch(WRITE_PLANS[layout], [Row(user, number * 10**9, None, number, "")])
         writer.write(rows)
         written = number
     done.set()
