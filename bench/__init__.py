@@ -8,6 +8,7 @@ raw          the plain socket among them
 end_to_end   latency against rows, with a table and a picture
 quick        the budgets, each with a verdict
 read_modes   what HMGET and HGETALL cost Redis
+cache        requests for popular entities, with and without a cache
 reload       what a change of definitions costs the requests under way
 slow_transforms  plain requests beside Python transforms of 5 ms
 http2, load  requests at a fixed rate, from a client that takes next to no time itself
@@ -18,7 +19,7 @@ write_latency, write_mixed  pushes, alone and beside reads
 writes       all of these, with verdicts
 transforms   what the demo's on-demand views add, beside Feast's SDK (`transform_views`)
 
-Run as `python -m bench stages | end-to-end | quick | read-modes | reload | slow-transforms |
+Run as `python -m bench stages | end-to-end | quick | read-modes | cache | reload | slow-transforms |
 transforms | writes` from the root of the checkout.
 """
 

@@ -96,7 +96,7 @@ OPERATIONS = st.tuples(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(OPERATIONS, min_size=1, max_size=6))
 def test_answers_are_those_of_a_gateway_without_a_cache(beside: Beside, steps: list[Any]) -> None:
     asked = request(USERS, SKUS)
