@@ -1,26 +1,41 @@
 """Benchmarks: every figure is a ratio of things that were measured side by side, in one run.
 
+What is measured, and with what:
+
 data         what is stored and asked for: the shape of Feast's own published benchmark
+stores       Redis servers with that in them
+servers      the peers that are servers: Feast over gRPC and HTTP, echoes in three builds
+processes    the gateway and these, as processes of their own
+raw          one plain socket to Redis
+peers        all of them as contenders, checked to answer the same
 measure      the clock: interleaved rounds, percentiles, facts about the machine
-peers        what is measured: the gateway, Feast's gRPC server, and the floor below both
-servers      the servers among them, as processes of their own
-raw          the plain socket among them
-end_to_end   latency against rows, with a table and a picture
-quick        the budgets, each with a verdict
-read_modes   what HMGET and HGETALL cost Redis
+http2, load  requests at a fixed rate, from a client that takes next to no time itself
+h2load       load from a client in C
+verdict      budgets, and how they were kept
+picture      the pictures
+
+The benchmarks:
+
+full         all of the next six, with tables, pictures and verdicts
+sweep        latency in a closed loop, by rows, features, keys and misses
+growth       how it grows with rows and with features
+open_loop    latency at fixed rates, by workers
+throughput   answers a second, from the client in C
+memory       what Redis needs, by layout
+stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
+quick        the most important budgets, in two minutes
+counts       instructions of the stages (`count_stages`), beside those in `counts.json`
+writes       all of the next three, with verdicts
+write_rates  materialization beside Feast and Redis alone, and its memory
+write_latency, write_mixed  pushes, alone and beside reads (`write_data`: what is written)
+transforms   what the demo's on-demand views add, beside Feast's SDK (`transform_views`)
+slow_transforms  plain requests beside Python transforms of 5 ms
 cache        requests for popular entities, with and without a cache
 reload       what a change of definitions costs the requests under way
-slow_transforms  plain requests beside Python transforms of 5 ms
-http2, load  requests at a fixed rate, from a client that takes next to no time itself
-stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
-write_data   what is written: one view of 10 features
-write_rates  materialization beside Feast and Redis alone, and its memory
-write_latency, write_mixed  pushes, alone and beside reads
-writes       all of these, with verdicts
-transforms   what the demo's on-demand views add, beside Feast's SDK (`transform_views`)
+read_modes   what HMGET and HGETALL cost Redis
 
-Run as `python -m bench stages | end-to-end | quick | read-modes | cache | reload | slow-transforms |
-transforms | writes` from the root of the checkout.
+Run as `python -m bench full | quick | counts | stages | writes | transforms | slow-transforms |
+reload | read-modes | cache` from the root of the checkout.
 """
 
 from pathlib import Path

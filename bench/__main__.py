@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.data import ENTITIES
+from bench.data import ENTITIES, LAYOUTS, MANY_ENTITIES, Layout
 
 app = typer.Typer(
     help="Benchmarks of the gateway, side by side with Feast and with the floor below both.",
@@ -43,22 +43,73 @@ def stages() -> None:
 
 
 @app.command()
-def end_to_end(entities: Entities = ENTITIES) -> None:
-    """Latency against rows, with a table and a picture in bench/out."""
-    from bench.end_to_end import run
+def counts(
+    update: Annotated[bool, typer.Option("--update", help="Keep the counts of this run.")] = False,
+) -> None:
+    """Instructions of each stage, beside those that are kept; exit code 1 past 3% more."""
+    from bench import counts as gate
 
-    print(run(entities, console.log))
+    try:
+        counted = gate.count()
+        if update:
+            gate.update(counted)
+        comparisons, toolchain = gate.compare(counted, gate.read())
+    except gate.CannotCount as error:
+        console.print(f"bench: {error}", style="bold red", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    console.print(gate.table(comparisons))
+    if toolchain != counted.toolchain:
+        console.print(
+            f"{gate.FILE.name} has no counts for {counted.toolchain}: held against {toolchain}, "
+            f"within {gate.TOLERANCE_ACROSS_TOOLCHAINS:.0%}. {gate.UPDATE} adds them.",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    if not all(comparison.passed for comparison in comparisons):
+        console.print(f"Meant to be so? {gate.UPDATE}", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def full(
+    entities: Annotated[
+        int, typer.Option(min=1000, help="Entities in Redis: 100,000 take 2 GiB.")
+    ] = MANY_ENTITIES,
+    layouts: Annotated[
+        list[Layout] | None, typer.Option("--layout", help="Again for each; all unless given.")
+    ] = None,
+) -> None:
+    """Reads, from every side, beside Feast and the floor; exit code 1 past a budget.
+
+    Tables, pictures and JSON in bench/out.
+    """
+    from bench.full import run
+    from bench.verdict import verdict_table
+
+    chosen = layouts or list(LAYOUTS)
+    if missing := sorted(set(chosen) - set(LAYOUTS)):
+        raise typer.BadParameter(
+            f"{missing[0].value} cannot be written and served", param_hint="--layout"
+        )
+    try:
+        text, verdicts = run(entities, chosen, console.log)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--layout") from error
+    print(text)
+    console.print(verdict_table(verdicts, "Budgets"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()
 def quick(entities: Entities = ENTITIES) -> None:
     """Every budget with its verdict; exit code 1 past one."""
-    from bench.quick import budget_table, latency_table, run
+    from bench.quick import latency_table, run
+    from bench.verdict import verdict_table
 
     results, verdicts = run(entities, console.log)
     console.print(latency_table(results))
     console.print()
-    console.print(budget_table(verdicts))
+    console.print(verdict_table(verdicts, "Budgets; ratios of p50, floor = echo + raw read"))
     if not all(verdict.kept for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -126,13 +177,14 @@ def writes(
     ] = None,
 ) -> None:
     """Materialization, pushes, and both beside reads; exit code 1 past a budget."""
-    from bench.writes import PARTS, notes, run, table
+    from bench.verdict import verdict_table
+    from bench.writes import PARTS, notes, run
 
     chosen = parts or list(PARTS)
     if unknown := sorted(set(chosen) - set(PARTS)):
         raise typer.BadParameter(f"there is no part {unknown[0]!r}", param_hint="PARTS")
     verdicts = run(chosen, console.log)
-    console.print(table(verdicts))
+    console.print(verdict_table(verdicts, "Writes"))
     for note in notes(verdicts):
         console.print(note, style="dim", highlight=False)
     if not all(verdict.kept for verdict in verdicts):

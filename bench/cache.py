@@ -1,8 +1,9 @@
 """What the cache is worth: requests for entities of which a few are asked for most of the time.
 
-Two gateways serve one store, one with a cache, in turns. Entities are drawn by Zipf's law, 10 a
-request; Redis and its hashes are as for the other benchmarks. The cache has room for a tenth of the
-entities, or for all of them. How often it had what was asked for is read from its metrics.
+Three gateways serve one store in turns, two of them with a cache. Entities are drawn by Zipf's law, 10 a
+request; Redis and its hashes are as for the other benchmarks. The small cache has
+room for some of the entities, the large one for all. How often each had what was asked for is read
+from its metrics.
 
 Writes `cache.json`.
 """
@@ -20,7 +21,8 @@ from rich.table import Table
 from bench import OUT
 from bench.data import ENTITIES, FIVE_VIEWS, JOIN_KEY, SEED, Rows
 from bench.measure import Contender, interleave, machine, write_json
-from bench.peers import Encoding, Server, caller, open_store
+from bench.processes import OUR_METHOD, Server, caller
+from bench.stores import Encoding, open_store
 from hotfeast.server.local_redis import free_port
 from hotfeast.serving.v1 import serving_pb2
 
@@ -30,12 +32,9 @@ EXPONENT = 1.1
 """Of Zipf's law."""
 STALENESS = 60
 """Seconds that an answer from the cache may be old. Nothing is written meanwhile."""
-SIZES = {"no cache": 0, "cache for a tenth": 1, "cache for all": 64}
-"""Megabytes of each gateway's cache; an entity takes about a kilobyte of five views."""
+SIZES = {"no cache": 0, "small cache": 1, "large cache": 64}
+"""Megabytes of each gateway's cache; an entity takes about one kilobyte."""
 
-_METHOD = (
-    f"/{serving_pb2.DESCRIPTOR.services_by_name['FeatureServing'].full_name}/GetOnlineFeatures"
-)
 _REQUESTS = 2000
 _CALLS = 200
 
@@ -78,7 +77,7 @@ def run(
         for name, megabytes in SIZES.items():
             pages[name] = free_port()
             port = stack.enter_context(_gateway(store.repo, megabytes, pages[name]))
-            contenders.append(Contender(name, caller(stack, port, _METHOD), requests, _CALLS))
+            contenders.append(Contender(name, caller(stack, port, OUR_METHOD), requests, _CALLS))
         say("measuring")
         samples = interleave(contenders, rounds)
         results = [

@@ -1,42 +1,47 @@
 """What is stored and asked for: the shape of Feast's published benchmark.
 
-25 feature views of 10 features, int64 and double in turn, keyed by one int64 entity, so that an
-entity's hash in Redis has 275 fields. Two feature services: `five_views` reads 50 features of 5
-views, `all_views` all 250. The 5 views are spread evenly over the 25, because a small hash is a
-list that Redis searches from its start: the first 5 views would be found sooner than most.
+25 feature views of 10 features, int64 and double in turn, keyed by one entity, so that an entity's
+hash in Redis has 275 fields. A feature service for each of several numbers of views (`service`): 5
+of them are the 50 features of Feast's benchmark, all 25 its 250. The views of a service are spread
+evenly over the 25, because a small hash is a list that Redis searches from its start: the first 5
+views would be found sooner than most.
 
-Rows are written with redis-py, byte for byte as Feast writes them but faster;
-`check_against_feast` proves it on a few entities.
+Rows are written by the gateway's own writer; that it writes Feast's layout byte for byte as Feast
+does is proved by `check_against_feast` and `check_stored`.
 """
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.infra.online_stores.helpers import _mmh3, _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Float64, Int64
+from feast.types import Float64, Int64, String
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from hotfeast.server.view_writer import ViewWriter
 from hotfeast.serving.v1 import serving_pb2, value_pb2
 
 PROJECT = "bench"
 JOIN_KEY = "entity"
 VIEWS = 25
 FEATURES_PER_VIEW = 10
-FIVE_VIEWS = "five_views"
-ALL_VIEWS = "all_views"
-FIVE_VIEW_NUMBERS = (2, 7, 12, 17, 22)
+SERVICE_VIEWS = (1, 5, 10, 15, 20, 25)
+"""Of how many views there are feature services."""
+FIVE_VIEWS = "views_5"
 ENTITIES = 2000
 """How many there are unless asked otherwise."""
+MANY_ENTITIES = 100_000
+"""The same for the whole benchmark."""
 SEED = 20240501
 
 # redis-py's annotations know keys and commands of str alone; Feast's keys are bytes.
@@ -44,10 +49,52 @@ RedisClient = Any
 
 # Days; rows are younger, so each one's age is really judged, and found in order.
 _TTL_DAYS = 1
-# Entities whose rows go to Redis in one write.
-_PIPELINE = 100
+# Rows that are handed to a writer at once.
+_PORTION = 50_000
 # Entities that are written by Feast as well, to compare.
 _CHECKED = 3
+
+
+class KeyType(StrEnum):
+    """What entities are keyed by."""
+
+    INT = "int"
+    STRING = "string"
+
+
+class Layout(StrEnum):
+    """How rows are stored."""
+
+    FEAST = "feast"
+    """A hash field for each feature, as Feast does it."""
+    DUAL = "dual"
+    """The same, and a field for each view with all of its row."""
+    PACKED = "packed"
+    """A field for each view with all of its row, and one with its time."""
+
+
+LAYOUTS = (Layout.FEAST,)
+"""Those that can be written and served."""
+
+
+class Skew(StrEnum):
+    """Which entities are asked for."""
+
+    UNIFORM = "uniform"
+    """Each as often as any other, and none twice in a request."""
+    ZIPF = "zipf"
+    """The k-th most popular as often as 1 / k^0.99, as YCSB has it; a request may repeat some."""
+
+
+def service(views: int) -> str:
+    """The feature service that reads a number of views, one of `SERVICE_VIEWS`."""
+    return f"views_{views}"
+
+
+def service_views(views: int) -> list[int]:
+    """The numbers of the views that it reads, spread evenly."""
+    step = VIEWS / views
+    return [int(step * (i + 0.5)) for i in range(views)]
 
 
 def view_name(number: int) -> str:
@@ -66,34 +113,45 @@ class Rows:
     """All rows of all views.
 
     Attributes:
-        entities: The values of the join key.
+        entities: The values of the join key, numbers or strings.
+        key_type: Which of the two.
         times: One event time an entity, within the last hour.
         numbers: int64 values by entity and view, half a view's features.
         fractions: double values by entity and view, the other half.
     """
 
-    entities: list[int]
+    entities: list[Any]
+    key_type: KeyType
     times: list[datetime]
     numbers: npt.NDArray[np.int64]
     fractions: npt.NDArray[np.float64]
 
     @classmethod
-    def make(cls, entities: int) -> "Rows":
-        """Makes rows for entities 1 to `entities`; the same values each time, and times of now."""
+    def make(cls, entities: int, key_type: KeyType = KeyType.INT) -> "Rows":
+        """Makes rows for that many entities; the same values each time, and times of now."""
         values = np.random.default_rng(SEED)
         half = FEATURES_PER_VIEW // 2
         now = datetime.now(UTC)
         ages = values.integers(1, 3_600_000_000, entities)
         return cls(
-            entities=list(range(1, entities + 1)),
+            entities=[_entity(number, key_type) for number in range(1, entities + 1)],
+            key_type=key_type,
             times=[now - timedelta(microseconds=int(age)) for age in ages],
             numbers=values.integers(0, 1_000_000, (entities, VIEWS, half)),
             fractions=values.random((entities, VIEWS, half)),
         )
 
-    def key(self, entity: int) -> bytes:
+    def absent(self, number: int) -> Any:
+        """An entity that is not stored, another one for each number from 0."""
+        return _entity(len(self.entities) + 1 + number, self.key_type)
+
+    def value(self, entity: Any) -> dict[str, Any]:
+        """An entity as the arguments of a `Value`."""
+        return {"int64_val" if self.key_type is KeyType.INT else "string_val": entity}
+
+    def key(self, entity: Any) -> bytes:
         """The Redis key of an entity."""
-        key = EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(int64_val=entity)])
+        key = EntityKey(join_keys=[JOIN_KEY], entity_values=[Value(**self.value(entity))])
         stored: bytes = _redis_key(PROJECT, key, entity_key_serialization_version=3)
         return stored
 
@@ -123,13 +181,39 @@ class Rows:
             columns[name] = source[:count, view, i // 2]
         return pd.DataFrame(columns)
 
+    def tables(self, view: int) -> Iterator[pa.Table]:
+        """All rows of a view, in portions."""
+        for start in range(0, len(self.entities), _PORTION):
+            end = start + _PORTION
+            columns: dict[str, Any] = {
+                JOIN_KEY: pa.array(self.entities[start:end]),
+                "event_timestamp": pa.array(self.times[start:end], pa.timestamp("us", "UTC")),
+            }
+            for i, name in enumerate(feature_names(view)):
+                source = self.fractions if i % 2 else self.numbers
+                columns[name] = pa.array(source[start:end, view, i // 2])
+            yield pa.table(columns)
 
-def make_repository(folder: Path, redis_address: str) -> FeatureStore:
-    """Writes and applies a feature repository whose online store is at `redis_address`."""
+
+def _entity(number: int, key_type: KeyType) -> Any:
+    return number if key_type is KeyType.INT else f"customer-{number:012d}"
+
+
+def make_repository(
+    folder: Path, redis_address: str, key_type: KeyType = KeyType.INT
+) -> FeatureStore:
+    """Writes and applies a feature repository whose online store is at `redis_address`.
+
+    The registry is cached as Feast's guide to performance tuning says: for 300 s, and renewed by a
+    thread in the background.
+    """
     (folder / "feature_store.yaml").write_text(
         f"project: {PROJECT}\n"
         "provider: local\n"
-        f"registry: {folder / 'registry.db'}\n"
+        "registry:\n"
+        f"  path: {folder / 'registry.db'}\n"
+        "  cache_mode: thread\n"
+        "  cache_ttl_seconds: 300\n"
         "online_store:\n"
         "  type: redis\n"
         f"  connection_string: {redis_address}\n"
@@ -137,14 +221,16 @@ def make_repository(folder: Path, redis_address: str) -> FeatureStore:
         "  type: file\n"
         "entity_key_serialization_version: 3\n"
     )
-    entity = Entity(name=JOIN_KEY, join_keys=[JOIN_KEY], value_type=ValueType.INT64)
+    is_int = key_type is KeyType.INT
+    value_type = ValueType.INT64 if is_int else ValueType.STRING
+    entity = Entity(name=JOIN_KEY, join_keys=[JOIN_KEY], value_type=value_type)
     views = [
         FeatureView(
             name=view_name(number),
             entities=[entity],
             ttl=timedelta(days=_TTL_DAYS),
             schema=[
-                Field(name=JOIN_KEY, dtype=Int64),
+                Field(name=JOIN_KEY, dtype=Int64 if is_int else String),
                 *(
                     Field(name=name, dtype=Float64 if i % 2 else Int64)
                     for i, name in enumerate(feature_names(number))
@@ -163,8 +249,10 @@ def make_repository(folder: Path, redis_address: str) -> FeatureStore:
         [
             entity,
             *views,
-            FeatureService(name=FIVE_VIEWS, features=[views[i] for i in FIVE_VIEW_NUMBERS]),
-            FeatureService(name=ALL_VIEWS, features=list(views)),
+            *(
+                FeatureService(name=service(n), features=[views[i] for i in service_views(n)])
+                for n in SERVICE_VIEWS
+            ),
         ]
     )
     return store
@@ -174,46 +262,104 @@ def check_against_feast(store: FeatureStore, rows: Rows, client: RedisClient) ->
     """Has Feast write a few entities into an empty store, compares, and empties it again.
 
     Raises:
-        RuntimeError: What Feast wrote is not what `load` writes.
+        RuntimeError: What Feast wrote is not what `Rows.hashes` says.
     """
     for view in range(VIEWS):
         store.write_to_online_store(view_name(view), rows.frame(view, _CHECKED))
-    for index in range(_CHECKED):
-        entity = rows.entities[index]
-        ours = {name: value for view in rows.hashes(index) for name, value in view.items()}
-        if client.hgetall(rows.key(entity)) != ours:
-            raise RuntimeError(f"entity {entity} is stored differently by Feast")
+    check_stored(rows, client)
     if client.dbsize() != _CHECKED:
         raise RuntimeError(f"Feast wrote {client.dbsize()} keys for {_CHECKED} entities")
     client.flushall()
 
 
-def load(rows: Rows, client: RedisClient) -> None:
-    """Writes all rows."""
-    for start in range(0, len(rows.entities), _PIPELINE):
-        with client.pipeline(transaction=False) as pipe:
-            for index in range(start, min(start + _PIPELINE, len(rows.entities))):
-                key = rows.key(rows.entities[index])
-                for fields in rows.hashes(index):
-                    pipe.hset(key, mapping=fields)
-            pipe.execute()
+def check_stored(rows: Rows, client: RedisClient, views: int = VIEWS) -> None:
+    """Compares the hashes of a few entities with what `Rows.hashes` says.
+
+    Args:
+        rows: What should be stored.
+        client: Where.
+        views: Only that many views are, those of the service that reads so many.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    stored = {view_name(number).encode() for number in service_views(views)}
+    for index in range(_CHECKED):
+        entity = rows.entities[index]
+        expected = {
+            name: value
+            for number, fields in enumerate(rows.hashes(index))
+            if view_name(number).encode() in stored
+            for name, value in fields.items()
+        }
+        if client.hgetall(rows.key(entity)) != expected:
+            raise RuntimeError(f"entity {entity} is not stored as Feast stores it")
+
+
+def load(rows: Rows, repo: Path, views: int = VIEWS, layout: Layout = Layout.FEAST) -> None:
+    """Writes rows.
+
+    Args:
+        rows: All of them.
+        repo: The repository's folder.
+        views: Only that many views are written, those of the service that reads so many.
+        layout: How they are stored.
+
+    Raises:
+        RuntimeError: A row was not written, or the layout is not to be had.
+    """
+    if layout not in LAYOUTS:
+        raise RuntimeError(f"there is no writer of the layout {layout.value!r}")
+    for number in service_views(views):
+        writer = ViewWriter(repo, view_name(number), event_time_check=False)
+        for table in rows.tables(number):
+            counts = writer.write_arrow(table)
+            if counts.written != table.num_rows:
+                raise RuntimeError(f"rows of {view_name(number)} were lost: {counts}")
+
+
+def choose_entities(
+    rows: Rows, size: int, count: int, skew: Skew = Skew.UNIFORM, misses: float = 0.0
+) -> list[list[Any]]:
+    """The entities of some requests; the same ones for the same arguments.
+
+    Args:
+        rows: What is stored.
+        size: Entities in a request.
+        count: Requests.
+        skew: Which entities.
+        misses: The share of entities that are not stored.
+    """
+    chooser = np.random.default_rng(SEED + size)
+    stored = len(rows.entities)
+    share = None
+    if skew is Skew.ZIPF:
+        share = chooser.permutation(1.0 / np.arange(1, stored + 1) ** 0.99)
+        share /= share.sum()
+    chosen = []
+    for _ in range(count):
+        indices = chooser.choice(stored, size, replace=skew is Skew.ZIPF, p=share)
+        absent = chooser.random(size) < misses
+        chosen.append(
+            [
+                rows.absent(int(index)) if missing else rows.entities[index]
+                for index, missing in zip(indices, absent, strict=True)
+            ]
+        )
+    return chosen
+
+
+def make_request(rows: Rows, entities: list[Any], feature_service: str = FIVE_VIEWS) -> bytes:
+    """A serialized request for entities."""
+    request = serving_pb2.GetOnlineFeaturesRequest(feature_service=feature_service)
+    request.entities[JOIN_KEY].CopyFrom(
+        value_pb2.RepeatedValue(val=[value_pb2.Value(**rows.value(e)) for e in entities])
+    )
+    return request.SerializeToString()
 
 
 def make_requests(
-    entities: Sequence[int], rows: int, count: int, service: str = FIVE_VIEWS
+    rows: Rows, size: int, count: int, feature_service: str = FIVE_VIEWS
 ) -> list[bytes]:
-    """Serialized requests for `rows` random entities each, without repetition within a request.
-
-    The same ones for the same arguments.
-    """
-    chooser = random.Random(SEED + rows)
-    requests = []
-    for _ in range(count):
-        request = serving_pb2.GetOnlineFeaturesRequest(feature_service=service)
-        request.entities[JOIN_KEY].CopyFrom(
-            value_pb2.RepeatedValue(
-                val=[value_pb2.Value(int64_val=e) for e in chooser.sample(list(entities), rows)]
-            )
-        )
-        requests.append(request.SerializeToString())
-    return requests
+    """Serialized requests for `size` random entities each, without repetition within a request."""
+    return [make_request(rows, e, feature_service) for e in choose_entities(rows, size, count)]

@@ -42,17 +42,22 @@ class Load:
 class RunningLoad:
     """A client that is ready to send."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, rate: float) -> None:
         self._pipe = pipe
+        self._rate = rate
 
-    def begin(self, length: float) -> float:
-        """Has the client send for `length` seconds.
+    def begin(self, length: float, rate: float | None = None) -> float:
+        """Has the client send for `length` seconds; again once `finish` has returned.
+
+        Args:
+            length: Seconds.
+            rate: Requests a second; those of `open_load` if None.
 
         Returns:
             The time of the first request, as of `time.time()`.
         """
         start = time.time() + _LEAD
-        self._pipe.send((start, length))
+        self._pipe.send((start, length, self._rate if rate is None else rate))
         return start
 
     def finish(self) -> Load:
@@ -83,29 +88,30 @@ def open_load(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_send, args=(port, method, list(requests), rate, connections, theirs), daemon=True
+        target=_send, args=(port, method, list(requests), connections, theirs), daemon=True
     )
     process.start()
+    # Then a process that ends without a word ends the wait for it, too.
+    theirs.close()
     try:
         if (said := ours.recv()) != "ready":
             raise RuntimeError(said)
-        yield RunningLoad(ours)
+        yield RunningLoad(ours, rate)
     finally:
         process.terminate()
         process.join()
 
 
-def _send(
-    port: int, method: str, requests: list[bytes], rate: float, connections: int, pipe: Pipe
-) -> None:
+def _send(port: int, method: str, requests: list[bytes], connections: int, pipe: Pipe) -> None:
     """The process that sends."""
     try:
         client = _Client(port, Call(method, requests), connections)
         client.run([0.0] * len(requests), time.time())
         pipe.send("ready")
-        start, length = pipe.recv()
-        due = np.arange(0, length, 1 / rate)
-        pipe.send(np.column_stack([due, client.run(due.tolist(), start)]))
+        while True:
+            start, length, rate = pipe.recv()
+            due = np.arange(0, length, 1 / rate)
+            pipe.send(np.column_stack([due, client.run(due.tolist(), start)]))
     except Exception as error:
         pipe.send(f"the load ended: {type(error).__name__}: {error}")
 

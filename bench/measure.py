@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +26,8 @@ from bench.data import RedisClient
 WARM_UP_CALLS = 200
 # Seconds. Only calls of more than 25 ms reach it; their server is warm from the smaller requests.
 _WARM_UP_LIMIT = 5.0
+SHORT_WARM_UP = 0.2
+"""Seconds of warming up before a measurement whose length is planned."""
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Contender:
     name: str
     call: Callable[[Any], Any]
     items: Sequence[Any]
-    calls: int
+    calls: int = 1
     _at: int = field(default=0, repr=False)
 
     def run(self, count: int, limit: float = float("inf")) -> list[int]:
@@ -166,6 +168,33 @@ def interleave(
         for _ in range(rounds):
             for contender in contenders:
                 times[contender.name].append(contender.run(contender.calls))
+    return {name: Samples(np.array(taken)) for name, taken in times.items()}
+
+
+def interleave_for(
+    contenders: Mapping[str, Contender], seconds: Mapping[str, float], rounds: int
+) -> dict[str, Samples]:
+    """Warms contenders up, then measures them in turns, for about as long as is planned.
+
+    Args:
+        contenders: By name.
+        seconds: How long each of those that take part is called in all; a slower one than its time
+            allows is called once a round.
+        rounds: Turns that every one has.
+
+    Returns:
+        The samples of each contender, by name.
+    """
+    times: dict[str, list[list[int]]] = {name: [] for name in seconds}
+    with no_garbage_collection():
+        for name, share in seconds.items():
+            warm = contenders[name].run(WARM_UP_CALLS, SHORT_WARM_UP)
+            # The second half, since the first calls are slow.
+            usual = float(np.median(warm[len(warm) // 2 :]))
+            contenders[name].calls = max(1, round(share * 1e9 / rounds / usual))
+        for _ in range(rounds):
+            for name in seconds:
+                times[name].append(contenders[name].run(contenders[name].calls))
     return {name: Samples(np.array(taken)) for name, taken in times.items()}
 
 

@@ -1,203 +1,106 @@
-"""What is measured: the gateway, Feast's gRPC server, and the floor below both.
+"""What is measured: the gateway, Feast in three forms, and the floor below them.
 
-The floor is what no gateway of this kind can get below: `echo`, a gRPC server that answers the very
-same bytes without doing anything, plus `raw`, one plain socket that sends Redis the very commands
-that the gateway sends and reads the whole reply without looking at it. All servers are processes of
-their own on 127.0.0.1, and stop with the `with` block that started them.
+The floor is what no gateway of this kind can get below: an `echo`, a gRPC server that answers the
+very same bytes without doing anything, in three builds of which the best one counts, plus `raw`,
+one plain socket that sends Redis the very commands that the gateway sends and reads the whole reply
+without looking at it.
 """
 
-import os
-import pickle
-import re
-import subprocess
-import sys
-import tempfile
+import http.client
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-import grpc
-import redis
 from feast import FeatureStore
-from feast.protos.feast.serving.GrpcServer_pb2 import DESCRIPTOR as FEAST_GRPC_SERVER
 
 from bench.data import (
+    FIVE_VIEWS,
     JOIN_KEY,
+    Layout,
     RedisClient,
     Rows,
-    check_against_feast,
-    load,
-    make_repository,
-    make_requests,
+    Skew,
+    choose_entities,
+    make_request,
+    service,
 )
 from bench.measure import Contender
-from bench.raw import RawRead, RawSocket, pack_command
-from bench.servers import ECHO_SERVICE, Prepared
+from bench.processes import (
+    FEAST_METHOD,
+    OUR_METHOD,
+    caller,
+    echo_method,
+    open_echo,
+    open_feast_grpc,
+    open_feast_http,
+    open_gateway,
+)
+from bench.raw import RawRead, RawSocket
+from bench.servers import EchoKind, Prepared
+from bench.stores import Store
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.request import Request
-from hotfeast.server.local_redis import LocalRedis, free_port
 from hotfeast.server.plan import PlanBook
 from hotfeast.server.read_modes import SAMPLE_KEYS, choose
 from hotfeast.server.registry import read_definitions
 from hotfeast.serving.v1 import serving_pb2
 
-OURS = "hotfeast"
-FEAST = "feast"
-ECHO = "echo"
-RAW = "raw"
-RAW_PER_VIEW = "raw per view"
-ECHO_AND_RAW = "echo after raw"
-
-METHOD = f"/{serving_pb2.DESCRIPTOR.services_by_name['FeatureServing'].full_name}/GetOnlineFeatures"
-_FEAST_METHOD = (
-    f"/{FEAST_GRPC_SERVER.services_by_name['GrpcFeatureServer'].full_name}/GetOnlineFeatures"
-)
-# Seconds that a server has to get ready, and to end.
-_START_LIMIT = 90.0
-_STOP_LIMIT = 10.0
 # The commands that read hashes.
 _READS = ("hmget", "hgetall")
 # Seconds that the gateway has to settle on one of them.
 _SETTLE_LIMIT = 10.0
-# Bytes of a server's output that are looked at.
-_LOG_SIZE = 1 << 20
-# Seconds that one call may take before the benchmark gives up.
-_CALL_LIMIT = 30.0
-# Seconds between two looks at the registry, which does not change here.
-_REGISTRY_INTERVAL = 86400
+# Seconds that one call over HTTP may take.
+_HTTP_LIMIT = 30.0
 
 
-class Encoding(StrEnum):
-    """How Redis holds a hash of 275 fields."""
+class Peer(StrEnum):
+    """What can be measured, once for each store or once for all."""
 
-    LISTPACK = "listpack"
-    """A list, searched from its start: Redis' default up to 512 fields."""
-    HASH_TABLE = "hash table"
-    """With hash-max-listpack-entries at 64: several times the memory, and much faster reads."""
+    OURS = "Hotfeast"
+    RAW = "raw read"
+    FEAST = "Feast gRPC"
+    FEAST_HTTP = "Feast HTTP"
+    SDK = "Feast SDK"
+    ECHO = "echo"
+    """In each kind that is asked for, once for all stores."""
+    ECHO_AFTER_RAW = "echo after raw read"
+    """The floor in one piece: the read is made by the echo server, of the sync kind."""
+
+
+def named(peer: Peer, store: Store | str) -> str:
+    """A contender's name: the peer, and which store it reads."""
+    return f"{peer}, {store if isinstance(store, str) else store.label}"
+
+
+def echo_name(kind: EchoKind) -> str:
+    """An echo server's name."""
+    return f"{Peer.ECHO}, {kind}"
 
 
 @dataclass(frozen=True)
-class Store:
-    """A loaded Redis, and the feature repository that is stored in it."""
-
-    server: LocalRedis
-    client: RedisClient
-    repo: Path
-    feast: FeatureStore
-    rows: Rows
-    encoding: Encoding
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What is asked for, and how often.
+class Case:
+    """What is asked for.
 
     Attributes:
+        name: In tables and files; made of letters, digits and underscores.
         rows: Entities in a request.
         ring: Different requests.
-        rounds: Turns that every contender has.
-        calls: Calls in a turn, of all but Feast.
-        feast_calls: Calls in a turn of Feast, which takes several times as long.
+        views: Views of 10 features, one of `SERVICE_VIEWS`.
+        skew: Which entities.
+        misses: The share of them that are not stored.
     """
 
+    name: str
     rows: int
     ring: int
-    rounds: int
-    calls: int
-    feast_calls: int
-
-
-@contextmanager
-def open_store(rows: Rows, encoding: Encoding) -> Iterator[Store]:
-    """Starts Redis, loads the rows, and has Feast confirm that they are stored as it stores them.
-
-    Raises:
-        RuntimeError: They are not, or Redis holds them in another encoding.
-    """
-    with LocalRedis() as server, tempfile.TemporaryDirectory(prefix="hotfeast-bench-") as folder:
-        client = server.client()
-        if encoding is Encoding.HASH_TABLE:
-            _limit_lists(client, 64)
-        feast = make_repository(Path(folder), server.address)
-        check_against_feast(feast, rows, client)
-        load(rows, client)
-        stored = _encoding(client, rows.key(rows.entities[0]))
-        expected = {
-            Encoding.LISTPACK: (b"listpack", b"ziplist"),
-            Encoding.HASH_TABLE: (b"hashtable",),
-        }
-        if stored not in expected[encoding]:
-            raise RuntimeError(f"Redis holds the hashes as {stored!r}, which is no {encoding}")
-        yield Store(server, client, Path(folder), feast, rows, encoding)
-
-
-def _encoding(client: RedisClient, key: bytes) -> bytes:
-    encoding: bytes = client.execute_command("OBJECT", "ENCODING", key)
-    return encoding
-
-
-def _limit_lists(client: RedisClient, entries: int) -> None:
-    try:
-        client.config_set("hash-max-listpack-entries", entries)
-    except redis.ResponseError:
-        # Before Redis 7.
-        client.config_set("hash-max-ziplist-entries", entries)
-
-
-class Server:
-    """A process that says when it is ready."""
-
-    def __init__(self, module: str, *arguments: str, ready: str) -> None:
-        """
-        Args:
-            module: What `python -m` runs.
-            arguments: Its arguments.
-            ready: Pattern of the line that says so; its first group is the port.
-        """
-        self._name = f"{module} {' '.join(arguments)}"
-        self._ready = re.compile(ready)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            cwd=Path(__file__).resolve().parents[1],
-        )
-
-    def port(self) -> int:
-        """Waits until it is ready, and returns its port.
-
-        Raises:
-            RuntimeError: It ended, or takes too long; with its output.
-        """
-        end = time.monotonic() + _START_LIMIT
-        while True:
-            ended = self._process.poll() is not None
-            # The process writes where the file's position is, so that must not be moved.
-            output = os.pread(self._log.fileno(), _LOG_SIZE, 0).decode("utf-8", "replace")
-            found = self._ready.search(output)
-            if found:
-                return int(found[1])
-            if ended or time.monotonic() > end:
-                raise RuntimeError(f"{self._name} did not start:\n{output[-4000:]}")
-            time.sleep(0.05)
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+    views: int = 5
+    skew: Skew = Skew.UNIFORM
+    misses: float = 0.0
 
 
 class Plans:
@@ -222,139 +125,162 @@ class Plans:
         batch = self.batch(request)
         return batch.command_bytes, sum(batch.entity_counts)
 
-    def commands_per_view(self, request: bytes, rows: Rows) -> tuple[bytes, int]:
-        """The commands of Feast's SDK, one HMGET a view and entity, and how many they are."""
-        views = self.book.find(Request(request)).compiled.definition.views
-        asked = serving_pb2.GetOnlineFeaturesRequest.FromString(request).entities[JOIN_KEY].val
-        keys = [rows.key(value.int64_val) for value in asked]
-        commands = [
-            pack_command(b"HMGET", key, *(f.hash_field for f in view.features), view.time_field)
-            for view in views
-            for key in keys
-        ]
-        return b"".join(commands), len(commands)
+
+class _Asked:
+    """A case's requests, in the forms in which its contenders take them."""
+
+    def __init__(self, case: Case, rows: Rows) -> None:
+        self.case = case
+        self.entities = choose_entities(rows, case.rows, case.ring, case.skew, case.misses)
+        self.requests = [make_request(rows, e, service(case.views)) for e in self.entities]
+        self.answers: list[bytes] = []
+
+    def bodies(self) -> list[bytes]:
+        """For the HTTP server."""
+        return [http_body(entities, service(self.case.views)) for entities in self.entities]
+
+
+def http_body(entities: list[Any], feature_service: str = FIVE_VIEWS) -> bytes:
+    """A request of Feast's HTTP feature server, as JSON."""
+    return json.dumps(
+        {"feature_service": feature_service, "entities": {JOIN_KEY: entities}}
+    ).encode()
+
+
+class HttpCaller:
+    """Calls of Feast's HTTP feature server on one connection that is kept."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_HTTP_LIMIT)
+
+    def __call__(self, body: bytes) -> bytes:
+        """Takes a JSON request and returns the JSON answer, which is not parsed.
+
+        Raises:
+            RuntimeError: The server answered with an error.
+        """
+        headers = {"Content-Type": "application/json"}
+        self._connection.request("POST", "/get-online-features", body, headers)
+        response = self._connection.getresponse()
+        content = response.read()
+        if response.status != http.HTTPStatus.OK:
+            raise RuntimeError(f"Feast's HTTP server: {response.status}: {content[:500]!r}")
+        return content
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
+
+
+Contenders = dict[str, dict[str, Contender]]
+"""By case and by their own names."""
 
 
 @contextmanager
 def open_peers(
-    store: Store, workloads: Sequence[Workload], more: bool = False
-) -> Iterator[dict[int, list[Contender]]]:
-    """Starts all peers on a store, and checks that they answer the same.
+    stores: Sequence[Store],
+    cases: Sequence[Case],
+    peers: Sequence[Peer],
+    echoes: Sequence[EchoKind] = (EchoKind.SYNC,),
+) -> Iterator[Contenders]:
+    """Starts peers on stores of the same rows, and checks that they answer the same.
+
+    Feast over HTTP and in process reads the first store alone.
 
     Args:
-        store: What they read.
-        workloads: What they will be asked for.
-        more: Whether the floor is also measured in two other ways: with the commands that Feast's
-            SDK sends, and in one piece, with the raw read inside the echo server.
-
-    Yields:
-        The contenders of each workload, by its rows.
+        stores: What they read.
+        cases: What they will be asked for.
+        peers: Which of them.
+        echoes: The kinds of echo servers.
 
     Raises:
         RuntimeError: A peer did not start, or answers wrongly.
     """
     with ExitStack() as stack:
-        ours = stack.enter_context(open_gateway(store.repo))
-        feast = stack.enter_context(
-            Server("bench.servers", "feast", str(store.repo), str(free_port()), ready=_READY)
-        )
-        call_ours = caller(stack, ours, METHOD)
-        call_feast = caller(stack, feast.port(), _FEAST_METHOD)
+        asked = [_Asked(case, stores[0].rows) for case in cases]
+        contenders: Contenders = {case.name: {} for case in cases}
 
-        requests = {w.rows: make_requests(store.rows.entities, w.rows, w.ring) for w in workloads}
-        answers = {rows: [call_ours(r) for r in ring] for rows, ring in requests.items()}
-        for rows, ring in requests.items():
-            _check(answers[rows][0], call_feast(ring[0]), rows)
+        def add(name: str, call: Callable[[Any], Any], rings: Sequence[Sequence[Any]]) -> None:
+            for case, ring in zip(cases, rings, strict=True):
+                contenders[case.name][name] = Contender(name, call, ring)
 
-        plans = Plans(store.feast)
-        plans.follow(requests[workloads[0].rows][0], store.client)
-        raw = stack.enter_context(RawSocket(store.server.port))
-        reads = {rows: _reads(raw, map(plans.commands, ring)) for rows, ring in requests.items()}
-        prepared: dict[str, list[Prepared]] = {}
-        for rows in requests:
-            prepared[f"Echo{rows}"] = [Prepared(answer, None) for answer in answers[rows]]
-            prepared[f"EchoAfterRaw{rows}"] = list(map(Prepared, answers[rows], reads[rows]))
-        for rows, ring in requests.items():
-            _await_same_commands(
-                store.client, partial(call_ours, ring[0]), partial(raw.read, reads[rows][0])
+        for store in stores:
+            ours = stack.enter_context(open_gateway(store.repo, layout=store.layout))
+            call = caller(stack, ours, OUR_METHOD)
+            for a in asked:
+                answers = [call(request) for request in a.requests]
+                if a.answers and a.answers != answers:
+                    raise RuntimeError(f"{a.case.name}: {store.label} is answered differently")
+                a.answers = answers
+            add(named(Peer.OURS, store), call, [a.requests for a in asked])
+            raw = stack.enter_context(RawSocket(store.server.port))
+            reads = _raw_reads(store, raw, asked)
+            for a, ring in zip(asked, reads, strict=True):
+                _await_same_commands(
+                    store.client, partial(call, a.requests[0]), partial(raw.read, ring[0])
+                )
+            add(named(Peer.RAW, store), raw.read, reads)
+            if Peer.FEAST in peers and store.layout is Layout.FEAST:
+                feast = stack.enter_context(open_feast_grpc(store.repo))
+                call = caller(stack, feast, FEAST_METHOD)
+                for a in asked:
+                    _check(a, serving_pb2.GetOnlineFeaturesResponse.FromString(call(a.requests[0])))
+                add(named(Peer.FEAST, store), call, [a.requests for a in asked])
+        if Peer.FEAST_HTTP in peers:
+            port = stack.enter_context(open_feast_http(stores[0].repo, 1))
+            call_http = HttpCaller(port)
+            stack.callback(call_http.close)
+            bodies = [a.bodies() for a in asked]
+            for a, ring_of_bodies in zip(asked, bodies, strict=True):
+                _check_json(a, call_http(ring_of_bodies[0]))
+            add(named(Peer.FEAST_HTTP, stores[0]), call_http, bodies)
+        if Peer.SDK in peers:
+            _add_sdk(stores[0].feast, asked, contenders, named(Peer.SDK, stores[0]))
+        prepared = {a.case.name: [Prepared(answer, None) for answer in a.answers] for a in asked}
+        after_raw = EchoKind.SYNC in echoes and Peer.ECHO_AFTER_RAW in peers
+        if after_raw:
+            for a in asked:
+                reads_of_case = contenders[a.case.name][named(Peer.RAW, stores[0])].items
+                prepared[f"{a.case.name}_after_raw"] = list(map(Prepared, a.answers, reads_of_case))
+        for kind in echoes:
+            echo = stack.enter_context(
+                open_echo(stores[0].repo, prepared, stores[0].server.port, kind)
             )
-        echo_port = stack.enter_context(open_echo(store.repo, prepared, store.server.port))
-
-        contenders: dict[int, list[Contender]] = {}
-        for w in workloads:
-            ring = requests[w.rows]
-            call_echo = caller(stack, echo_port, f"/{ECHO_SERVICE}/Echo{w.rows}")
-            for request, answer in zip(ring, answers[w.rows], strict=True):
-                if call_echo(request) != answer:
-                    raise RuntimeError("the echo server is out of step")
-            contenders[w.rows] = [
-                Contender(OURS, call_ours, ring, w.calls),
-                Contender(FEAST, call_feast, ring, w.feast_calls),
-                Contender(ECHO, call_echo, ring, w.calls),
-                Contender(RAW, raw.read, reads[w.rows], w.calls),
-            ]
-            if more:
-                call_both = caller(stack, echo_port, f"/{ECHO_SERVICE}/EchoAfterRaw{w.rows}")
-                commands = (plans.commands_per_view(request, store.rows) for request in ring)
-                contenders[w.rows] += [
-                    Contender(ECHO_AND_RAW, call_both, ring, w.calls),
-                    Contender(RAW_PER_VIEW, raw.read, _reads(raw, commands), w.calls),
-                ]
+            for a in asked:
+                call = caller(stack, echo, echo_method(a.case.name))
+                _check_step(call, a)
+                name = echo_name(kind)
+                contenders[a.case.name][name] = Contender(name, call, a.requests)
+                if after_raw and kind is EchoKind.SYNC:
+                    call = caller(stack, echo, echo_method(f"{a.case.name}_after_raw"))
+                    contenders[a.case.name][Peer.ECHO_AFTER_RAW] = Contender(
+                        Peer.ECHO_AFTER_RAW, call, a.requests
+                    )
         yield contenders
 
 
-@contextmanager
-def open_gateway(
-    repo: Path, interval: float = _REGISTRY_INTERVAL, workers: int = 1
-) -> Iterator[int]:
-    """Serves a repository with the gateway; gives its port.
-
-    Args:
-        repo: The repository.
-        interval: Seconds between two looks at the registry.
-        workers: Processes that serve it.
-    """
-    with Server(
-        *("hotfeast.server", "serve", "--repo", str(repo), "--bind", "127.0.0.1:0"),
-        *("--registry-interval", str(interval), "--workers", str(workers)),
-        ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
-    ) as server:
-        yield server.port()
+def _raw_reads(store: Store, raw: RawSocket, asked: Sequence[_Asked]) -> list[list[RawRead]]:
+    plans = Plans(store.feast)
+    reads = []
+    for a in asked:
+        plans.follow(a.requests[0], store.client)
+        commands = map(plans.commands, a.requests)
+        reads.append([RawRead(data, len(raw.reply(data, count))) for data, count in commands])
+    return reads
 
 
-@contextmanager
-def open_echo(
-    folder: Path, prepared: Mapping[str, Sequence[Prepared]], redis_port: int = 0
-) -> Iterator[int]:
-    """Serves prepared answers from a server like the gateway's; gives its port.
-
-    Args:
-        folder: Where the answers are put.
-        prepared: For each method its answers, which are given in turn.
-        redis_port: Where answers with a read have it done.
-    """
-    path = folder / "answers.pickle"
-    path.write_bytes(pickle.dumps(prepared))
-    with Server(
-        *("bench.servers", "echo", str(path), "--redis-port", str(redis_port)), ready=_READY
-    ) as server:
-        yield server.port()
+def _add_sdk(
+    feast: FeatureStore, asked: Sequence[_Asked], contenders: Contenders, name: str
+) -> None:
+    for a in asked:
+        features = feast.get_feature_service(service(a.case.views))
+        call = partial(_call_sdk, feast, features)
+        _check(a, call(a.entities[0]).proto)
+        contenders[a.case.name][name] = Contender(name, call, a.entities)
 
 
-_READY = r"(?m)^ready (\d+)$"
-
-
-def caller(stack: ExitStack, port: int, method: str) -> Callable[[bytes], bytes]:
-    """A call of bytes to bytes: the client costs the same whoever is called."""
-    channel = grpc.insecure_channel(
-        f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)]
-    )
-    stack.callback(channel.close)
-    return partial(channel.unary_unary(method), timeout=_CALL_LIMIT)
-
-
-def _reads(raw: RawSocket, commands: Iterator[tuple[bytes, int]]) -> list[RawRead]:
-    return [RawRead(data, len(raw.reply(data, count))) for data, count in commands]
+def _call_sdk(feast: FeatureStore, features: Any, entities: list[Any]) -> Any:
+    return feast.get_online_features(features=features, entity_rows={JOIN_KEY: entities})
 
 
 def _await_same_commands(
@@ -382,25 +308,63 @@ def _await_same_commands(
         time.sleep(0.1)
 
 
-def _check(ours: bytes, feast: bytes, rows: int) -> None:
-    """Compares two answers; only the order of the features may differ.
+def _check_step(call: Callable[[bytes], bytes], asked: _Asked) -> None:
+    """Goes once through an echo server's answers, so that it is at the first one again."""
+    for request, answer in zip(asked.requests, asked.answers, strict=True):
+        if call(request) != answer:
+            raise RuntimeError("the echo server is out of step")
+
+
+def _columns(message: Any) -> dict[str, list[Any]]:
+    """The values by feature; None where there is none."""
+    names = message.metadata.feature_names.val
+    return {
+        name: [_native(value) for value in vector.values]
+        for name, vector in zip(names, message.results, strict=True)
+    }
+
+
+def _native(value: Any) -> Any:
+    member = value.WhichOneof("val")
+    return None if member is None else getattr(value, member)
+
+
+def _ours(asked: _Asked) -> dict[str, list[Any]]:
+    """The gateway's first answer.
 
     Raises:
-        RuntimeError: They differ otherwise, or a value is not PRESENT.
+        RuntimeError: Values are missing that are stored, or the other way round.
     """
-    columns = []
-    for answer in (ours, feast):
-        message = serving_pb2.GetOnlineFeaturesResponse.FromString(answer)
-        names = message.metadata.feature_names.val
-        columns.append(
-            {
-                name: (list(vector.values), list(vector.statuses), len(vector.values))
-                for name, vector in zip(names, message.results, strict=True)
-            }
-        )
-    if columns[0] != columns[1]:
-        raise RuntimeError("the gateway and Feast answer differently")
-    present = [serving_pb2.FieldStatus.PRESENT] * rows
-    for name, (_, statuses, count) in columns[0].items():
-        if count != rows or statuses != present:
-            raise RuntimeError(f"{name}: not all of the {rows} values are there")
+    message = serving_pb2.GetOnlineFeaturesResponse.FromString(asked.answers[0])
+    present = serving_pb2.FieldStatus.PRESENT
+    for vector in message.results:
+        if len(vector.values) != asked.case.rows:
+            raise RuntimeError(f"{asked.case.name}: an answer of {len(vector.values)} rows")
+        if not asked.case.misses and set(vector.statuses) != {present}:
+            raise RuntimeError(f"{asked.case.name}: not all values are there")
+    return _columns(message)
+
+
+def _check(asked: _Asked, feast: Any) -> None:
+    """Compares the values of two answers; the order of the features may differ.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    if _ours(asked) != _columns(feast):
+        raise RuntimeError(f"{asked.case.name}: the gateway and Feast answer differently")
+
+
+def _check_json(asked: _Asked, content: bytes) -> None:
+    """The same, for the answer of Feast's HTTP server, whose integers may be strings."""
+    answer: Mapping[str, Any] = json.loads(content)
+    columns = {
+        name: [None if value is None else str(value) for value in result["values"]]
+        for name, result in zip(answer["metadata"]["feature_names"], answer["results"], strict=True)
+    }
+    ours = {
+        name: [None if value is None else str(value) for value in values]
+        for name, values in _ours(asked).items()
+    }
+    if ours != columns:
+        raise RuntimeError(f"{asked.case.name}: Feast's HTTP server answers differently")

@@ -1,4 +1,4 @@
-"""The pictures: latency against rows, one panel for each encoding, and latency against time."""
+"""The pictures: latency against rows and against time, throughput against p99, shares of stages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,26 +13,29 @@ _INK = "#2b2b2b"
 _FAINT = "#d9d9d9"
 # Colour, line style and marker, in the order of the series.
 _STYLES = (("#c2410c", "-", "s"), ("#1d4ed8", "-", "o"), ("#6b7280", "--", "^"))
+_SHARE_COLOURS = ("#9ca3af", "#d1d5db", "#93c5fd", "#3b82f6", "#1d4ed8", "#1e3a8a")
 _PANEL_TITLES = {
     "listpack": "Hashes as listpacks (Redis' default)",
     "hash table": "Hashes as hash tables (hash-max-listpack-entries 64)",
+    "dual": "Packed rows beside Feast's fields",
+    "packed": "Packed rows",
 }
+_COLOURS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#6b7280", "#b45309", "#0891b2")
 
 Series = Mapping[str, Mapping[int, float]]
 
 
-def draw(panels: Mapping[str, Series], path: Path) -> None:
+def draw_latency(panels: Mapping[str, Series], path: Path) -> None:
     """Writes `path` with .png and .svg.
 
     Args:
-        panels: By encoding and name the median milliseconds by rows. The first series is the slow
+        panels: By store and name the median milliseconds by rows. The first series is the slow
             one, the second ours, the third the floor.
         path: Without a suffix.
     """
-    figure = Figure(figsize=(11, 5.2), facecolor="white", layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (encoding, series) in zip(axes, panels.items(), strict=True):
-        _panel(axis, _PANEL_TITLES[encoding], series)
+    figure, axes = _panels(len(panels))
+    for axis, (store, series) in zip(axes, panels.items(), strict=True):
+        _panel(axis, _PANEL_TITLES[store], series)
     axes[0].set_ylabel("median latency seen by one client, ms", color=_INK)
     handles, labels = axes[0].get_legend_handles_labels()
     axes[0].legend(handles, labels, loc="upper left", frameon=False, labelcolor=_INK)
@@ -71,6 +74,79 @@ def _panel(axis: Axes, title: str, series: Series) -> None:
     axis.set_xlim(min(ours) / 1.7, max(ours) * 1.7)
     axis.grid(True, which="minor", color=_FAINT, linewidth=0.3)
     _plain(axis)
+
+
+def draw_throughput(series: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
+    """Writes `path` with .png and .svg: how the slowest 1% fare as the rate is raised.
+
+    Args:
+        series: By server its answers a second and its p99 in milliseconds, for each rate.
+        path: Without a suffix.
+    """
+    figure = Figure(figsize=(9, 5.2), facecolor="white", layout="constrained")
+    axis = figure.subplots()
+    for i, (name, points) in enumerate(series.items()):
+        rates, p99 = zip(*points, strict=True)
+        axis.plot(
+            rates, p99, color=_COLOURS[i % len(_COLOURS)], marker="o", markersize=4.5,
+            linewidth=1.6, label=name,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_xlabel("answers a second", color=_INK)
+    axis.set_ylabel("p99 from the time a request was due, ms", color=_INK)
+    axis.legend(frameon=False, labelcolor=_INK)
+    _plain(axis)
+    figure.suptitle("Single rows at fixed rates: throughput against p99", color=_INK, fontsize=13)
+    _save(figure, path)
+
+
+def draw_stages(panels: Mapping[str, Mapping[int, Mapping[str, float]]], path: Path) -> None:
+    """Writes `path` with .png and .svg: the share of each stage, a bar for each number of rows.
+
+    Args:
+        panels: By store, rows and stage the milliseconds, in the order in which they are drawn.
+        path: Without a suffix.
+    """
+    figure, axes = _panels(len(panels))
+    for axis, (store, by_rows) in zip(axes, panels.items(), strict=True):
+        places = range(len(by_rows))
+        sums = [sum(parts.values()) for parts in by_rows.values()]
+        below = np.zeros(len(by_rows))
+        for i, stage in enumerate(next(iter(by_rows.values()))):
+            shares = [
+                100 * parts[stage] / total
+                for parts, total in zip(by_rows.values(), sums, strict=True)
+            ]
+            axis.bar(places, shares, 0.6, below, color=_SHARE_COLOURS[i], label=stage)
+            below += shares
+        axis.set_xticks(
+            list(places),
+            [
+                f"{rows:,} row{'s' * (rows > 1)}\n{total:.3g} ms"
+                for rows, total in zip(by_rows, sums, strict=True)
+            ],
+        )
+        axis.set_title(_PANEL_TITLES[store], color=_INK, fontsize=11)
+        _plain(axis)
+    axes[0].set_ylabel("share of the sum, %", color=_INK)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False,
+        labelcolor=_INK,
+    )  # fmt: skip
+    figure.suptitle(
+        "50 features over 5 views: what the time of a request is made of", color=_INK, fontsize=13
+    )
+    _save(figure, path)
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with panels side by side."""
+    figure = Figure(figsize=(5.5 * count, 5.2), facecolor="white", layout="constrained")
+    axes: Sequence[Axes] = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    return figure, axes
 
 
 def draw_times(

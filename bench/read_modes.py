@@ -13,8 +13,8 @@ from rich.table import Table
 
 from bench.data import Rows
 from bench.measure import Contender, interleave, no_garbage_collection
-from bench.peers import Encoding, open_store
 from bench.raw import RawRead, RawSocket, pack_command
+from bench.stores import Encoding, open_store
 from hotfeast.server.read_modes import FIELD_COST, SCAN_COST, WHOLE_COST
 
 _HASHES = 100

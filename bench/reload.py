@@ -36,8 +36,9 @@ from bench.data import (
 )
 from bench.load import Load, open_load
 from bench.measure import machine, write_json
-from bench.peers import Encoding, open_gateway, open_store
 from bench.picture import draw_times
+from bench.processes import open_gateway
+from bench.stores import Encoding, open_store
 from hotfeast.clients import FeatureClient
 from hotfeast.serving.v1 import serving_pb2
 
@@ -119,7 +120,7 @@ def run(
             open_gateway(store.repo, INTERVAL) as port,
             _changer(store.repo, other) as change,
         ):
-            requests = make_requests(rows.entities, 1, 200)
+            requests = make_requests(rows, 1, 200)
             count = len(CHANGES) * rounds
             length = _WARM_UP + PAUSE * (2 * count + 1)
             say(f"{RATE} requests a second for {length:.0f} s, {count} reloads")

@@ -1,16 +1,20 @@
-"""The peers that are servers of their own: `python -m bench.servers feast|echo`.
+"""The peers that are servers of their own: `python -m bench.servers feast|feast-http|echo`.
 
 Each prints one line, `ready PORT`, once it listens on 127.0.0.1, and then serves until SIGTERM.
 """
 
+import asyncio
+import http.client
 import itertools
 import logging
 import pickle
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import grpc
 import typer
@@ -22,6 +26,11 @@ ECHO_SERVICE = "hotfeast.bench.Echo"
 _FEAST_WORKERS = 10
 # Seconds. The registry does not change, so reading it again would only disturb the figures.
 _FEAST_REGISTRY_TTL = 86400
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+]
 
 app = typer.Typer()
 
@@ -44,6 +53,55 @@ def feast(repo: Path, port: int) -> None:
     server.wait_for_termination()
 
 
+@app.command()
+def feast_http(repo: Path, port: int, workers: int = 1) -> None:
+    """Serves a repository with Feast's HTTP feature server, as `feast serve` does.
+
+    Tuned as Feast's guide to online server performance says: connections, requests until a worker
+    is replaced, keep-alive and registry TTL are its recommendations, and there is no access log.
+    """
+    from feast import FeatureStore
+
+    logging.disable(logging.CRITICAL)
+    threading.Thread(target=_say_when_healthy, args=(port,), daemon=True).start()
+    FeatureStore(repo_path=str(repo)).serve(
+        host="127.0.0.1",
+        port=port,
+        type_="http",
+        no_access_log=True,
+        workers=workers,
+        worker_connections=2000,
+        max_requests=10_000,
+        max_requests_jitter=500,
+        keep_alive_timeout=60,
+        registry_ttl_sec=300,
+    )
+
+
+def _say_when_healthy(port: int) -> None:
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                _ready(port)
+                return
+        except OSError:
+            time.sleep(0.1)
+        finally:
+            connection.close()
+
+
+class EchoKind(StrEnum):
+    """What an echo server is built of."""
+
+    SYNC = "sync"
+    """Threads, as the gateway is."""
+    ASYNCIO = "asyncio"
+    UVLOOP = "uvloop"
+    """asyncio on uvloop."""
+
+
 class Prepared(NamedTuple):
     """An answer, and what to read from Redis before it is given."""
 
@@ -51,28 +109,37 @@ class Prepared(NamedTuple):
     read: RawRead | None
 
 
+Methods = Mapping[str, Sequence[Prepared]]
+
+
 @app.command()
 def echo(
     prepared: Path,
     redis_port: Annotated[int, typer.Option(help="Where answers with a read have it done.")] = 0,
     threads: Annotated[int, typer.Option(help="As many as the gateway has.")] = 16,
+    kind: Annotated[EchoKind, typer.Option(help="What it is built of.")] = EchoKind.SYNC,
 ) -> None:
     """Answers with prepared bytes, one list of them for each method, in turn.
 
-    The file is a pickled `dict[str, list[Prepared]]`. The server is built as the gateway's is.
+    The file is a pickled `dict[str, list[Prepared]]`. Only the sync kind reads from Redis; it is
+    built as the gateway's server is.
     """
-    methods: dict[str, list[Prepared]] = pickle.loads(prepared.read_bytes())
-    server = grpc.server(
-        ThreadPoolExecutor(threads),
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-        ],
-    )
+    methods: Methods = pickle.loads(prepared.read_bytes())
+    if kind is EchoKind.SYNC:
+        _echo_with_threads(methods, redis_port, threads)
+    elif kind is EchoKind.ASYNCIO:
+        asyncio.run(_echo_in_a_loop(methods))
+    else:
+        import uvloop
+
+        uvloop.run(_echo_in_a_loop(methods))
+
+
+def _echo_with_threads(methods: Methods, redis_port: int, threads: int) -> None:
+    server = grpc.server(ThreadPoolExecutor(threads), options=_OPTIONS)
     per_thread = threading.local()
 
-    def replay(items: list[Prepared]) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    def replay(items: Sequence[Prepared]) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         following = itertools.cycle(items)
 
         def answer(_request: bytes, _context: grpc.ServicerContext) -> bytes:
@@ -94,6 +161,25 @@ def echo(
     server.start()
     _ready(port)
     server.wait_for_termination()
+
+
+async def _echo_in_a_loop(methods: Methods) -> None:
+    server = grpc.aio.server(options=_OPTIONS)
+
+    def replay(items: Sequence[Prepared]) -> Any:
+        following = itertools.cycle(items)
+
+        async def answer(_request: bytes, _context: Any) -> bytes:
+            return next(following).answer
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    handlers = {method: replay(items) for method, items in methods.items()}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(ECHO_SERVICE, handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    _ready(port)
+    await server.wait_for_termination()
 
 
 if __name__ == "__main__":

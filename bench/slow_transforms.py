@@ -28,7 +28,8 @@ from rich.table import Table
 from bench import OUT
 from bench.data import ENTITIES, Rows, make_requests
 from bench.measure import machine, write_json
-from bench.peers import Encoding, caller, open_gateway, open_store
+from bench.processes import caller, open_gateway
+from bench.stores import Encoding, open_store
 from hotfeast.clients import FeatureClient
 from hotfeast.serving.v1 import serving_pb2
 
@@ -120,7 +121,7 @@ def run(
     with open_store(rows, Encoding.LISTPACK) as store:
         store.feast.apply([waits, python, c])
         facts = machine(store.client)
-        requests = make_requests(rows.entities, 1, 200)
+        requests = make_requests(rows, 1, 200)
         with ExitStack() as stack:
             port = stack.enter_context(open_gateway(store.repo))
             ask = stack.enter_context(_askers(port))

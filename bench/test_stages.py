@@ -16,16 +16,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.data import JOIN_KEY, PROJECT, Rows, make_requests
-from bench.peers import Encoding, Plans, Store, open_store
+from bench.peers import Plans
 from bench.raw import RawSocket
+from bench.stages import KEYS, PARSE, ROWS, SCAN, SPLICE
+from bench.stores import Encoding, Store, open_store
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_response
 from hotfeast.server.plan import PlanBook
 from hotfeast.serving.v1 import serving_pb2, value_pb2
-
-ROWS = (1, 100, 1000)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def store() -> Iterator[Store]:
 @pytest.fixture(scope="module", params=ROWS)
 def material(request: pytest.FixtureRequest, store: Store) -> Material:
     plans = Plans(store.feast)
-    asked = make_requests(store.rows.entities, request.param, 1)[0]
+    asked = make_requests(store.rows, request.param, 1)[0]
     with RawSocket(store.server.port) as raw:
         reply = raw.reply(*plans.commands(asked))
     now = int(max(store.rows.times).timestamp()) + 1
@@ -87,7 +87,7 @@ def stage(benchmark: BenchmarkFixture, material: Material) -> Stage:
 
 
 def test_parse_request(stage: Stage, material: Material) -> None:
-    parsed = stage("request: parse")(Request, material.request)
+    parsed = stage(PARSE)(Request, material.request)
     assert parsed.canonical
 
 
@@ -100,7 +100,7 @@ def test_parse_request_with_protobuf(stage: Stage, material: Material) -> None:
 def test_batch(stage: Stage, material: Material) -> None:
     request = Request(material.request)
     plan = material.book.find(request).compiled
-    batch = stage("batch: keys, commands")(Batch, plan, request)
+    batch = stage(KEYS)(Batch, plan, request)
     assert batch.entity_counts == [material.rows]
 
 
@@ -126,7 +126,7 @@ def test_scan_reply(stage: Stage, material: Material) -> None:
         done: bool = reply.feed(material.reply)
         return done
 
-    assert stage("reply: copy and scan")(scan)
+    assert stage(SCAN)(scan)
 
 
 def test_parse_reply_with_hiredis(stage: Stage, material: Material) -> None:
@@ -145,9 +145,7 @@ def test_splice(stage: Stage, material: Material) -> None:
     # Rows that are whole and fresh leave the reply as it was, so it can be spliced again.
     batch = material.batch()
     reply = material.scanned(batch, Reply())
-    response = stage("splice: build the response")(
-        build_response, batch, reply, *material.now, True
-    )
+    response = stage(SPLICE)(build_response, batch, reply, *material.now, True)
     assert response == material.answer(Reply())
 
 

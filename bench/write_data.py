@@ -14,6 +14,7 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSour
 from feast.types import Float64, Int64
 
 from bench.data import SEED
+from bench.verdict import Verdict
 from hotfeast.serving.v1 import push_pb2, value_pb2
 
 PROJECT = "bench"
@@ -27,23 +28,6 @@ END = START + timedelta(days=1)
 PUSH_METHOD = f"/{push_pb2.DESCRIPTOR.services_by_name['Push'].full_name}/Push"
 CALL_LIMIT = 30.0
 """Seconds that one call may take."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A budget, what was measured, and how the figure came about."""
-
-    budget: str
-    figure: float
-    limit: float
-    at_most: bool
-    unit: str = "x"
-    note: str = ""
-
-    @property
-    def kept(self) -> bool:
-        """Whether the figure is within the budget."""
-        return self.figure <= self.limit if self.at_most else self.figure >= self.limit
 
 
 @dataclass

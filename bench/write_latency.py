@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from bench.data import RedisClient
 from bench.measure import WARM_UP_CALLS, Contender, interleave, machine, ratio
-from bench.peers import caller, open_echo, open_gateway
+from bench.processes import caller, open_echo, open_gateway
 from bench.raw import RawRead, RawSocket
 from bench.servers import ECHO_SERVICE, Prepared
+from bench.verdict import Verdict
 from bench.write_data import (
     PUSH_METHOD,
     VIEW,
     Report,
-    Verdict,
     frame,
     make_repository,
     newer,

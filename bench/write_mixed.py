@@ -14,7 +14,8 @@ import numpy as np
 from bench.data import SEED
 from bench.load import open_load
 from bench.measure import machine
-from bench.peers import open_gateway
+from bench.processes import open_gateway
+from bench.verdict import Verdict
 from bench.write_data import (
     CALL_LIMIT,
     FEATURES,
@@ -24,7 +25,6 @@ from bench.write_data import (
     START,
     VIEW,
     Report,
-    Verdict,
     make_repository,
 )
 from hotfeast.server.local_redis import LocalRedis

@@ -25,6 +25,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bench.data import RedisClient
 from bench.measure import machine
 from bench.raw import pack_command
+from bench.verdict import Verdict
 from bench.write_data import (
     END,
     FEATURES,
@@ -33,7 +34,6 @@ from bench.write_data import (
     START,
     VIEW,
     Report,
-    Verdict,
     frame,
     make_repository,
 )

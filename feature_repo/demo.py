@@ -9,7 +9,6 @@ commas), else one that is started here and keeps its data in `data/redis`.
 
 import hashlib
 import os
-import pickle
 import signal
 import tempfile
 import time
@@ -39,8 +38,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import Contender, interleave
-from bench.peers import Server
-from bench.servers import ECHO_SERVICE, Prepared
+from bench.processes import Server, echo_method, open_echo
+from bench.servers import Prepared
 from hotfeast.clients import FeatureClient, HotfeastError, OnlineFeatures
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.materialize import materialize
@@ -270,11 +269,12 @@ def request_bytes(users: list[int], products: list[int]) -> bytes:
 def echo_of(answers: list[bytes]) -> Iterator[Callable[[bytes], bytes]]:
     """A gRPC server that answers with these bytes in turn; gives a call of it."""
     with tempfile.TemporaryDirectory(prefix="hotfeast-demo-") as folder:
-        prepared = Path(folder) / "answers.pickle"
-        prepared.write_bytes(pickle.dumps({"Demo": [Prepared(answer, None) for answer in answers]}))
-        server = Server("bench.servers", "echo", str(prepared), ready=r"(?m)^ready (\d+)$")
-        with server, grpc.insecure_channel(f"127.0.0.1:{server.port()}") as channel:
-            yield partial(channel.unary_unary(f"/{ECHO_SERVICE}/Demo"), timeout=30)
+        prepared = {"Demo": [Prepared(answer, None) for answer in answers]}
+        with (
+            open_echo(Path(folder), prepared) as port,
+            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            yield partial(channel.unary_unary(echo_method("Demo")), timeout=30)
 
 
 def show_latencies(address: str) -> None:

@@ -20,6 +20,6 @@ And for writes:
 
 `kernel` runs on-demand views that could be compiled, on the way into `splice`. `values` judges the
 wire bytes of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs
-of Arrow's C data interface.
+of Arrow's C data interface. `hpack` reads and writes the header blocks of HTTP/2.
 No stage imports a later one. Nothing here knows gRPC, Feast or redis-py.
 """

@@ -320,11 +320,11 @@ cdef class RowCache:
 
     cdef void keep(self, Batch batch, Reply reply) noexcept:
         """Keeps what has been read since `begin`, but for rows that were written meanwhile, and for
-        those that cannot be sent."""
+        those that cannot be sent; nothing where Redis answered with an error."""
         cdef Plan plan = batch.plan
         cdef const Sought* sought = batch.sought
         cdef uint32_t r, e
-        if not batch.seeking:
+        if not batch.seeking or not reply.settled or reply.error_size > 0:
             return
         batch.seeking = False
         # Rows of a schema that nobody knows yet are about to be read again.

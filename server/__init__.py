@@ -19,6 +19,7 @@ push             the Push service, single batches and streams
 feast_push       the same for Feast's clients
 offline          rows to batch sources, through Feast
 expressions, tracing, lowering  a transform's function to typed programs
+stored_rows      a sample of what is stored, to prove them on
 proof, kernels   those programs against the function, and which views have them
 transform_runs   how on-demand views are computed: counted, and in part verified
 offline_rows     where the rows of a materialization come from

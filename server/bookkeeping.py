@@ -44,7 +44,8 @@ class Task:
     @property
     def recorded(self) -> bool:
         """Whether the registry is told. The registry keeps states and intervals by name: those of
-        the current version. So of an older version it is told nothing."""
+        the current version. So of an older version it is told nothing, and it has no intervals of
+        on-demand views."""
         return not self.on_demand and self.version is None
 
 
@@ -96,7 +97,7 @@ def _go_on(store: FeatureStore, view: Any, end: datetime) -> datetime:
     """Where an incremental run of a view starts."""
     if isinstance(view, OnDemandFeatureView):
         ttls = [
-            store.get_feature_view(p.name).ttl
+            store.registry.get_any_feature_view(p.name, store.project).ttl
             for p in view.source_feature_view_projections.values()
         ]
         return end - (max((t for t in ttls if t), default=None) or _A_YEAR)

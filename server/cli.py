@@ -34,6 +34,13 @@ class Layout(StrEnum):
     packed = "packed"
 
 
+class Server(StrEnum):
+    """What clients speak with."""
+
+    native = "native"
+    grpcio = "grpcio"
+
+
 class StatusMode(StrEnum):
     """How statuses are judged."""
 
@@ -107,6 +114,12 @@ def serve(
         StatusMode,
         typer.Option(help="strict: the truth. feast: what Feast's Python server answers."),
     ] = StatusMode.strict,
+    server: Annotated[
+        Server,
+        typer.Option(
+            help="What clients speak with. native: the gateway's own gRPC server. grpcio: Google's."
+        ),
+    ] = Server.native,
     transforms: Annotated[
         Transforms,
         typer.Option(
@@ -199,6 +212,7 @@ def serve(
         drain=drain,
         as_of=clock,
         status_mode=status_mode.value,
+        server=server.value,
         transforms=transforms.value,
         transforms_from=transforms_from.value,
         layout=layout.value if layout is not None else None,

@@ -1,12 +1,14 @@
 """Feast's own `Push` and `WriteToOnlineStore`: one row a call, as text or as values.
 
 As in Feast's server, columns that nothing takes are ignored, and texts become what the field is
-declared as.
+declared as. Rows of an on-demand view are computed; without an event time they have the time of
+writing, which Feast always gives them.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from time import time_ns
 from typing import Any
 
 import grpc
@@ -47,7 +49,7 @@ class FeastPushService:
     def __init__(self, plans: PlanSource, destinations: Destinations, pusher: RowPusher) -> None:
         """
         Args:
-            plans: The plans of the moment.
+            plans: The plans of the time.
             destinations: Where pushes go.
             pusher: Writes rows.
         """
@@ -89,8 +91,9 @@ class FeastPushService:
                 columns = _typed_columns(destination, request.typed_features)
             else:
                 columns = _text_columns(destination, request.features)
+            rows = PushedRows(columns, event_times=_time_of_writing(destination, columns))
             pushed = self._pusher.push(
-                destination, target, PushedRows(columns), context.time_remaining, extra_columns=True
+                destination, target, rows, context.time_remaining, extra_columns=True
             )
         except Exception as error:
             failure = failure_of(error)
@@ -127,7 +130,8 @@ def _text_columns(destination: Destination, features: Mapping[str, str]) -> dict
     times = _time_columns(destination)
     types: dict[str, int] = {}
     for write in reversed(destination.writes):
-        fields = {f.name: f.value_type for f in (*write.view.join_keys, *write.view.features)}
+        others = write.view.features if write.inputs is None else write.inputs.fields
+        fields = {f.name: f.value_type for f in (*write.view.join_keys, *others)}
         types |= fields
         types |= {s: fields[n] for s, n in write.field_mapping.items() if n in fields}
     return {
@@ -144,6 +148,18 @@ def _time_columns(destination: Destination) -> set[str]:
         new = {write.timestamp_column, write.created_column} - {""}
         names |= new | {s for s, n in write.field_mapping.items() if n in new}
     return names
+
+
+def _time_of_writing(destination: Destination, columns: Mapping[str, Any]) -> TimeColumn | None:
+    """The event time of an on-demand view's row that came without one; None for other rows."""
+    if not destination.computed or any(
+        write.field_mapping.get(name, name) == write.timestamp_column
+        for write in destination.writes
+        for name in columns
+    ):
+        return None
+    seconds, nanos = divmod(time_ns(), 10**9)
+    return TimeColumn.from_timestamps([Timestamp(seconds=seconds, nanos=nanos).SerializeToString()])
 
 
 def _time(name: str, text: str) -> TimeColumn:

@@ -7,13 +7,16 @@ column that is null throughout has no type, so that arithmetic on it fails for a
 row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from hotfeast.server.errors import RequestFailure
 from hotfeast.server.feast_api import (
     ValueType,
     _convert_uuids_for_arrow,
@@ -62,6 +65,35 @@ def native(value: Any, value_type: Any = None) -> Any:
 
 class WrongOutput(Exception):
     """A function ran, and what it returned is not what its view declares."""
+
+
+@contextmanager
+def failing_as(view: str) -> Iterator[None]:
+    """Tells whatever goes wrong in the function of an on-demand view as a failure of the request.
+
+    Raises:
+        RequestFailure: INTERNAL, with the view's name, for anything that is raised inside.
+    """
+    try:
+        yield
+    except WrongOutput as error:
+        message = f"on-demand feature view {view!r}: {error}"
+        raise RequestFailure(grpc.StatusCode.INTERNAL, message) from error
+    except Exception as error:
+        message = f"on-demand feature view {view!r} failed: {type(error).__name__}: {error}"
+        raise RequestFailure(grpc.StatusCode.INTERNAL, message) from error
+
+
+def native(value: Any, value_type: Any = None) -> Any:
+    """A `Value` of Feast's as functions get it; None for null.
+
+    Args:
+        value: The message.
+        value_type: Its `ValueType`; None where it is not declared.
+    """
+    if value.WhichOneof("val") == "null_val":
+        return None
+    return feast_value_type_to_python_type(value, value_type)
 
 
 def compute(

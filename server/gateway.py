@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -29,6 +30,7 @@ from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.invalidation import Invalidations
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
+from hotfeast.server.native import NativeServer, unary_methods
 from hotfeast.server.offline import OfflineWriter
 from hotfeast.server.push import PushService
 from hotfeast.server.push_plan import Destinations
@@ -43,7 +45,7 @@ from hotfeast.server.redis_io import (
 )
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
-from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, handlers
+from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, methods
 from hotfeast.server.stored_rows import StoredRows
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.watch import RegistryWatch
@@ -86,6 +88,8 @@ class Settings:
     as_of: datetime | None = None
     """A fixed time to age rows against."""
     status_mode: str = "strict"
+    server: str = "native"
+    """What clients speak with: `native`, the gateway's own server, or `grpcio`."""
     transforms_from: str = "registry"
     """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
     layout: str | None = None
@@ -175,29 +179,51 @@ class Gateway:
             clock,
             settings.push_future_limit,
             self._metrics.pushed if self._metrics is not None else None,
+            turns.turn,
         )
         destinations = Destinations(store.config.online_store.key_ttl_seconds or 0)
         self._pushes = PushService(self._watch, destinations, pusher, settings.push_streams)
         feast_pushes = FeastPushService(self._watch, destinations, pusher)
+        served = methods(
+            servicer,
+            self._pushes,
+            feast_pushes,
+            catalog,
+            installed_version("hotfeast"),
+            self._gate.guard,
+        )
         self._server.add_generic_rpc_handlers(
-            handlers(
-                servicer,
-                self._pushes,
-                feast_pushes,
-                catalog,
-                installed_version("hotfeast"),
-                self._gate.guard,
-            )
+            [
+                grpc.method_handlers_generic_handler(service, handlers)
+                for service, handlers in served.items()
+            ]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
+        self._native: NativeServer | None = None
+        self._socket_folder: TemporaryDirectory[str] | None = None
         address = f"{settings.host}:{settings.port}"
+        if settings.server == "native":
+            self._socket_folder = TemporaryDirectory(prefix="hotfeast-")
+            address = f"unix:{self._socket_folder.name}/grpc"
+            self._native = NativeServer(
+                *unary_methods(served),
+                servicer,
+                self._lanes,
+                settings.redis_timeout,
+                self._threads,
+                address,
+                self._metrics.called if self._metrics is not None else None,
+                cache,
+            )
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise StartFailure(f"cannot listen on {address}: {error}") from error
+        if self._native is not None:
+            self.port = self._native.bind(settings.host, settings.port, settings.share_port)
         self.metrics_page: Page | None = None
         if self._metrics is not None and settings.metrics is not None:
             self.metrics_page = Page(self._metrics.collector, *settings.metrics)
@@ -225,6 +251,8 @@ class Gateway:
         if self.metrics_page is not None:
             say(f"metrics on {self.metrics_page.url}")
         self._server.start()
+        if self._native is not None:
+            self._native.start()
         complained = False
         while not self._stopping.is_set():
             try:
@@ -271,10 +299,20 @@ class Gateway:
         """
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-        stopped = self._gate.stop(self._server, self.settings.drain if drain is None else drain)
-        # Once clients have been told to go elsewhere, so that streams are not opened here again.
-        self._pushes.stop()
-        stopped.wait()
+        grace = self.settings.drain if drain is None else drain
+        if self._native is not None:
+            drained = self._native.stop_serving(grace)
+            self._pushes.stop()
+            drained.wait()
+            self._server.stop(0).wait()
+        else:
+            stopped = self._gate.stop(self._server, grace)
+            # Once clients have been told to go elsewhere, so that streams are not opened here
+            # again.
+            self._pushes.stop()
+            stopped.wait()
+        if self._socket_folder is not None:
+            self._socket_folder.cleanup()
         self._threads.shutdown(wait=False)
         self._watch.stop()
         self._modes.stop()

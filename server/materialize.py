@@ -24,6 +24,7 @@ from hotfeast.server.errors import RequestFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.gateway import open_repository
 from hotfeast.server.offline_rows import OfflineRows, open_rows
+from hotfeast.server.on_demand_rows import open_inputs, refuse_unless_sources_suffice
 from hotfeast.server.redis_io import RedisUnavailable
 from hotfeast.server.rows import EncodedRows, encode
 from hotfeast.server.view_writer import (
@@ -68,12 +69,13 @@ class ViewSummary:
         view: Its name.
         start: The first event time of the interval, inclusive.
         end: The last one, inclusive.
-        state: `done`, `failed`, `interrupted` or `not started`.
-        way: Where its rows came from: `files`, `offline store`, `compute engine`, or `Feast` where
-            Feast itself wrote them, and only it knows how many.
+        state: `done`, `failed`, `interrupted`, `not started`, or `skipped`: an on-demand view that
+            nobody named and whose rows can only be pushed.
+        way: Where its rows came from: that of `OfflineRows`, or `Feast` where Feast itself wrote
+            them, and only it knows how many.
         counts: What became of the rows.
         seconds: How long it took.
-        error: Why it failed.
+        error: Why it failed, or is skipped.
     """
 
     view: str
@@ -108,7 +110,7 @@ class Summary:
         """0 where all is written; 130 after an interruption; 1 where anything was lost."""
         if self.interrupted:
             return 130
-        if any(view.state != "done" for view in self.views):
+        if any(view.state not in ("done", "skipped") for view in self.views):
             return 1
         rejected = any(view.counts.rejected for view in self.views)
         return 1 if rejected and self.on_invalid != "skip" else 0
@@ -156,7 +158,7 @@ def materialize(
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
     run = _Run(store, event_time_check, on_invalid, redis_url, patience, progress, stop)
-    return run.materialize(choose(store, views, version, start, end))
+    return run.materialize(choose(store, views, version, start, end), views is not None)
 
 
 def materialize_incremental(
@@ -179,7 +181,7 @@ def materialize_incremental(
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
     run = _Run(store, event_time_check, on_invalid, redis_url, patience, progress, stop)
-    return run.materialize(choose(store, views, version, None, end))
+    return run.materialize(choose(store, views, version, None, end), views is not None)
 
 
 class _Run:
@@ -204,21 +206,18 @@ class _Run:
         self._stop = stop or threading.Event()
         self._writer = PatientWriter(store.config, redis_url, patience, self._stop.wait)
 
-    def materialize(self, tasks: list[Task]) -> Summary:
+    def materialize(self, tasks: list[Task], named: bool) -> Summary:
         summary = Summary(
             [ViewSummary(task.view.name, task.start, task.end) for task in tasks],
             self._on_invalid,
         )
         # Before anything is written, so that a mistake in the last view is told at once.
         writes = [
-            None
-            if task.on_demand or not task.view.online
-            else plan_view(self._store, task.view.name, task.version)
-            for task in tasks
+            self._plan(task, view, named) for task, view in zip(tasks, summary.views, strict=True)
         ]
         try:
             for task, write, view in zip(tasks, writes, summary.views, strict=True):
-                if not self._view(task, write, view):
+                if view.state != "skipped" and not self._view(task, write, view):
                     break
             done = [
                 task.view.name
@@ -231,6 +230,20 @@ class _Run:
             self._writer.close()
         return summary
 
+    def _plan(self, task: Task, summary: ViewSummary, named: bool) -> ViewWrite | None:
+        """How a view's rows are written; None where Feast does it, or nobody."""
+        if not task.on_demand and not task.view.online:
+            return None
+        write = plan_view(self._store, task.view.name, task.version)
+        if task.on_demand:
+            try:
+                refuse_unless_sources_suffice(self._store, task.view, write)
+            except RequestFailure as failure:
+                if named:
+                    raise
+                summary.state, summary.error = "skipped", failure.message
+        return write
+
     def _view(self, task: Task, write: ViewWrite | None, summary: ViewSummary) -> bool:
         """Materializes one view; says whether to go on with the next."""
         if self._stop.is_set():
@@ -241,7 +254,8 @@ class _Run:
             with materializing(self._store, task):
                 rows = None
                 if write is not None:
-                    rows = open_rows(self._store, task.view, write, task.start, task.end)
+                    opened = open_inputs if task.on_demand else open_rows
+                    rows = opened(self._store, task.view, write, task.start, task.end)
                 if write is None or rows is None:
                     summary.way = "Feast"
                     self._by_feast(task)
@@ -275,9 +289,6 @@ class _Run:
         """Has Feast write the rows, to the repository's own Redis."""
         # It prints warnings and bars of its own.
         with redirect_stdout(io.StringIO()):
-            if task.on_demand:
-                self._store._materialize_odfv(task.view, task.start, task.end, False)
-                return
             self._store._get_provider().materialize_single_feature_view(
                 config=self._store.config,
                 feature_view=task.view,

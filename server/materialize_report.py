@@ -33,11 +33,14 @@ from hotfeast.server.materialize import (
 
 # Columns of a table in a file; on a narrower terminal figures are folded, and never cut.
 _FILE_WIDTH = 140
-_STATE_STYLES = {"failed": "red", "interrupted": "yellow", "not started": "yellow"}
+_STATE_STYLES = {
+    "failed": "red", "interrupted": "yellow", "not started": "yellow", "skipped": "yellow"
+}  # fmt: skip
 _NOTES = {
     "Feast": "written by Feast itself: its rows are not counted, nor judged by rules",
     "offline store": "latest rows chosen by Feast's offline store",
     "compute engine": "rows computed by Feast's local compute engine",
+    "point-in-time join": "inputs joined by Feast's offline store",
 }
 
 
@@ -88,7 +91,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 def _figures(view: ViewSummary) -> tuple[str, ...]:
     counts = view.counts
-    if view.way == "Feast" or view.state == "not started":
+    if view.way == "Feast" or view.state in ("not started", "skipped"):
         return (*[""] * 6, f"{view.seconds:.1f} s" if view.seconds else "", "")
     rows = (
         counts.read, counts.superseded, counts.written, counts.stale, counts.rejected, counts.failed
@@ -102,7 +105,7 @@ def _print_losses(console: Console, view: ViewSummary) -> None:
         console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     if view.error:
-        say(f"{view.view}: {view.error}", "red")
+        say(f"{view.view}: {view.error}", _STATE_STYLES.get(view.state, "red"))
     for (field, rule), count in view.counts.rules.most_common():
         say(f"{view.view}: {count:,} rows rejected by {rule} of {field}", "yellow")
     for example in view.counts.examples:

@@ -89,6 +89,9 @@ class Metrics(grpc.ServerInterceptor):
         self.collector = CollectorRegistry()
         self._services = services
         self._counted: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._calls: dict[
+            tuple[str, grpc.StatusCode], tuple[Callable[[float], None], Callable[[], None]]
+        ] = {}
         self._requests = Counter(
             "hotfeast_requests",
             "Calls that were answered, by method (service/method) and gRPC status code.",
@@ -159,6 +162,26 @@ class Metrics(grpc.ServerInterceptor):
         """Counts rows of a push."""
         self._push_rows.labels(feature_view, outcome).inc(rows)
 
+    def called(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Counts a call that is over.
+
+        Args:
+            method: Service and method, with a slash between.
+            code: How it ended.
+            seconds: How long it took.
+        """
+        known = self._calls.get((method, code))
+        if known is None:
+            # Looked up once: `labels` costs as much as counting.
+            known = (
+                self._seconds.labels(method).observe,
+                self._requests.labels(method, code.name).inc,
+            )
+            self._calls[method, code] = known
+        observe, count = known
+        observe(seconds)
+        count()
+
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
     ) -> Any:
@@ -182,14 +205,7 @@ class Metrics(grpc.ServerInterceptor):
         return counted
 
     def _count(self, name: str, method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        observe = self._seconds.labels(name).observe
-        # Looked up once for each code: `labels` costs as much as counting.
-        count: dict[grpc.StatusCode, Callable[[], None]] = {}
         clock = time.perf_counter
-
-        def counter(code: grpc.StatusCode) -> Callable[[], None]:
-            count[code] = self._requests.labels(name, code.name).inc
-            return count[code]
 
         def counted(request: Any, context: Any) -> Any:
             began = clock()
@@ -200,9 +216,7 @@ class Metrics(grpc.ServerInterceptor):
                 unset = grpc.StatusCode.OK
                 return answer
             finally:
-                observe(clock() - began)
-                code = context.code() or unset
-                (count.get(code) or counter(code))()
+                self.called(name, context.code() or unset, clock() - began)
 
         return counted
 

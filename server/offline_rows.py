@@ -60,16 +60,20 @@ class OfflineRows:
     """The rows of a view in an interval.
 
     Attributes:
-        way: How they are read: `files`, `offline store` or `compute engine`.
+        way: How they are read: `files`, `offline store`, `compute engine`, or `point-in-time join`
+            by the offline store.
         portions: They, portion by portion; nothing is read before the first is asked for.
         total: How many rows of the source will be accounted for; None where that is not known.
         mapped: Whether columns have their names in the view already.
+        schema: The columns as the source as a whole has them, where it is known; portions may have
+            other types, and none for columns that a file lacks.
     """
 
     way: str
     portions: Iterator[Portion]
     total: int | None
     mapped: bool = False
+    schema: pa.Schema | None = None
 
 
 def open_rows(
@@ -94,9 +98,20 @@ def open_rows(
     if view.offline:
         # Feast also writes these rows to the offline store.
         return None
+    return open_source(store, view, write, start, end)
+
+
+def open_source(
+    store: FeatureStore, view: Any, write: ViewWrite, start: datetime, end: datetime
+) -> OfflineRows | None:
+    """Opens the batch source of a view, whatever else Feast does with its rows.
+
+    Arguments, result and errors are those of `open_rows`; `write` may be of another view that takes
+    columns of this one.
+    """
     if _is_computed(view):
         return _computed_rows(store, view, start, end)
-    if _is_files(store, view.batch_source):
+    if is_files(store, view):
         return _file_rows(store, view.batch_source, write, start, end)
     return _store_rows(store, view, start, end)
 
@@ -107,8 +122,11 @@ def _is_computed(view: Any) -> bool:
     return any(getattr(view, name, None) for name in names)
 
 
-def _is_files(store: FeatureStore, source: Any) -> bool:
-    """Whether a source is Parquet files that need no credentials of Feast's own."""
+def is_files(store: FeatureStore, view: Any) -> bool:
+    """Whether a view's rows are just those of Parquet files that need no credentials of Feast's."""
+    source = view.batch_source
+    if _is_computed(view):
+        return False
     if type(source) is not FileSource or store.config.offline_store.type not in _FILE_STORES:
         return False
     if source.file_format is not None and not isinstance(source.file_format, ParquetFormat):
@@ -164,7 +182,8 @@ def _file_rows(
         for file in files
         for portion in _read_file(dataset.filesystem, file, columns, time_name, batch_rows)
     )
-    return OfflineRows("files", _joined(portions, batch_rows), total)
+    schema = pa.schema([dataset.schema.field(name) for name in columns])
+    return OfflineRows("files", _joined(portions, batch_rows), total, schema=schema)
 
 
 class _File(NamedTuple):
@@ -269,7 +288,7 @@ def _store_rows(store: FeatureStore, view: Any, start: datetime, end: datetime) 
             start_date=start,
             end_date=end,
         )
-        yield from _table_portions(job.to_arrow())
+        yield from table_portions(job.to_arrow())
 
     return OfflineRows("offline store", portions(), None)
 
@@ -292,11 +311,12 @@ def _computed_rows(
         ).build()
         # The last node is the one that writes.
         plan.nodes.pop()
-        yield from _table_portions(plan.execute(context).data)
+        yield from table_portions(plan.execute(context).data)
 
     return OfflineRows("compute engine", portions(), None, mapped=True)
 
 
-def _table_portions(table: pa.Table) -> Iterator[Portion]:
+def table_portions(table: pa.Table) -> Iterator[Portion]:
+    """The rows of a table in batches."""
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
         yield Portion(batch, batch.num_rows)

@@ -1,12 +1,13 @@
 """Where a push goes: the views of one destination, planned once for each state of the registry."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import grpc
 
-from hotfeast.server.errors import RequestFailure
+from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.registry import Definitions
-from hotfeast.server.write_plan import ViewWrite, plan_write, views_of_push_source
+from hotfeast.server.write_plan import ViewWrite, plan_write, views_of_push_source, with_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,42 @@ class Destination:
     writes: tuple[ViewWrite, ...]
     columns: frozenset[str]
     takes_created: bool
+
+    @property
+    def computed(self) -> bool:
+        """Whether it is an on-demand view, whose rows are computed from what is pushed."""
+        return any(write.inputs is not None for write in self.writes)
+
+    def of_features(self, given: Collection[str]) -> "Destination":
+        """The destination for rows that may have the features of an on-demand view already.
+
+        They have if all its features are among the columns and its inputs are not; then they are
+        stored as they are. Feast's SDK leaves it to the caller, who says `transform_on_write`.
+
+        Args:
+            given: Names of the columns that came.
+
+        Raises:
+            RequestFailure: The inputs came, and features with them.
+        """
+        if not self.computed:
+            return self
+        # Nothing else is fed by the same push: push sources do not feed on-demand views.
+        [write] = self.writes
+        assert write.inputs is not None
+        inputs = {field.name for field in write.inputs.fields}
+        features = {feature.name for feature in write.view.features}
+        named = {write.field_mapping.get(name, name) for name in given}
+        if not inputs <= named and features <= named:
+            return _destination(self.definitions, (with_features(write),))
+        both = sorted((features - inputs) & named)
+        if both and inputs <= named:
+            raise invalid(
+                f"column {both[0]!r} is a feature that on-demand feature view {write.name!r} "
+                "computes from the others: send the view's inputs without its features, or its "
+                "features without the inputs"
+            )
+        return self
 
 
 class Destinations:
@@ -83,15 +120,17 @@ class Destinations:
         writes = tuple(
             plan_write(definitions, view, self._key_ttl_seconds, online=online) for view in names
         )
-        columns: set[str] = set()
-        for write in writes:
-            columns |= write.columns
-            columns |= {
-                source for source, new in write.field_mapping.items() if new in write.columns
-            }
-        return Destination(
-            definitions=definitions,
-            writes=writes,
-            columns=frozenset(columns),
-            takes_created=any(write.created_column for write in writes),
-        )
+        return _destination(definitions, writes)
+
+
+def _destination(definitions: Definitions, writes: tuple[ViewWrite, ...]) -> Destination:
+    columns: set[str] = set()
+    for write in writes:
+        columns |= write.columns
+        columns |= {source for source, new in write.field_mapping.items() if new in write.columns}
+    return Destination(
+        definitions=definitions,
+        writes=writes,
+        columns=frozenset(columns),
+        takes_created=any(write.created_column for write in writes),
+    )

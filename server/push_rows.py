@@ -5,6 +5,7 @@ A row that any view rejects is written nowhere.
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from hotfeast.hotpath.columns import TimeColumn
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.writes import OUTCOMES
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import invalid
+from hotfeast.server.errors import invalid, not_servable
 from hotfeast.server.offline import OfflineRows, OfflineWriter
 from hotfeast.server.push_plan import Destination
 from hotfeast.server.redis_io import RedisUnavailable, RedisWriter
@@ -91,6 +92,9 @@ class RowPusher:
         clock: Clock,
         future_limit: float,
         count: CountRows | None = None,
+        transform_turn: Callable[[float | None], AbstractContextManager[None]] = lambda _: (
+            nullcontext()
+        ),
     ) -> None:
         """
         Args:
@@ -99,6 +103,8 @@ class RowPusher:
             clock: Event times are judged against it, or the real time where that is later.
             future_limit: Seconds that an event time may be in the future.
             count: Is told of the outcomes.
+            transform_turn: What is entered, with the seconds that are left, to compute the rows of
+                on-demand views.
         """
         self._writer = writer
         self._offline = offline
@@ -106,6 +112,7 @@ class RowPusher:
         self._real_clock = Clock()
         self._future_limit = future_limit
         self._count = count
+        self._transform_turn = transform_turn
 
     def push(
         self,
@@ -123,14 +130,23 @@ class RowPusher:
             rows: The batch.
             time_left: Says how many seconds are left until the caller's deadline; None where it has
                 none.
-            extra_columns: Whether columns that nothing takes are ignored, as Feast does.
+            extra_columns: Whether columns that nothing takes are ignored, as Feast does; rows of an
+                on-demand view are then computed whatever they have.
 
         Raises:
             RequestFailure: The batch is wrong as a whole; nothing of it is written.
         """
+        if destination.computed and target != ONLINE:
+            raise not_servable(
+                f"on-demand feature view {destination.writes[0].name!r} has no batch source of its "
+                "own: push to it with the target ONLINE, and offline to the views that it is "
+                "computed from"
+            )
         if not extra_columns:
+            destination = destination.of_features(rows.columns)
             self._refuse_unknown(destination, target, rows)
-        encoded = self._judge(destination, rows)
+        with self._transform_turn(time_left()) if destination.computed else nullcontext():
+            encoded = self._judge(destination, rows)
         rejections = _spread_rejections(encoded)
         pushed = Pushed(b"", rejections)
         states: list[bytes] = []

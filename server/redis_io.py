@@ -25,6 +25,7 @@ from hotfeast.hotpath.link import exchange
 from hotfeast.hotpath.packed import settle_reply
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import SCRIPT, WriteBatch
 from hotfeast.server.errors import StartFailure
@@ -228,11 +229,7 @@ class Lanes:
 
 
 class RedisReader:
-    """Reads batches, from any number of threads.
-
-    Attributes:
-        cached: Whether there is a cache, so that not all of a batch may be asked for.
-    """
+    """Reads batches, from any number of threads."""
 
     def __init__(
         self,
@@ -252,7 +249,18 @@ class RedisReader:
         self._timeout = timeout
         self._cache = cache
         self._follow = follow
-        self.cached = cache is not None
+
+    def batch(self, plan: Plan, request: Request) -> Batch:
+        """A batch to read.
+
+        Raises:
+            InvalidRequest: The request's columns are not what the plan needs.
+        """
+        if self._cache is None:
+            return Batch(plan, request)
+        if not plan.followed:
+            self._follow(plan)
+        return Batch(plan, request, later=True)
 
     def read(self, batch: Batch, time_left: float | None) -> Lane:
         """Sends a batch's commands and reads their replies.
@@ -274,8 +282,6 @@ class RedisReader:
         if time_left is not None and time_left < timeout:
             timeout = time_left
         cache = self._cache
-        if cache is not None and not batch.plan.followed:
-            self._follow(batch.plan)
         while True:
             lane = self._lanes.exchange(
                 lambda lane, left: lane.exchange(batch, left, cache), timeout

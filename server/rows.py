@@ -5,7 +5,7 @@ breaks a rule of its field, is rejected with the view, the field, the rule and t
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -13,10 +13,13 @@ import pyarrow.compute
 from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
+from hotfeast.hotpath.definition import FeatureWrite
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.writes import KEY_TYPES, WriteBatch
 from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.feast_api import ValueType, python_values_to_proto_values
+from hotfeast.server.on_demand_writes import compute_features
+from hotfeast.server.registry import FieldDefinition
 from hotfeast.server.write_plan import ViewWrite
 from hotfeast.serving.v1 import value_pb2
 
@@ -101,7 +104,7 @@ def encode(
     check: bool = True,
     latest_time: int | None = None,
 ) -> EncodedRows:
-    """Makes a batch of rows.
+    """Makes a batch of rows, computing those of an on-demand view.
 
     Args:
         write: The view.
@@ -111,7 +114,7 @@ def encode(
 
     Raises:
         RequestFailure: A column is missing, of a type that cannot be converted, or of another
-            length than the others.
+            length than the others; or the function of an on-demand view failed.
     """
     missing = sorted(n for n in write.columns if n not in columns and n != write.created_column)
     if missing:
@@ -122,15 +125,18 @@ def encode(
     definition = write.compiled.definition
     times = _times(write, write.timestamp_column, columns)
     keys = [_values(write, n, t, columns[n]) for n, t in definition.join_keys]
-    features = [_values(write, f.name, f.value_type, columns[f.name]) for f in definition.features]
+    fields: Sequence[FeatureWrite | FieldDefinition] = (
+        definition.features if write.inputs is None else write.inputs.fields
+    )
+    taken = [_values(write, f.name, f.value_type, columns[f.name]) for f in fields]
     created = None
     if write.created_column:
         if write.created_column in columns:
             created = _times(write, write.created_column, columns)
         else:
             created = TimeColumn.none(times.rows)
-    names = [n for n, _ in definition.join_keys] + [f.name for f in definition.features]
-    for name, column in zip(names, [*keys, *features], strict=True):
+    names = [n for n, _ in definition.join_keys] + [f.name for f in fields]
+    for name, column in zip(names, [*keys, *taken], strict=True):
         if column.rows != times.rows:
             raise invalid(
                 f"feature view {write.name!r}: column {name!r} has {column.rows} rows, and "
@@ -155,10 +161,6 @@ def encode(
         judge.broken(name, "null_key", column.null_rows, "is null")
     if created is not None:
         judge.created(write.created_column, created)
-    for feature, column in zip(definition.features, features, strict=True):
-        judge.faults(feature.name, column)
-        for rule in write.rules.get(feature.name, ()):
-            judge.rule(feature.name, column, rule.name, rule.text, rule.failing(column))
     # What is null throughout is rejected throughout; any type will do for the batch.
     typed = [
         ValueColumn.constant(KEY_TYPES[0], b"", times.rows)
@@ -166,6 +168,18 @@ def encode(
         else column
         for column in keys
     ]
+    features = taken
+    if write.inputs is not None:
+        for field, column in zip(fields, taken, strict=True):
+            judge.faults(field.name, column)
+        inputs = dict(zip(names, [*typed, *taken], strict=True))
+        kept = [row for row in range(times.rows) if row not in judge.rejected]
+        features = compute_features(write.view, inputs, kept, times.rows)
+        features += [inputs[key.name] for key in write.view.join_keys]
+    for feature, column in zip(definition.features, features, strict=True):
+        judge.faults(feature.name, column)
+        for rule in write.rules.get(feature.name, ()):
+            judge.rule(feature.name, column, rule.name, rule.text, rule.failing(column))
     batch = WriteBatch(write.compiled, typed, features, times, created, check)
     for row in judge.rejected:
         batch.reject(row)

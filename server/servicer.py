@@ -7,13 +7,14 @@ came; everything else uses protobuf's classes.
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_computed, build_response
 from hotfeast.server.catalog import Catalog
@@ -28,8 +29,8 @@ from hotfeast.server.feast_api import (
     WriteToOnlineStoreRequest,
 )
 from hotfeast.server.feast_push import FeastPushService
-from hotfeast.server.plan import PlanSource
-from hotfeast.server.push import PushService, abort_unavailable
+from hotfeast.server.plan import PlanBook, PlanSource, ServingPlan
+from hotfeast.server.push import PushService
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import RedisReader, RedisUnavailable
 from hotfeast.server.transform_runs import TransformRuns
@@ -84,22 +85,11 @@ class FeatureServicer:
         """Serves one request, both serialized."""
         try:
             return self.answer(data, context.time_remaining())
-        except RequestFailure as failure:
+        except Exception as error:
+            failure = failure_of(error, context.time_remaining())
+            if failure is None:
+                raise
             context.abort(failure.code, failure.message)
-        except InvalidRequest as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except CorruptRow as error:
-            context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-        except (RedisUnavailable, ProtocolError) as error:
-            abort_unavailable(context, str(error))
-        except ReplyError as error:
-            # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
-            message = f"Redis: {error}"
-            passing = str(error).split(" ", 1)[0] in _PASSING_ERRORS
-            code = grpc.StatusCode.UNAVAILABLE if passing else grpc.StatusCode.INTERNAL
-            context.abort(code, message)
-        except MemoryError:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request")
         raise AssertionError("abort() returned")
 
     def answer(self, data: bytes, time_left: float | None = None) -> bytes:
@@ -111,7 +101,21 @@ class FeatureServicer:
 
         Raises:
             RequestFailure, InvalidRequest, CorruptRow, RedisUnavailable, ReplyError, ProtocolError:
-                As `get_online_features` turns them into statuses.
+                See `failure_of`.
+        """
+        wanted = self.begin(data)
+        lane = self._reader.read(wanted.batch, time_left)
+        try:
+            answer = self.finish(wanted, lane.reply)
+        finally:
+            self._reader.release(lane)
+        return answer if isinstance(answer, bytes) else self.transform(answer, time_left)
+
+    def begin(self, data: bytes) -> "Wanted":
+        """The first step of an answer: what is to be read for it. Waits for nothing.
+
+        Raises:
+            RequestFailure, InvalidRequest: See `failure_of`.
         """
         request = Request(data)
         if not request.canonical:
@@ -123,38 +127,117 @@ class FeatureServicer:
         if request.has_context and not plan.on_demand:
             names = ", ".join(map(repr, request.context_columns))
             raise invalid(f"request_context has {names}, but this request needs no request data")
-        batch = Batch(plan.compiled, request, self._reader.cached)
+        batch = self._reader.batch(plan.compiled, request)
         if plan.compiled.probe_due:
             self._modes.sample(batch)
         verify = plan.computation is not None and self._runs.is_sampled()
-        lane = self._reader.read(batch, time_left)
-        try:
-            seconds, nanos = self._clock.now()
-            computed: bytes | None = None
-            by_kernel: list[bytes | None] | None = None
-            stored: bytes | None
-            if plan.computation is None:
-                stored = build_response(batch, lane.reply, seconds, nanos, self._strict)
-            else:
-                computed, stored, by_kernel = build_computed(
-                    batch, lane.reply, seconds, nanos, self._strict, plan.computation, verify
-                )
-        finally:
-            self._reader.release(lane)
-        if not plan.on_demand:
-            assert stored is not None
-            return stored
-        if computed is not None and not verify:
+        return Wanted(book, plan, batch, verify)
+
+    def finish(self, wanted: "Wanted", reply: Reply) -> "bytes | Untransformed":
+        """The second step: the answer, unless transforms have yet to run. Waits for nothing.
+
+        Args:
+            wanted: What `begin` said.
+            reply: The complete reply to its batch, which is used up.
+
+        Raises:
+            CorruptRow: See `failure_of`.
+        """
+        plan = wanted.plan
+        seconds, nanos = self._clock.now()
+        computed: bytes | None = None
+        by_kernel: list[bytes | None] | None = None
+        stored: bytes | None
+        if plan.computation is None:
+            stored = build_response(wanted.batch, reply, seconds, nanos, self._strict)
+        else:
+            computed, stored, by_kernel = build_computed(
+                wanted.batch, reply, seconds, nanos, self._strict, plan.computation, wanted.verify
+            )
+        if computed is not None and not wanted.verify:
             self._runs.count(plan, by_kernel)
             return computed
         assert stored is not None
-        used = None if verify else by_kernel
-        self._runs.count(plan, used)
+        return Untransformed(wanted, stored, computed, by_kernel) if plan.on_demand else stored
+
+    def transform(self, answer: "Untransformed", time_left: float | None) -> bytes:
+        """The last step, for answers that transforms have yet to run for. May take long.
+
+        Raises:
+            RequestFailure: See `failure_of`.
+        """
+        wanted, stored, computed, by_kernel = answer
+        used = None if wanted.verify else by_kernel
+        self._runs.count(wanted.plan, used)
         with self._transform_turn(time_left):
-            response = apply_on_demand(plan, book.definitions, request, stored, self._strict, used)
-        if verify and by_kernel is not None:
-            self._runs.compare(plan, by_kernel, computed, response)
+            response = apply_on_demand(
+                wanted.plan, wanted.book.definitions, wanted.batch.request, stored, self._strict,
+                used,
+            )  # fmt: skip
+        if wanted.verify and by_kernel is not None:
+            self._runs.compare(wanted.plan, by_kernel, computed, response)
         return response
+
+
+class Wanted(NamedTuple):
+    """What is to be read for a request.
+
+    Attributes:
+        book: The plans of the moment.
+        plan: The request's.
+        batch: What is read.
+        verify: Whether transforms run both ways.
+    """
+
+    book: PlanBook
+    plan: ServingPlan
+    batch: Batch
+    verify: bool
+
+
+class Untransformed(NamedTuple):
+    """An answer that transforms have yet to run for.
+
+    Attributes:
+        wanted: What was to be read.
+        stored: The response with all that was read.
+        computed: The response by kernels; None where they do not compute all views.
+        by_kernel: What kernels computed, as `build_computed` has it.
+    """
+
+    wanted: Wanted
+    stored: bytes
+    computed: bytes | None
+    by_kernel: list[bytes | None] | None
+
+
+def failure_of(error: Exception, time_left: float | None) -> RequestFailure | None:
+    """The status of an error that a request ends with; None for one that should not happen.
+
+    Args:
+        error: What was raised.
+        time_left: Seconds until the caller's deadline; None where it has none.
+    """
+    if isinstance(error, RequestFailure):
+        return error
+    if isinstance(error, InvalidRequest):
+        return invalid(str(error))
+    if isinstance(error, CorruptRow):
+        return RequestFailure(grpc.StatusCode.DATA_LOSS, str(error))
+    if isinstance(error, RedisUnavailable | ProtocolError):
+        late = time_left is not None and time_left <= 0
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE
+        return RequestFailure(code, str(error))
+    if isinstance(error, ReplyError):
+        # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
+        passing = str(error).split(" ", 1)[0] in _PASSING_ERRORS
+        code = grpc.StatusCode.UNAVAILABLE if passing else grpc.StatusCode.INTERNAL
+        return RequestFailure(code, f"Redis: {error}")
+    if isinstance(error, MemoryError):
+        return RequestFailure(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request"
+        )
+    return None
 
 
 _PASSING_ERRORS = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
@@ -173,15 +256,15 @@ def _canonical(data: bytes) -> bytes:
 Method = Callable[[Any, Any], Any]
 
 
-def handlers(
+def methods(
     servicer: FeatureServicer,
     pushes: PushService,
     feast_pushes: FeastPushService,
     catalog: Catalog,
     version: str,
     guard: Callable[[Method], Method],
-) -> list[grpc.GenericRpcHandler]:
-    """The handlers of all services that are served, Feast's two names among them.
+) -> dict[str, dict[str, Any]]:
+    """The method handlers of all services that are served, Feast's two names among them.
 
     Args:
         servicer: Answers for features.
@@ -190,6 +273,9 @@ def handlers(
         catalog: Answers for definitions.
         version: Hotfeast's.
         guard: Wraps each method that answers.
+
+    Returns:
+        By the service's full name and the method's name.
     """
     online: Any = grpc.unary_unary_rpc_method_handler(guard(servicer.get_online_features))
 
@@ -203,45 +289,31 @@ def handlers(
     def listing(method: Callable[[Any], Any], request: Any) -> Any:
         return writing(lambda message, _: method(message), request)
 
-    return [
-        grpc.method_handlers_generic_handler(
-            FEATURE_SERVING,
-            {
-                "GetOnlineFeatures": online,
-                "GetServingInfo": listing(catalog.serving_info, serving_pb2.GetServingInfoRequest),
-                "ListFeatureServices": listing(
-                    catalog.feature_services, serving_pb2.ListFeatureServicesRequest
-                ),
-                "ListFeatureViews": listing(
-                    catalog.feature_views, serving_pb2.ListFeatureViewsRequest
-                ),
-            },
-        ),
-        grpc.method_handlers_generic_handler(
-            PUSH,
-            {
-                "Push": grpc.unary_unary_rpc_method_handler(guard(pushes.push)),
-                "PushStream": grpc.stream_stream_rpc_method_handler(guard(pushes.push_stream)),
-            },
-        ),
-        grpc.method_handlers_generic_handler(
-            FEAST_SERVING_SERVICE,
-            {
-                "GetOnlineFeatures": online,
-                "GetFeastServingInfo": listing(
-                    lambda _: GetFeastServingInfoResponse(version=version),
-                    GetFeastServingInfoRequest,
-                ),
-            },
-        ),
-        grpc.method_handlers_generic_handler(
-            FEAST_FEATURE_SERVER,
-            {
-                "GetOnlineFeatures": online,
-                "Push": writing(feast_pushes.push, FeastPushRequest),
-                "WriteToOnlineStore": writing(
-                    feast_pushes.write_to_online_store, WriteToOnlineStoreRequest
-                ),
-            },
-        ),
-    ]
+    return {
+        FEATURE_SERVING: {
+            "GetOnlineFeatures": online,
+            "GetServingInfo": listing(catalog.serving_info, serving_pb2.GetServingInfoRequest),
+            "ListFeatureServices": listing(
+                catalog.feature_services, serving_pb2.ListFeatureServicesRequest
+            ),
+            "ListFeatureViews": listing(catalog.feature_views, serving_pb2.ListFeatureViewsRequest),
+        },
+        PUSH: {
+            "Push": grpc.unary_unary_rpc_method_handler(guard(pushes.push)),
+            "PushStream": grpc.stream_stream_rpc_method_handler(guard(pushes.push_stream)),
+        },
+        FEAST_SERVING_SERVICE: {
+            "GetOnlineFeatures": online,
+            "GetFeastServingInfo": listing(
+                lambda _: GetFeastServingInfoResponse(version=version),
+                GetFeastServingInfoRequest,
+            ),
+        },
+        FEAST_FEATURE_SERVER: {
+            "GetOnlineFeatures": online,
+            "Push": writing(feast_pushes.push, FeastPushRequest),
+            "WriteToOnlineStore": writing(
+                feast_pushes.write_to_online_store, WriteToOnlineStoreRequest
+            ),
+        },
+    }

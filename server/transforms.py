@@ -9,7 +9,6 @@ from copy import copy
 from itertools import repeat
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,7 +22,7 @@ from hotfeast.server.feast_api import (
     Value,
     ValueType,
 )
-from hotfeast.server.functions import Column, WrongOutput, compute, native
+from hotfeast.server.functions import Column, compute, failing_as, native
 from hotfeast.server.plan import OnDemandRead, ServingPlan, find_view
 from hotfeast.server.registry import Definitions, FieldDefinition
 from hotfeast.serving.v1 import serving_pb2
@@ -225,16 +224,8 @@ class _Inputs:
             types[column] = kind
         on_demand = read.view.on_demand.with_projection(feast_projection(read))
         wanted = [f for f in read.view.features if f.name in read.projection.features]
-        try:
+        with failing_as(read.view.name):
             return compute(on_demand, wanted, columns, types, self.rows)
-        except WrongOutput as error:
-            message = f"on-demand feature view {read.view.name!r}: {error}"
-            raise RequestFailure(grpc.StatusCode.INTERNAL, message) from error
-        except Exception as error:
-            message = (
-                f"on-demand feature view {read.view.name!r} failed: {type(error).__name__}: {error}"
-            )
-            raise RequestFailure(grpc.StatusCode.INTERNAL, message) from error
 
     def corrupt_rows(self, read: OnDemandRead) -> set[int]:
         """The rows in which an input of a view could not be read."""

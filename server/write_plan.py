@@ -1,12 +1,13 @@
 """From definitions to how rows of a view are written; the twin of `plan` for the write path."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hotfeast.hotpath.definition import FeatureWrite, WriteDefinition
 from hotfeast.hotpath.writes import KEY_TYPES, WritePlan
 from hotfeast.server.errors import not_servable, unknown_name
 from hotfeast.server.layouts import view_layout
+from hotfeast.server.on_demand_writes import Inputs, plan_inputs
 from hotfeast.server.plan import (
     feature_hash_field,
     row_hash_field,
@@ -24,12 +25,14 @@ class ViewWrite:
     Attributes:
         view: The view.
         compiled: The same for the hot path. Its join keys are sorted by name, its features in the
-            view's order.
+            view's order; after those of an on-demand view come its join keys, which Feast stores
+            beside the features.
         rules: For each feature that has any, what is expected of it.
         timestamp_column: Name of the event time's column, after the source's field mapping.
         created_column: Name of the created time's column; empty where the source has none.
         field_mapping: Names in the source to names in the view, for those that differ.
         columns: Names of all columns that its rows are made of, after the field mapping.
+        inputs: What its features are computed from; None where the rows have the features.
     """
 
     view: ViewDefinition
@@ -39,6 +42,7 @@ class ViewWrite:
     created_column: str
     field_mapping: dict[str, str]
     columns: frozenset[str]
+    inputs: Inputs | None = None
 
     @property
     def name(self) -> str:
@@ -82,17 +86,18 @@ def plan_write(
                 "are kept apart where enable_online_feature_view_versioning is set"
             )
         view = definitions.versions[name, version]
-    if view.on_demand is not None:
-        raise not_servable(
-            f"feature view {name!r} is an on-demand view: push the rows that it is computed from"
-        )
     if online and not view.online:
         raise not_servable(
             f"feature view {name!r} is defined with online=False; set online=True and apply"
         )
-    if view.source is None or not view.source.timestamp_field:
-        why = view.problem or f"feature view {name!r} has no batch source with a timestamp field"
-        raise not_servable(why)
+    inputs = None
+    if view.on_demand is not None:
+        inputs = _inputs(definitions, view)
+        times, created, mapping = (
+            inputs.timestamp_column, inputs.created_column, inputs.field_mapping
+        )  # fmt: skip
+    else:
+        times, created, mapping = _times_and_mapping(view)
     for key in view.join_keys:
         if key.value_type not in (0, *KEY_TYPES):
             raise not_servable(
@@ -106,14 +111,14 @@ def plan_write(
     storage = name
     if definitions.versioned_storage:
         storage = storage_name_at(name, view.version)
-    created = view.source.created_timestamp_column
+    stored = view.features if inputs is None else (*view.features, *view.join_keys)
     compiled = WritePlan(
         WriteDefinition(
             project=definitions.project,
             join_keys=tuple(sorted((k.name, k.value_type) for k in view.join_keys)),
             features=tuple(
                 FeatureWrite(f.name, f.value_type, feature_hash_field(storage, f.name))
-                for f in view.features
+                for f in stored
             ),
             time_field=time_hash_field(storage),
             created_field=created_hash_field(storage) if created else b"",
@@ -122,19 +127,60 @@ def plan_write(
             layout=view_layout(name, view.tags, definitions.layout),
         )
     )
-    mapping = view.source.field_mapping
-    times = mapping.get(view.source.timestamp_field, view.source.timestamp_field)
-    created = mapping.get(created, created)
-    names = {k.name for k in view.join_keys} | {f.name for f in view.features}
-    return ViewWrite(
+    write = ViewWrite(
         view=view,
         compiled=compiled,
         rules=rules,
         timestamp_column=times,
         created_column=created,
         field_mapping=mapping,
-        columns=frozenset((names | {times, created}) - {""}),
+        columns=frozenset(),
+        inputs=inputs,
     )
+    return replace(write, columns=_columns(write))
+
+
+def with_features(write: ViewWrite) -> ViewWrite:
+    """How rows of an on-demand view are written that have its features, and not its inputs."""
+    plain = replace(write, inputs=None, field_mapping={})
+    return replace(plain, columns=_columns(plain))
+
+
+def _columns(write: ViewWrite) -> frozenset[str]:
+    fields = write.view.features if write.inputs is None else write.inputs.fields
+    names = {field.name for field in (*write.view.join_keys, *fields)}
+    return frozenset((names | {write.timestamp_column, write.created_column}) - {""})
+
+
+def _times_and_mapping(view: ViewDefinition) -> tuple[str, str, dict[str, str]]:
+    """The columns of event and created time, after the field mapping, and that mapping."""
+    if view.source is None or not view.source.timestamp_field:
+        why = (
+            view.problem or f"feature view {view.name!r} has no batch source with a timestamp field"
+        )
+        raise not_servable(why)
+    mapping = view.source.field_mapping
+    times, created = view.source.timestamp_field, view.source.created_timestamp_column
+    return mapping.get(times, times), mapping.get(created, created), mapping
+
+
+def _inputs(definitions: Definitions, view: ViewDefinition) -> Inputs:
+    if not view.stored:
+        raise not_servable(
+            f"feature view {view.name!r} is an on-demand view that is computed when it is read: "
+            "push the rows that it is computed from, or set write_to_online_store=True and apply"
+        )
+    if view.on_demand.aggregations:
+        raise not_servable(
+            f"on-demand feature view {view.name!r} has aggregations, which Feast does not compute "
+            "for rows that are written either; aggregate in a batch or stream feature view"
+        )
+    if view.entities and not view.join_keys:
+        raise not_servable(
+            f"on-demand feature view {view.name!r} has entities, and its schema has none of their "
+            "join keys, so that Feast would store all its rows as one; add them and apply"
+        )
+    return plan_inputs(definitions, view)
 
 
 def views_of_push_source(definitions: Definitions, name: str) -> Sequence[ViewDefinition]:

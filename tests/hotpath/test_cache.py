@@ -519,7 +519,7 @@ class Shop:
         return int(self.client.info("stats")["expired_keys"])
 
     def answer(self, reader: RedisReader, plan: Plan, ids: Sequence[int]) -> bytes:
-        batch = Batch(plan, Request(int64_request(*ids)), reader.cached)
+        batch = reader.batch(plan, Request(int64_request(*ids)))
         lane = reader.read(batch, None)
         try:
             return build_response(batch, lane.reply, 0, 0, True)
@@ -624,7 +624,7 @@ def test_writers_of_every_kind(shop: Shop, steps: list[Any]) -> None:
 def test_the_connection_that_tells_is_killed(shop: Shop) -> None:
     """All is forgotten and nothing kept until there is a new one; then rows are kept again."""
     plan = _plan_of(False)
-    shop.cached.release(shop.cached.read(Batch(plan, Request(int64_request(1)), True), None))
+    shop.answer(shop.cached, plan, [1])
     assert shop.cache.entries > 0
     ids = [int(c["id"]) for c in shop.client.client_list() if "t" in c["flags"]]
     generation = shop.cache.opened
@@ -680,7 +680,8 @@ def test_new_join_keys_are_followed(shop: Shop) -> None:
 
     def is_kept() -> bool:
         before = shop.cache.hits
-        shop.cached.release(shop.cached.read(Batch(plan, Request(data), True), None))
+        batch = shop.cached.batch(plan, Request(data))
+        shop.cached.release(shop.cached.read(batch, None))
         return shop.cache.hits > before
 
     wait_until(is_kept)

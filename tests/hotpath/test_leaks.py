@@ -16,6 +16,7 @@ from hotfeast.hotpath import rules
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.hpack import HeaderDecoder
 from hotfeast.hotpath.kernel import Kernel
 from hotfeast.hotpath.latest import LatestRows
 from hotfeast.hotpath.plan import Plan
@@ -114,6 +115,8 @@ def write_over(descriptor: int) -> None:
     exchange_writes(descriptor, batch, 1)
 
 
+HEADERS = b"\x40\x04name\x05value\x82\xbe"
+
 FAILING |= {
     "column without encoder": (lambda: ValueColumn.from_arrow(4, TEXTS), NoEncoder),
     "times without encoder": (lambda: TimeColumn.from_arrow(TEXTS), NoEncoder),
@@ -126,6 +129,11 @@ FAILING |= {
     ),
     "broken write reply": (lambda: write(b"$15\r" + b"x\n"), ProtocolError),
     "closed descriptor": (lambda: write_over(-1), OSError),
+    "malformed header block": (lambda: HeaderDecoder().decode_block(HEADERS + b"\x80"), ValueError),
+    "too many headers": (
+        lambda: HeaderDecoder(list_limit=50).decode_block(HEADERS),
+        OverflowError,
+    ),
 }
 
 

@@ -5,7 +5,7 @@ import threading
 import pandas as pd
 from feast import FeatureStore, Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Float64
+from feast.types import Float64, Int64
 from market import user, user_stats
 
 
@@ -55,8 +55,26 @@ def waiting(inputs: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+@on_demand_feature_view(  # type: ignore[untyped-decorator]
+    sources=[RequestSource(name="amount", schema=[Field(name="amount", dtype=Float64)])],
+    entities=[user],
+    schema=[Field(name="user_id", dtype=Int64), Field(name="kept", dtype=Float64)],
+    mode="pandas",
+    write_to_online_store=True,
+)
+def waiting_to_be_kept(inputs: pd.DataFrame) -> pd.DataFrame:
+    """The same, and its results are stored."""
+    import pandas as pd
+    from blocking import GATE
+
+    GATE.wait()
+    out = pd.DataFrame()
+    out["kept"] = inputs["amount"] * 2
+    return out
+
+
 def make(store: FeatureStore) -> None:
     """Applies the definitions, and closes the gate."""
     GATE.reset(opened=True)
-    store.apply([user, user_stats, waiting])
+    store.apply([user, user_stats, waiting, waiting_to_be_kept])
     GATE.reset()

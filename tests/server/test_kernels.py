@@ -435,6 +435,30 @@ def test_a_wrong_kernel_is_told_and_does_no_harm(
             "the kernel of on-demand view 'high_value_flag' answers something else than its Python "
             "function; serve with --transforms=python, and report it"
         ]
+
+        # The same beside a view that has no kernel.
+        listed = serving_pb2.FeatureList(
+            val=["cut_into_bins:age_bin", f"{transform.name}:is_high_value"]
+        )
+        request = request_for(transform, random.Random(1), [1, 2, 3], null=0.0, features=listed)
+        request.request_context["amount"].val[0].double_val = 2000
+        _, expected = corpus.both(request)
+        served.call(METHOD, request.SerializeToString())
+        parsed = Request(request.SerializeToString())
+        eventually(lambda: book.find(parsed).computation is not None)
+        listed_plan = book.find(parsed)
+        book._lists[parsed.selection_bytes, False] = replace(
+            listed_plan, computation=wrong_kernel(listed_plan)
+        )
+        answers = [
+            serving_pb2.GetOnlineFeaturesResponse.FromString(
+                served.call(METHOD, request.SerializeToString())
+            )
+            for _ in range(2 * VERIFY_EVERY)
+        ]
+        assert answers.count(expected) == 2
+        assert mismatches(url, transform.name) == 4
+        assert mismatches(url, "cut_into_bins") == 0
     finally:
         stop(served)
 
@@ -456,7 +480,11 @@ def wrong_kernel(plan: ServingPlan) -> Computation:
     kernel = Kernel([("amount", Kind.FLOAT64)], lowered.programs, lowered.by_states)
     sent = [False] * sum(len(v.features) for v in plan.compiled.definition.views)
     fields = [("amount", 5, Kind.FLOAT64)]
-    return Computation(plan.compiled, [(kernel, ["amount"])], fields, sent, ["is_high_value"])
+    bound = [
+        (kernel, ["amount"]) if read.view.name == "high_value_flag" else None
+        for read in plan.on_demand
+    ]
+    return Computation(plan.compiled, bound, fields, sent, ["is_high_value"])
 
 
 def test_a_kernel_that_is_not_equal_is_refused(corpus: Corpus) -> None:

@@ -9,15 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import FeatureStore, FeatureView, Field
 from feast.errors import FeastObjectNotFoundException
 from feast.feature_view import FeatureViewState
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64
-from lake import DAY, END, START, Lake, Stored, stats_table, stats_view
+from lake import DAY, END, START, Lake, stats_table, stats_view
 from processes import eventually, run_cli
 
 from hotfeast.server.local_redis import LocalRedis
@@ -287,34 +285,15 @@ def test_a_run_that_was_killed_is_repeated(lake: Lake) -> None:
     assert "is in state CREATED and cannot be materialized" in view.error
 
 
-@on_demand_feature_view(  # type: ignore[untyped-decorator]
-    sources=stats_view(Path("nowhere.parquet"))[1:],
-    entities=stats_view(Path("nowhere.parquet"))[:1],
-    schema=[Field(name="twice", dtype=Int64)],
-    mode="pandas",
-    write_to_online_store=True,
-)
-def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
-    """An on-demand view whose results are stored."""
-    return inputs.assign(twice=inputs["amount"] * 2)
-
-
 def test_what_only_feast_can_write_is_left_to_it_and_said(lake: Lake) -> None:
-    lake.store.apply([*stats_view(lake.write("t.parquet", daily(2))), doubled])
-
-    def without_time(stored: Stored) -> Stored:
-        # Feast takes the time of writing.
-        return {
-            key: {f: v for f, v in row.items() if f != b"_ts:doubled"}
-            for key, row in stored.items()
-        }
-
-    lake.fresh().materialize(START, END)
-    theirs = without_time(lake.taken())
-    summary = materialize(lake.folder, START, END)
-    assert summary.exit_code == 0, summary
-    assert {view.view: view.way for view in summary.views} == {"stats": "files", "doubled": "Feast"}
-    assert without_time(lake.taken()) == theirs
+    """A view that Feast writes to its offline store, too, and for files does not get written."""
+    user, view = stats_view(lake.write("t.parquet", daily(2)))
+    _, both = stats_view(lake.folder / "t.parquet", "both", offline=True)
+    lake.store.apply([user, view, both])
+    stats, left = materialize(lake.folder, START, END).views
+    assert (stats.state, stats.way) == ("done", "files")
+    assert (left.state, left.way) == ("failed", "Feast")
+    assert "The input pyarrow table" in left.error
 
 
 def test_versions(tmp_path: Path, redis_server: LocalRedis) -> None:

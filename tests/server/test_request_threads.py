@@ -119,6 +119,25 @@ def test_plain_requests_are_answered_while_transforms_block(served: Served) -> N
     assert blocking.GATE.most == AT_ONCE
 
 
+def test_pushes_that_compute_take_turns_with_them(served: Served) -> None:
+    def push(user: int) -> Any:
+        rows = {"user_id": [user], "amount": [1.5], "event_timestamp": [market.NOW]}
+        return served.client.push(rows, feature_view="waiting_to_be_kept", timeout=60).outcomes
+
+    with ThreadPoolExecutor(2 * THREADS) as callers:
+        pushes = [callers.submit(push, user) for user in range(THREADS)]
+        others = [callers.submit(transform, served) for _ in range(THREADS)]
+        eventually(lambda: blocking.GATE.inside == AT_ONCE)
+        assert plain(served).statuses["spend"] == ["NOT_FOUND"]
+        assert not any(future.done() for future in pushes)
+        blocking.GATE.open()
+        assert [future.result(60) for future in pushes] == [["written"]] * THREADS
+        assert all(future.result(60) for future in others)
+    assert blocking.GATE.most == AT_ONCE
+    answer = served.client.get_online_features(["waiting_to_be_kept:kept"], {"user_id": [0]})
+    assert answer.to_dict()["kept"] == [3.0]
+
+
 def test_a_deadline_ends_the_wait(threads: RequestThreads) -> None:
     turns = TransformTurns(threads, 1)
     with turns.turn(None):

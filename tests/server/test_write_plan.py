@@ -1,6 +1,7 @@
 """Which views can be written, under which names, and what the refusals say."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hotfeast.server.plan import feature_hash_field, time_hash_field
 from hotfeast.server.registry import (
     Definitions,
     FieldDefinition,
+    Projection,
     SourceDefinition,
     ViewDefinition,
 )
@@ -23,6 +25,9 @@ VIEW = ViewDefinition(
     materialized_until=None, stored=True,
     source=SourceDefinition("when", "made", {"when": "ts", "raw": "f"}, "pushed"),
 )  # fmt: skip
+
+PLAIN, AGGREGATED = SimpleNamespace(aggregations=[]), SimpleNamespace(aggregations=["sum"])
+"""All that is looked at of Feast's on-demand views."""
 
 
 def definitions(versioned: bool = False, **changes: Any) -> Definitions:
@@ -70,7 +75,19 @@ def test_a_source_without_created_times() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"on_demand": object()}, "is an on-demand view: push the rows that it is computed from"),
+        (
+            {"on_demand": object(), "stored": False},
+            "is computed when it is read: push the rows that it is computed from, or set write_to",
+        ),
+        ({"on_demand": AGGREGATED}, "has aggregations, which Feast does not compute for rows that"),
+        (
+            {"on_demand": PLAIN, "entities": ("user",), "join_keys": ()},
+            "its schema has none of their join keys, so that Feast would store all its rows as one",
+        ),
+        (
+            {"on_demand": PLAIN, "sources": (Projection("stats", None, ("gone",), {}, None),)},
+            "'stats' no longer has the feature 'gone', which on-demand feature view 'stats' takes",
+        ),
         ({"online": False}, "is defined with online=False; set online=True and apply"),
         ({"source": None}, "has no batch source with a timestamp field"),
         ({"source": None, "problem": "broken"}, "broken"),

@@ -1,0 +1,83 @@
+# One HTTP/2 connection of a gRPC server, without its socket: bytes in, calls out, and back.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from hotfeast.hotpath.hpack cimport HeaderDecoder, HeaderList
+
+
+cdef class Stream:
+    cdef readonly Connection connection
+    cdef readonly uint32_t number
+    cdef readonly bytes path
+    cdef object call              # of a method that is not answered at once: who handles it
+    cdef bytearray incoming       # bytes of messages that are not complete
+    cdef bint remote_closed       # the client has sent its last message
+    cdef bint local_closed        # the last byte of the answer is on its way, or there is none
+    cdef bint headers_sent
+    cdef bytes encoding           # `grpc-encoding` of the request; None for identity
+    cdef double deadline          # of the loop's clock, in seconds; 0 for none
+    cdef int64_t send_window
+    cdef int64_t unacknowledged   # bytes received that no WINDOW_UPDATE has named
+    cdef int64_t returned         # those of them that a next one will
+    cdef list outgoing            # parts of DATA that wait for the client's window
+    cdef size_t outgoing_at       # bytes of the first part that are sent
+    cdef bytes trailers           # header block that follows them
+
+    cdef int write_waiting(self) except -1
+    cdef int take_data(self, const uint8_t* at, size_t size) except -1
+    cdef int release(self) except -1
+    cdef int end_of_request(self) except -1
+
+
+cdef class Connection:
+    cdef readonly int descriptor
+    cdef readonly bint failed     # nothing more is read; what is to be sent is the end
+    cdef readonly bint leaving    # the client has been told to go elsewhere
+    cdef object server
+    cdef HeaderDecoder decoder
+    cdef HeaderList headers
+    cdef uint8_t* input
+    cdef size_t input_size, input_capacity
+    cdef uint8_t* out
+    cdef size_t out_at, out_size, out_capacity
+    cdef bint greeted             # the client's preface has been read
+    cdef dict streams
+    cdef uint32_t last_number
+    cdef int64_t send_window
+    cdef int64_t initial_window   # the client's, for new streams
+    cdef uint32_t largest_frame
+    cdef int64_t unacknowledged
+    cdef int64_t returned
+    cdef size_t queued            # bytes of answers that wait for the client's windows
+    cdef size_t held              # bytes of unary calls' messages that are not complete
+    cdef uint32_t continued       # stream whose header block goes on in the next frame, or 0
+    cdef bint continued_ends
+    cdef bytearray block
+    cdef uint32_t resets
+    cdef bint dirty               # there is something to send that `server.touched` was told of
+    cdef bint waits               # what is to be sent does not fit the socket's buffer
+
+    cdef int make_room(self, size_t wanted) except -1
+    cdef void shrink(self) noexcept
+    cdef int parse(self) except -1
+    cdef int take_frame(
+        self, uint32_t kind, uint32_t flags, uint32_t number, const uint8_t* at, size_t size
+    ) except -1
+    cdef int take_headers(
+        self, uint32_t flags, uint32_t number, const uint8_t* at, size_t size
+    ) except -1
+    cdef int end_of_headers(self, uint32_t number, const uint8_t* at, size_t size) except -1
+    cdef int open_stream(self, uint32_t number) except -1
+    cdef int take_settings(self, uint32_t flags, const uint8_t* at, size_t size) except -1
+    cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1
+    cdef int put_frame(
+        self, uint32_t kind, uint32_t flags, uint32_t number, const uint8_t* at, size_t size
+    ) except -1
+    cdef int put_block(self, uint32_t number, bytes block, bint ends) except -1
+    cdef int write_all_waiting(self) except -1
+    cdef int end_if(self, uint32_t flags, uint32_t number) except -1
+    cdef int reset(self, uint32_t number, uint32_t code) except -1
+    cdef int fail(self, uint32_t code, str why) except -1
+    cdef int give_back(self, uint32_t number, int64_t count) except -1
+    cdef int forget(self, Stream stream) except -1
+    cdef int touch(self) except -1

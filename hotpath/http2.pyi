@@ -1,0 +1,83 @@
+from collections.abc import Iterable
+from typing import Any
+
+def parse_timeout(text: bytes) -> float:
+    """Seconds of a `grpc-timeout`; ValueError where it is none."""
+
+def percent_encoded(message: str) -> bytes:
+    """A `grpc-message` as it goes over the wire."""
+
+def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Names and values as a header block, none of them entered into the client's table."""
+
+class Stream:
+    """One call."""
+
+    @property
+    def connection(self) -> Connection: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def path(self) -> bytes:
+        """The method, as `/package.Service/Method`."""
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """The call's deadline in monotonic seconds; None where it has none."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be answered any more."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of messages that wait for the client's windows."""
+
+    def answer(self, message: bytes) -> None:
+        """Sends a unary call's answer with status OK; nothing if the client has given up."""
+
+    def send_headers(self, metadata: Iterable[tuple[bytes, bytes]]) -> None:
+        """Sends the answer's headers."""
+
+    def send_message(self, message: bytes) -> None:
+        """Sends a message, as the client's windows allow."""
+
+    def finish(self, code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> None:
+        """Ends the call with a gRPC status, once all messages are sent."""
+
+    def took(self, count: int) -> None:
+        """Lets the client send as many more bytes as have been taken of its messages."""
+
+class Connection:
+    """One client, without its socket."""
+
+    def __init__(self, server: Any, descriptor: int) -> None: ...
+    @property
+    def descriptor(self) -> int: ...
+    @property
+    def failed(self) -> bool:
+        """Whether nothing more is read from it."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the client has been told to go elsewhere."""
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that are not answered."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be sent that nothing should be read."""
+
+    def receive(self, data: bytes) -> None:
+        """Takes bytes that came from the client."""
+
+    def to_send(self) -> bytes:
+        """Takes all bytes that are to be sent."""
+
+    def leave(self) -> None:
+        """Tells the client to take new calls elsewhere."""
+
+    def lost(self) -> None:
+        """The client is gone: everybody who handles one of its calls is told."""

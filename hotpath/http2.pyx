@@ -1,0 +1,954 @@
+"""One HTTP/2 connection of a gRPC server (RFC 9113, and gRPC over HTTP/2), without its socket.
+
+Bytes that came from a client go in, `server` is told of the calls in them, and what it answers
+becomes bytes to send. Two kinds of methods are told of differently:
+
+- those in `server.at_once`: unary ones, told of once their message is complete, with
+  `server.answer(stream, message)`;
+- all others: with `server.open(stream, headers)` as they begin. What that returns is then given
+  each message (`message(bytes)`), the end of them (`half_close()`) and, where the client gives up,
+  `cancel()`. Its `Stream` takes `send_headers`, `send_message` and `finish`.
+
+Everything runs in the one thread that has the connection. What a client can make it keep is
+bounded: streams, header lists, messages, and what it does not read.
+"""
+
+import zlib
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy, memmove
+
+from hotfeast.hotpath.hpack cimport (
+    HPACK_MALFORMED,
+    HPACK_NO_MEMORY,
+    HPACK_TOO_LARGE,
+    Header,
+    clear_headers,
+    free_headers,
+    literal_room,
+    put_literal,
+)
+
+cdef enum FrameKind:
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RST_STREAM = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+cdef enum Flag:
+    END_STREAM = 1
+    ACK = 1
+    END_HEADERS = 4
+    PADDED = 8
+    WITH_PRIORITY = 32
+
+cdef enum Setting:
+    SETTINGS_ENABLE_PUSH = 2
+    SETTINGS_MAX_CONCURRENT_STREAMS = 3
+    SETTINGS_INITIAL_WINDOW_SIZE = 4
+    SETTINGS_MAX_FRAME_SIZE = 5
+    SETTINGS_MAX_HEADER_LIST_SIZE = 6
+
+cdef enum ErrorCode:
+    NO_ERROR = 0
+    PROTOCOL_ERROR = 1
+    INTERNAL_ERROR = 2
+    FLOW_CONTROL_ERROR = 3
+    STREAM_CLOSED = 5
+    FRAME_SIZE_ERROR = 6
+    REFUSED_STREAM = 7
+    CANCEL = 8
+    COMPRESSION_ERROR = 9
+    ENHANCE_YOUR_CALM = 11
+
+cdef enum:
+    FRAME_HEAD = 9
+    MESSAGE_HEAD = 5
+    LARGEST_FRAME = 16384         # that we take: HTTP/2's default
+    MOST_STREAMS = 1024           # at once on a connection
+    LARGEST_HEADERS = 16384       # bytes of a header list
+    DEFAULT_WINDOW = 65535
+    STREAM_WINDOW = 4194304       # that we give each stream
+    CONNECTION_WINDOW = 67108864
+    LARGEST_MESSAGE = 67108864
+    # Bytes of incomplete messages that a client can have us keep.
+    MOST_HELD = 268435456
+    # Bytes of answers that a client can have us keep until it takes them.
+    MOST_QUEUED = 67108864
+    # Bytes that wait to be sent above which no more requests are read from the client.
+    MOST_WAITING = 16777216
+    # Bytes of a connection's buffer that are kept between answers.
+    KEEP_CAPACITY = 1048576
+    # Resets by a client, less the calls it let finish, above which it is told to go.
+    MOST_RESETS = 2000
+    # gRPC's status codes.
+    DEADLINE_EXCEEDED = 4
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+
+cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+# `:status: 200` is entry 8 of the static table, the name `content-type` entry 31.
+cdef bytes RESPONSE_HEADERS = b"\x88\x0f\x10\x10application/grpc"
+cdef bytes OK_TRAILERS = b"\x00\x0bgrpc-status\x010"
+cdef object UNITS = {72: 3600.0, 77: 60.0, 83: 1.0, 109: 1e-3, 117: 1e-6, 110: 1e-9}
+
+
+cdef inline uint8_t* put_big(uint8_t* at, uint32_t value, int size) noexcept nogil:
+    cdef int i
+    for i in range(size):
+        at[i] = <uint8_t>(value >> (8 * (size - 1 - i)))
+    return at + size
+
+
+cdef inline uint32_t get_big(const uint8_t* at, int size) noexcept nogil:
+    cdef uint32_t value = 0
+    cdef int i
+    for i in range(size):
+        value = value << 8 | at[i]
+    return value
+
+
+cdef inline uint8_t* put_frame_head(
+    uint8_t* at, size_t size, uint32_t kind, uint32_t flags, uint32_t number
+) noexcept nogil:
+    at = put_big(at, <uint32_t>size, 3)
+    at[0] = <uint8_t>kind
+    at[1] = <uint8_t>flags
+    return put_big(at + 2, number, 4)
+
+
+def parse_timeout(bytes text not None) -> float:
+    """Seconds of a `grpc-timeout`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    cdef Py_ssize_t digits = len(text) - 1
+    if not 1 <= digits <= 8 or not text[:digits].isdigit() or text[digits] not in UNITS:
+        raise ValueError(f"grpc-timeout is {text!r}: not up to 8 digits and one of HMSmun")
+    return int(text[:digits]) * UNITS[text[digits]]
+
+
+def percent_encoded(str message not None) -> bytes:
+    """A `grpc-message` as it goes over the wire."""
+    return b"".join(
+        bytes([c]) if 0x20 <= c <= 0x7E and c != 0x25 else b"%%%02X" % c
+        for c in message.encode("utf-8", "replace")
+    )
+
+
+def header_block(headers) -> bytes:
+    """Names and values as a header block, none of them entered into the client's table."""
+    cdef bytes name, value
+    cdef uint8_t* at
+    blocks = []
+    for name, value in headers:
+        block = PyBytes_FromStringAndSize(NULL, literal_room(len(name), len(value)))
+        at = <uint8_t*>PyBytes_AS_STRING(block)
+        at = put_literal(
+            at, <const uint8_t*>PyBytes_AS_STRING(name), len(name),
+            <const uint8_t*>PyBytes_AS_STRING(value), len(value),
+        )
+        blocks.append(block[: at - <uint8_t*>PyBytes_AS_STRING(block)])
+    return b"".join(blocks)
+
+
+cdef class Stream:
+    """One call.
+
+    Attributes:
+        connection: Where it came from.
+        number: The stream's.
+        path: The method, as `/package.Service/Method`.
+    """
+
+    def __cinit__(self, Connection connection not None, uint32_t number, bytes path not None):
+        self.connection = connection
+        self.number = number
+        self.path = path
+        self.outgoing = []
+        self.send_window = connection.initial_window
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """The call's deadline on `server.clock`'s time; None where it has none."""
+        return self.deadline if self.deadline else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be answered any more."""
+        return self.local_closed
+
+    def answer(self, bytes message not None):
+        """Sends a unary call's answer with status OK. Does nothing if the client has given up."""
+        cdef Connection connection = self.connection
+        cdef size_t size = PyBytes_GET_SIZE(message), data = size + MESSAGE_HEAD
+        cdef uint8_t* at
+        if self.local_closed:
+            return
+        if (
+            self.headers_sent or self.outgoing or data > connection.largest_frame
+            or <int64_t>data > self.send_window or <int64_t>data > connection.send_window
+        ):
+            self.send_message(message)
+            self.finish(0, "", ())
+            return
+        connection.make_room(
+            3 * FRAME_HEAD + len(RESPONSE_HEADERS) + data + len(OK_TRAILERS)
+        )
+        at = connection.out + connection.out_size
+        at = put_frame_head(at, len(RESPONSE_HEADERS), HEADERS, END_HEADERS, self.number)
+        memcpy(at, PyBytes_AS_STRING(RESPONSE_HEADERS), len(RESPONSE_HEADERS))
+        at += len(RESPONSE_HEADERS)
+        at = put_frame_head(at, data, DATA, 0, self.number)
+        at[0] = 0
+        at = put_big(at + 1, <uint32_t>size, 4)
+        memcpy(at, PyBytes_AS_STRING(message), size)
+        at = put_frame_head(
+            at + size, len(OK_TRAILERS), HEADERS, END_HEADERS | END_STREAM, self.number
+        )
+        memcpy(at, PyBytes_AS_STRING(OK_TRAILERS), len(OK_TRAILERS))
+        connection.out_size = <size_t>(at - connection.out) + len(OK_TRAILERS)
+        connection.send_window -= <int64_t>data
+        self.headers_sent = self.local_closed = True
+        connection.forget(self)
+        connection.touch()
+
+    def send_headers(self, metadata):
+        """Sends the answer's headers: `(name, value)` pairs of bytes behind gRPC's own."""
+        cdef bytes block
+        if self.local_closed or self.headers_sent:
+            return
+        block = RESPONSE_HEADERS + header_block(metadata)
+        self.connection.put_block(self.number, block, False)
+        self.headers_sent = True
+        self.connection.touch()
+
+    def send_message(self, bytes message not None):
+        """Sends a message, as the client's windows allow."""
+        cdef uint8_t head[MESSAGE_HEAD]
+        if self.local_closed:
+            return
+        self.send_headers(())
+        head[0] = 0
+        put_big(head + 1, <uint32_t>PyBytes_GET_SIZE(message), 4)
+        self.outgoing.append(PyBytes_FromStringAndSize(<const char*>head, MESSAGE_HEAD))
+        self.outgoing.append(message)
+        self.connection.queued += MESSAGE_HEAD + PyBytes_GET_SIZE(message)
+        self.write_waiting()
+        self.connection.touch()
+
+    def finish(self, int code, str message not None, metadata):
+        """Ends the call with a gRPC status, once all messages are sent.
+
+        Args:
+            code: The status code.
+            message: What is wrong, for those but 0.
+            metadata: `(name, value)` pairs of bytes, sent behind the status.
+        """
+        if self.local_closed or self.trailers is not None:
+            return
+        block = OK_TRAILERS if code == 0 else header_block(
+            ((b"grpc-status", b"%d" % code), (b"grpc-message", percent_encoded(message)))
+        )
+        if metadata:
+            block += header_block(metadata)
+        if not self.headers_sent:
+            block = RESPONSE_HEADERS + block
+        self.trailers = block
+        self.write_waiting()
+        self.connection.touch()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of messages that wait for the client's windows."""
+        return sum(map(len, self.outgoing)) - self.outgoing_at
+
+    def took(self, int64_t count):
+        """Lets the client send as many more bytes as have been taken of its messages."""
+        if not self.remote_closed:
+            self.connection.give_back(self.number, count)
+            self.connection.touch()
+
+    cdef int write_waiting(self) except -1:
+        """Writes what the windows allow of what waits, and the trailers behind the last of it."""
+        cdef Connection connection = self.connection
+        cdef bytes part
+        cdef size_t size, room
+        while self.outgoing:
+            part = self.outgoing[0]
+            size = PyBytes_GET_SIZE(part) - self.outgoing_at
+            if size == 0:
+                self.outgoing.pop(0)
+                self.outgoing_at = 0
+                continue
+            if self.send_window <= 0 or connection.send_window <= 0:
+                return 0
+            room = <size_t>min(self.send_window, connection.send_window)
+            size = min(size, room, <size_t>connection.largest_frame)
+            connection.put_frame(
+                DATA, 0, self.number,
+                <const uint8_t*>PyBytes_AS_STRING(part) + self.outgoing_at, size,
+            )
+            self.outgoing_at += size
+            connection.queued -= size
+            self.send_window -= <int64_t>size
+            connection.send_window -= <int64_t>size
+        if self.trailers is not None:
+            self.local_closed = True
+            connection.put_block(self.number, self.trailers, True)
+            if not self.remote_closed:
+                # What the client may still send is not read.
+                connection.reset(self.number, NO_ERROR)
+            connection.forget(self)
+        return 0
+
+    cdef int take_data(self, const uint8_t* at, size_t size) except -1:
+        """Takes bytes of messages."""
+        cdef uint32_t length
+        cdef const uint8_t* data
+        cdef size_t have
+        if self.call is None:
+            if self.incoming is None:
+                self.incoming = bytearray()
+            self.incoming += at[:size]
+            self.connection.held += size
+            if self.connection.held > MOST_HELD:
+                return self.connection.fail(ENHANCE_YOUR_CALM, "too many large messages at once")
+            if len(self.incoming) > LARGEST_MESSAGE + MESSAGE_HEAD:
+                self.finish(
+                    RESOURCE_EXHAUSTED, f"the request is larger than {LARGEST_MESSAGE} bytes", ()
+                )
+            return 0
+        if self.incoming is None:
+            self.incoming = bytearray()
+        self.incoming += at[:size]
+        while len(self.incoming) >= MESSAGE_HEAD:
+            data = <const uint8_t*><const char*>self.incoming
+            have = len(self.incoming)
+            length = get_big(data + 1, 4)
+            if length > LARGEST_MESSAGE:
+                self.give_up(
+                    RESOURCE_EXHAUSTED, f"a message is larger than {LARGEST_MESSAGE} bytes"
+                )
+                return 0
+            if have < MESSAGE_HEAD + length:
+                return 0
+            message = bytes(self.incoming[MESSAGE_HEAD : MESSAGE_HEAD + length])
+            flag = data[0]
+            del self.incoming[: MESSAGE_HEAD + length]
+            try:
+                message = self.plain(message, flag)
+            except ValueError as error:
+                self.give_up(INTERNAL, str(error))
+                return 0
+            self.call.message(message, MESSAGE_HEAD + length)
+        return 0
+
+    def give_up(self, int code, str message not None):
+        """Ends a call that somebody handles because of what the client sent."""
+        call, self.call = self.call, None
+        self.incoming = None
+        if call is not None:
+            call.cancel()
+        self.finish(code, message, ())
+
+    def plain(self, bytes message not None, int flag) -> bytes:
+        """A message as it was before it was compressed.
+
+        Raises:
+            ValueError: It is compressed in no way that is known, or not as it says, or too large.
+        """
+        if flag == 0:
+            return message
+        if flag != 1 or self.encoding not in (b"gzip", b"deflate"):
+            raise ValueError(
+                f"a message has the compression flag {flag} and grpc-encoding "
+                f"{(self.encoding or b'identity').decode('latin-1')!r}; use gzip, deflate or none"
+            )
+        unpacker = zlib.decompressobj(31 if self.encoding == b"gzip" else 15)
+        try:
+            data = unpacker.decompress(message, LARGEST_MESSAGE + 1)
+        except zlib.error as error:
+            raise ValueError(f"a message is not what its grpc-encoding says: {error}") from None
+        if len(data) > LARGEST_MESSAGE or not unpacker.eof:
+            raise ValueError(
+                f"a compressed message is cut, or larger than {LARGEST_MESSAGE} bytes"
+            )
+        return data
+
+    cdef int release(self) except -1:
+        """Lets go of what has come of a message that is answered at once."""
+        if self.incoming is not None and self.call is None:
+            self.connection.held -= len(self.incoming)
+        self.incoming = None
+        return 0
+
+    cdef int end_of_request(self) except -1:
+        """The client has sent its last byte."""
+        cdef bytearray incoming = self.incoming
+        self.remote_closed = True
+        if self.local_closed or self.trailers is not None:
+            return 0
+        if self.call is not None:
+            if incoming is not None and len(incoming) > 0:
+                self.give_up(INTERNAL, "the last message is cut")
+            else:
+                self.call.half_close()
+            return 0
+        self.release()
+        if incoming is None or len(incoming) < MESSAGE_HEAD:
+            self.finish(INTERNAL, "a unary call has one message, and this one has none", ())
+            return 0
+        length = int.from_bytes(incoming[1:MESSAGE_HEAD], "big")
+        if length != len(incoming) - MESSAGE_HEAD:
+            self.finish(INTERNAL, "a unary call has one message; this is another length", ())
+            return 0
+        try:
+            message = self.plain(bytes(incoming[MESSAGE_HEAD:]), incoming[0])
+        except ValueError as error:
+            self.finish(INTERNAL, str(error), ())
+            return 0
+        self.connection.server.answer(self, message)
+        return 0
+
+
+cdef class Connection:
+    """One client.
+
+    Attributes:
+        descriptor: The socket's.
+        failed: Whether nothing more is read from it, and it is to be closed once all is sent.
+        leaving: Whether the client has been told to go elsewhere.
+    """
+
+    def __cinit__(self, object server not None, int descriptor):
+        """
+        Args:
+            server: What answers: `at_once` (a set of paths), `answer(stream, message)`,
+                `open(stream, headers)`, `clock()` and `touched(connection)`.
+            descriptor: The socket's, for whoever sends and receives.
+        """
+        cdef uint8_t data[6 * 3]
+        cdef uint8_t* at = data
+        self.server = server
+        self.descriptor = descriptor
+        self.decoder = HeaderDecoder(4096, LARGEST_HEADERS)
+        self.streams = {}
+        self.send_window = self.initial_window = DEFAULT_WINDOW
+        self.largest_frame = LARGEST_FRAME
+        at = put_big(put_big(at, SETTINGS_MAX_CONCURRENT_STREAMS, 2), MOST_STREAMS, 4)
+        at = put_big(put_big(at, SETTINGS_INITIAL_WINDOW_SIZE, 2), STREAM_WINDOW, 4)
+        at = put_big(put_big(at, SETTINGS_MAX_HEADER_LIST_SIZE, 2), LARGEST_HEADERS, 4)
+        self.put_frame(SETTINGS, 0, 0, data, at - data)
+        put_big(data, CONNECTION_WINDOW - DEFAULT_WINDOW, 4)
+        self.put_frame(WINDOW_UPDATE, 0, 0, data, 4)
+
+    def __dealloc__(self):
+        free_headers(&self.headers)
+        free(self.input)
+        free(self.out)
+
+    # ------------------------------------------------------------ what the loop uses
+
+    def receive(self, bytes data not None):
+        """Takes bytes that came from the client; for callers that read them themselves."""
+        cdef size_t size = PyBytes_GET_SIZE(data)
+        self.make_input(size)
+        memcpy(self.input + self.input_size, PyBytes_AS_STRING(data), size)
+        self.input_size += size
+        self.parse()
+
+    def to_send(self) -> bytes:
+        """Takes all bytes that are to be sent; for callers that send them themselves."""
+        data = PyBytes_FromStringAndSize(
+            <const char*>self.out + self.out_at, self.out_size - self.out_at
+        )
+        self.out_at = self.out_size = 0
+        self.dirty = False
+        return data
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that are not answered."""
+        return len(self.streams)
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be sent that nothing should be read."""
+        return self.out_size - self.out_at > MOST_WAITING
+
+    def leave(self):
+        """Tells the client to take new calls elsewhere."""
+        cdef uint8_t data[8]
+        if not self.leaving and not self.failed:
+            self.leaving = True
+            put_big(put_big(data, self.last_number, 4), NO_ERROR, 4)
+            self.put_frame(GOAWAY, 0, 0, data, 8)
+            self.touch()
+
+    def lost(self):
+        """The client is gone: everybody who handles one of its calls is told."""
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self.failed = True
+        for stream in streams:
+            (<Stream>stream).local_closed = True
+            call, (<Stream>stream).call = (<Stream>stream).call, None
+            if call is not None:
+                call.cancel()
+
+    def make_input(self, size_t wanted):
+        """Makes room for `wanted` more bytes of input."""
+        cdef uint8_t* grown
+        cdef size_t capacity = self.input_capacity if self.input_capacity else 32768
+        while capacity < self.input_size + wanted:
+            capacity *= 2
+        if capacity != self.input_capacity:
+            grown = <uint8_t*>realloc(self.input, capacity)
+            if grown == NULL:
+                raise MemoryError
+            self.input = grown
+            self.input_capacity = capacity
+
+    # ------------------------------------------------------------ frames in
+
+    cdef int parse(self) except -1:
+        """Takes the whole frames of what has been received."""
+        cdef const uint8_t* at = self.input
+        cdef const uint8_t* end = at + self.input_size
+        cdef size_t size
+        if not self.greeted:
+            size = min(self.input_size, <size_t>len(PREFACE))
+            if memcmp(at, PyBytes_AS_STRING(PREFACE), size) != 0:
+                return self.fail(PROTOCOL_ERROR, "no HTTP/2 preface")
+            if size < <size_t>len(PREFACE):
+                return 0
+            self.greeted = True
+            at += size
+        while end - at >= FRAME_HEAD and not self.failed:
+            size = get_big(at, 3)
+            if size > LARGEST_FRAME:
+                self.fail(FRAME_SIZE_ERROR, "frame too large")
+                break
+            if <size_t>(end - at) < FRAME_HEAD + size:
+                break
+            self.take_frame(
+                at[3], at[4], get_big(at + 5, 4) & 0x7FFFFFFF, at + FRAME_HEAD, size
+            )
+            at += FRAME_HEAD + size
+        if self.failed:
+            self.input_size = 0
+            return 0
+        self.input_size = <size_t>(end - at)
+        memmove(self.input, at, self.input_size)
+        return 0
+
+    cdef int take_frame(
+        self, uint32_t kind, uint32_t flags, uint32_t number, const uint8_t* at, size_t size
+    ) except -1:
+        cdef Stream stream
+        cdef size_t padding = 0
+        if self.continued != 0 and (kind != CONTINUATION or number != self.continued):
+            return self.fail(PROTOCOL_ERROR, "a header block is interrupted")
+        if kind == DATA:
+            if number == 0 or number > self.last_number:
+                return self.fail(PROTOCOL_ERROR, "DATA on a stream that is not open")
+            self.unacknowledged += <int64_t>size
+            if self.unacknowledged > CONNECTION_WINDOW:
+                return self.fail(FLOW_CONTROL_ERROR, "more than the connection's window")
+            stream = self.streams.get(number)
+            if stream is None or stream.remote_closed:
+                # Answered, or given up, before all had come.
+                self.give_back(0, <int64_t>size)
+                if stream is not None:
+                    return self.fail(STREAM_CLOSED, "DATA behind the end of a stream")
+                return 0
+            if flags & PADDED:
+                if size < 1 or at[0] >= size:
+                    return self.fail(PROTOCOL_ERROR, "padding longer than its frame")
+                padding = 1 + <size_t>at[0]
+                at += 1
+            stream.unacknowledged += <int64_t>size
+            if stream.unacknowledged > STREAM_WINDOW:
+                return self.fail(FLOW_CONTROL_ERROR, "more than the stream's window")
+            if stream.call is None:
+                self.give_back(number, <int64_t>size)
+            elif padding:
+                self.give_back(number, <int64_t>padding)
+            if size > padding:
+                stream.take_data(at, size - padding)
+            if flags & END_STREAM and number in self.streams:
+                stream.end_of_request()
+            return 0
+        if kind == HEADERS:
+            return self.take_headers(flags, number, at, size)
+        if kind == CONTINUATION:
+            if self.continued == 0:
+                return self.fail(PROTOCOL_ERROR, "CONTINUATION of nothing")
+            self.block += at[:size]
+            if len(self.block) > 4 * LARGEST_HEADERS:
+                return self.fail(ENHANCE_YOUR_CALM, "header block too large")
+            if flags & END_HEADERS:
+                number, self.continued = self.continued, 0
+                block = bytes(self.block)
+                self.block = None
+                flags = END_STREAM if self.continued_ends else 0
+                self.end_of_headers(
+                    number, <const uint8_t*>PyBytes_AS_STRING(block), len(block)
+                )
+                self.end_if(flags, number)
+            return 0
+        if kind == RST_STREAM:
+            if number == 0 or number > self.last_number or size != 4:
+                return self.fail(PROTOCOL_ERROR, "RST_STREAM of no stream")
+            stream = self.streams.get(number)
+            if stream is not None:
+                stream.local_closed = True
+                call = stream.call
+                self.forget(stream)
+                if call is not None:
+                    call.cancel()
+                self.resets += 2
+                if self.resets > MOST_RESETS:
+                    return self.fail(ENHANCE_YOUR_CALM, "too many calls given up")
+            return 0
+        if kind == SETTINGS:
+            if number != 0:
+                return self.fail(PROTOCOL_ERROR, "SETTINGS on a stream")
+            return self.take_settings(flags, at, size)
+        if kind == PING:
+            if number != 0 or size != 8:
+                return self.fail(PROTOCOL_ERROR, "malformed PING")
+            if not flags & ACK:
+                self.put_frame(PING, ACK, 0, at, 8)
+                self.touch()
+            return 0
+        if kind == WINDOW_UPDATE:
+            return self.take_window_update(number, at, size)
+        if kind == PUSH_PROMISE:
+            return self.fail(PROTOCOL_ERROR, "PUSH_PROMISE of a client")
+        if kind == PRIORITY and (number == 0 or size != 5):
+            return self.fail(PROTOCOL_ERROR, "malformed PRIORITY")
+        # GOAWAY of a client says nothing that concerns a server; unknown frames are ignored.
+        return 0
+
+    cdef int take_headers(
+        self, uint32_t flags, uint32_t number, const uint8_t* at, size_t size
+    ) except -1:
+        cdef size_t padding = 0
+        if number == 0 or number % 2 == 0:
+            return self.fail(PROTOCOL_ERROR, "HEADERS of no client's stream")
+        if flags & PADDED:
+            if size < 1:
+                return self.fail(PROTOCOL_ERROR, "padding longer than its frame")
+            padding = at[0]
+            at += 1
+            size -= 1
+        if flags & WITH_PRIORITY:
+            if size < 5:
+                return self.fail(PROTOCOL_ERROR, "HEADERS too short for their priority")
+            at += 5
+            size -= 5
+        if padding > size:
+            return self.fail(PROTOCOL_ERROR, "padding longer than its frame")
+        size -= padding
+        if not flags & END_HEADERS:
+            self.continued = number
+            self.continued_ends = flags & END_STREAM != 0
+            self.block = bytearray(at[:size])
+            return 0
+        self.end_of_headers(number, at, size)
+        return self.end_if(flags, number)
+
+    cdef int end_of_headers(self, uint32_t number, const uint8_t* at, size_t size) except -1:
+        """Takes a whole header block."""
+        cdef int outcome
+        clear_headers(&self.headers)
+        outcome = self.decoder.decode(at, size, &self.headers)
+        if outcome == HPACK_NO_MEMORY:
+            raise MemoryError
+        if outcome == HPACK_MALFORMED:
+            return self.fail(COMPRESSION_ERROR, "malformed header block")
+        if number in self.streams:
+            # A client's trailers, which gRPC has not.
+            return 0
+        if number <= self.last_number:
+            return 0 if number in self.streams else self.fail(
+                STREAM_CLOSED, "HEADERS on a stream that was closed"
+            )
+        self.last_number = number
+        if outcome == HPACK_TOO_LARGE:
+            self.streams[number] = stream = Stream(self, number, b"")
+            (<Stream>stream).finish(
+                RESOURCE_EXHAUSTED, f"metadata of more than {LARGEST_HEADERS} bytes", ()
+            )
+            return 0
+        if (
+            self.leaving or len(self.streams) >= MOST_STREAMS
+            # Who does not take its answers is given no more of them.
+            or self.queued > MOST_QUEUED
+        ):
+            return self.reset(number, REFUSED_STREAM)
+        return self.open_stream(number)
+
+    cdef int open_stream(self, uint32_t number) except -1:
+        """Begins a call, whose headers have just been decoded."""
+        cdef Header* header
+        cdef const uint8_t* name
+        cdef const uint8_t* value
+        cdef uint32_t i
+        cdef bytes path = b"", timeout = None, encoding = None
+        cdef bint grpc = False, post = False
+        cdef Stream stream
+        for i in range(self.headers.count):
+            header = &self.headers.headers[i]
+            name = self.headers.bytes + header.name_at
+            value = self.headers.bytes + header.value_at
+            if header.name_size == 5 and memcmp(name, b":path", 5) == 0:
+                path = value[: header.value_size]
+            elif header.name_size == 7 and memcmp(name, b":method", 7) == 0:
+                post = header.value_size == 4 and memcmp(value, b"POST", 4) == 0
+            elif header.name_size == 12:
+                if memcmp(name, b"content-type", 12) == 0:
+                    grpc = header.value_size >= 16 and (
+                        memcmp(value, b"application/grpc", 16) == 0
+                        and (header.value_size == 16 or value[16] == 43 or value[16] == 59)
+                    )
+                elif memcmp(name, b"grpc-timeout", 12) == 0:
+                    timeout = value[: header.value_size]
+            elif header.name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
+                encoding = value[: header.value_size]
+        stream = Stream(self, number, path)
+        self.streams[number] = stream
+        if not grpc or not post:
+            # As gRPC has it: a caller that does not speak gRPC is answered in HTTP.
+            stream.trailers = header_block(((b":status", b"415" if post else b"405"),))
+            stream.write_waiting()
+            return self.touch()
+        if encoding is not None and encoding != b"identity":
+            stream.encoding = encoding
+        if timeout is not None:
+            try:
+                stream.deadline = self.server.clock() + parse_timeout(timeout)
+            except ValueError as error:
+                stream.finish(INTERNAL, str(error), ())
+                return 0
+        if path not in self.server.at_once:
+            call = self.server.open(stream, self.header_list())
+            if stream.number in self.streams:
+                stream.call = call
+        return 0
+
+    def header_list(self) -> list[tuple[bytes, bytes]]:
+        """The headers that were decoded last."""
+        cdef Header* header
+        cdef uint32_t i
+        made = []
+        for i in range(self.headers.count):
+            header = &self.headers.headers[i]
+            made.append((
+                self.headers.bytes[header.name_at : header.name_at + header.name_size],
+                self.headers.bytes[header.value_at : header.value_at + header.value_size],
+            ))
+        return made
+
+    cdef int end_if(self, uint32_t flags, uint32_t number) except -1:
+        cdef Stream stream
+        if flags & END_STREAM and not self.failed:
+            stream = self.streams.get(number)
+            if stream is not None and not stream.remote_closed:
+                stream.end_of_request()
+        return 0
+
+    cdef int take_settings(self, uint32_t flags, const uint8_t* at, size_t size) except -1:
+        cdef uint32_t setting, value
+        cdef int64_t change
+        cdef Stream stream
+        if flags & ACK:
+            return 0 if size == 0 else self.fail(FRAME_SIZE_ERROR, "malformed SETTINGS")
+        if size % 6 != 0:
+            return self.fail(FRAME_SIZE_ERROR, "malformed SETTINGS")
+        while size:
+            setting = get_big(at, 2)
+            value = get_big(at + 2, 4)
+            at += 6
+            size -= 6
+            if setting == SETTINGS_INITIAL_WINDOW_SIZE:
+                if value > 0x7FFFFFFF:
+                    return self.fail(FLOW_CONTROL_ERROR, "window too large")
+                change = <int64_t>value - self.initial_window
+                self.initial_window = value
+                for stream in self.streams.values():
+                    stream.send_window += change
+            elif setting == SETTINGS_MAX_FRAME_SIZE:
+                if not 16384 <= value <= 16777215:
+                    return self.fail(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
+                self.largest_frame = value
+            elif setting == SETTINGS_ENABLE_PUSH and value > 1:
+                return self.fail(PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
+        self.put_frame(SETTINGS, ACK, 0, at, 0)
+        self.write_all_waiting()
+        return self.touch()
+
+    cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1:
+        cdef uint32_t count
+        cdef Stream stream
+        if size != 4:
+            return self.fail(FRAME_SIZE_ERROR, "malformed WINDOW_UPDATE")
+        count = get_big(at, 4) & 0x7FFFFFFF
+        if number == 0:
+            self.send_window += count
+            if count == 0 or self.send_window > 0x7FFFFFFF:
+                return self.fail(
+                    FLOW_CONTROL_ERROR if count else PROTOCOL_ERROR, "window out of range"
+                )
+            self.write_all_waiting()
+            return self.touch()
+        if number > self.last_number:
+            return self.fail(PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that is not open")
+        stream = self.streams.get(number)
+        if stream is None:
+            return 0
+        stream.send_window += count
+        if count == 0 or stream.send_window > 0x7FFFFFFF:
+            call, stream.call = stream.call, None
+            if call is not None:
+                call.cancel()
+            stream.local_closed = True
+            self.reset(number, FLOW_CONTROL_ERROR if count else PROTOCOL_ERROR)
+            return self.forget(stream)
+        stream.write_waiting()
+        return self.touch()
+
+    cdef int write_all_waiting(self) except -1:
+        cdef Stream stream
+        for stream in list(self.streams.values()):
+            if self.send_window <= 0:
+                break
+            stream.write_waiting()
+        return 0
+
+    # ------------------------------------------------------------ frames out
+
+    cdef int touch(self) except -1:
+        """Has what waits sent at the end of the loop's turn."""
+        if not self.dirty:
+            self.dirty = True
+            self.server.touched(self)
+        return 0
+
+    cdef int make_room(self, size_t wanted) except -1:
+        cdef uint8_t* grown
+        cdef size_t capacity = self.out_capacity if self.out_capacity else 32768
+        if self.out_at == self.out_size:
+            self.out_at = self.out_size = 0
+        while capacity < self.out_size + wanted:
+            capacity *= 2
+        if capacity != self.out_capacity:
+            grown = <uint8_t*>realloc(self.out, capacity)
+            if grown == NULL:
+                raise MemoryError
+            self.out = grown
+            self.out_capacity = capacity
+        return 0
+
+    cdef void shrink(self) noexcept:
+        """Gives back memory that one large answer has taken, when nothing waits to be sent."""
+        self.out_at = self.out_size = 0
+        if self.out_capacity > KEEP_CAPACITY:
+            free(self.out)
+            self.out = NULL
+            self.out_capacity = 0
+
+    cdef int put_frame(
+        self, uint32_t kind, uint32_t flags, uint32_t number, const uint8_t* at, size_t size
+    ) except -1:
+        cdef uint8_t* to
+        self.make_room(FRAME_HEAD + size)
+        to = put_frame_head(self.out + self.out_size, size, kind, flags, number)
+        if size:
+            memcpy(to, at, size)
+        self.out_size += FRAME_HEAD + size
+        return 0
+
+    cdef int put_block(self, uint32_t number, bytes block, bint ends) except -1:
+        """Writes a header block, in as many frames as it needs."""
+        cdef size_t at = 0, size
+        cdef uint32_t kind = HEADERS, flags
+        while True:
+            size = min(<size_t>len(block) - at, <size_t>self.largest_frame)
+            flags = END_HEADERS if at + size == <size_t>len(block) else 0
+            if kind == HEADERS and ends:
+                flags |= END_STREAM
+            self.put_frame(
+                kind, flags, number, <const uint8_t*>PyBytes_AS_STRING(block) + at, size
+            )
+            at += size
+            kind = CONTINUATION
+            if at == <size_t>len(block):
+                return 0
+
+    cdef int reset(self, uint32_t number, uint32_t code) except -1:
+        cdef uint8_t data[4]
+        put_big(data, code, 4)
+        self.put_frame(RST_STREAM, 0, number, data, 4)
+        return self.touch()
+
+    cdef int fail(self, uint32_t code, str why) except -1:
+        """Ends the connection: nothing more is read, and the client is told why."""
+        cdef uint8_t data[8]
+        if self.failed:
+            return 0
+        put_big(put_big(data, self.last_number, 4), code, 4)
+        debug = why.encode()
+        message = data[:8] + debug
+        self.put_frame(
+            GOAWAY, 0, 0, <const uint8_t*>PyBytes_AS_STRING(message), len(message)
+        )
+        self.lost()
+        return self.touch()
+
+    cdef int give_back(self, uint32_t number, int64_t count) except -1:
+        """Lets the client send more, in steps that are worth a frame."""
+        cdef uint8_t data[4]
+        cdef Stream stream = self.streams.get(number) if number else None
+        if number and stream is None:
+            return 0
+        self.returned += count
+        if self.returned >= CONNECTION_WINDOW // 4:
+            put_big(data, <uint32_t>self.returned, 4)
+            self.put_frame(WINDOW_UPDATE, 0, 0, data, 4)
+            self.unacknowledged -= self.returned
+            self.returned = 0
+        if stream is not None:
+            stream.returned += count
+            if stream.returned >= STREAM_WINDOW // 4:
+                put_big(data, <uint32_t>stream.returned, 4)
+                self.put_frame(WINDOW_UPDATE, 0, number, data, 4)
+                stream.unacknowledged -= stream.returned
+                stream.returned = 0
+        return 0
+
+    cdef int forget(self, Stream stream) except -1:
+        """The call is over."""
+        if self.streams.pop(stream.number, None) is not None:
+            if self.resets:
+                self.resets -= 1
+            # What has come and nobody has taken is given back to the connection.
+            self.give_back(0, stream.unacknowledged - stream.returned)
+            stream.release()
+            self.queued -= stream.waiting
+            stream.outgoing.clear()
+            stream.outgoing_at = 0
+        stream.call = None
+        return 0

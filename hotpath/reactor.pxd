@@ -1,0 +1,46 @@
+# The loop that clients' connections and reads from Redis share.
+
+from libc.stdint cimport uint32_t
+
+from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.cache cimport RowCache
+from hotfeast.hotpath.http2 cimport Connection
+from hotfeast.hotpath.link cimport Outcome, Transfer
+from hotfeast.hotpath.reply cimport Reply
+
+
+cdef class LoopLane:
+    cdef readonly object lane     # of `hotfeast.server.redis_io`, which owns the socket
+    cdef readonly int descriptor
+    cdef readonly Reply reply
+    cdef Batch batch              # what is being read; None while idle
+    cdef object done              # is told when it is read, or why it is not
+    cdef Transfer transfer
+    cdef double deadline          # monotonic seconds
+    cdef double timeout           # seconds, as it was asked for
+    cdef bint sending             # whether the loop waits until more can be sent
+
+
+cdef class Reactor:
+    cdef readonly object at_once
+    cdef public RowCache cache
+    cdef int poller
+    cdef int waker
+    cdef object wake_pending
+    cdef dict watched             # by descriptor: a Connection, a LoopLane, or a listening socket
+    cdef object calls             # functions that other threads want called here
+    cdef list dirty               # connections with something to send
+    cdef list idle                # lanes
+    cdef list busy
+    cdef bint stopping
+
+    cdef int watch(self, int descriptor, object what, uint32_t events) except -1
+    cdef int rewatch(self, int descriptor, uint32_t events) except -1
+    cdef int take(self, int descriptor, uint32_t events) except -1
+    cdef int accept_all(self, int descriptor) except -1
+    cdef int read_connection(self, Connection connection) except -1
+    cdef int flush(self, Connection connection) except -1
+    cdef int drop_connection(self, Connection connection) except -1
+    cdef int step_lane(self, LoopLane lane, uint32_t events) except -1
+    cdef int finish_lane(self, LoopLane lane, Outcome outcome, int error) except -1
+    cdef int check_deadlines(self) except -1

@@ -1,0 +1,79 @@
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.cache import RowCache
+from hotfeast.hotpath.http2 import Connection
+from hotfeast.hotpath.reply import Reply
+
+class LoopLane:
+    """A connection to Redis that the loop reads with."""
+
+    def __init__(self, lane: Any, descriptor: int, reply: Reply) -> None: ...
+    @property
+    def lane(self) -> Any:
+        """The connection on loan from redis-py."""
+
+    @property
+    def descriptor(self) -> int: ...
+    @property
+    def reply(self) -> Reply: ...
+
+class Reactor:
+    """A loop in one thread; only `call` may be used by others."""
+
+    cache: RowCache | None
+    """Rows that need not be asked for; None at first."""
+
+    def __init__(self, at_once: Any, *args: Any, **kwargs: Any) -> None: ...
+    @property
+    def at_once(self) -> Any:
+        """Paths of unary methods that `answer` is told of."""
+
+    def clock(self) -> float:
+        """Monotonic seconds."""
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Has a function called by the loop, soon; from any thread."""
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accepts connections of a listening socket that does not block."""
+
+    def stop_listening(self, listener: socket.socket) -> None:
+        """Accepts no more connections of a socket, and closes it."""
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The clients of the moment."""
+
+    @property
+    def lane_count(self) -> int:
+        """Connections to Redis, idle and in use."""
+
+    @property
+    def reads_under_way(self) -> int:
+        """Batches that are being read."""
+
+    def add_lane(self, lane: LoopLane) -> None:
+        """Takes a connection to Redis for `exchange`."""
+
+    def remove_lanes(self) -> list[LoopLane]:
+        """Gives the idle connections to Redis back."""
+
+    def exchange(
+        self,
+        batch: Batch,
+        timeout: float,
+        done: Callable[[Reply | None, Exception | None], None],
+    ) -> bool:
+        """Reads a batch over an idle connection; False where there is none.
+
+        `done` is told the reply, which is gone when it returns, or the error.
+        """
+
+    def stop(self) -> None:
+        """Ends the loop after this turn."""
+
+    def run(self) -> None:
+        """Runs until `stop`. Connections are closed then."""

@@ -1,0 +1,449 @@
+"""The loop that clients' connections and reads from Redis share: epoll, one thread, no waiting.
+
+A request is parsed where it arrives, its commands go to Redis on an idle connection, and while
+Redis works on them the loop serves others; nothing is handed from thread to thread. Whatever might
+wait or compute for long is done by other threads, which have the loop called back.
+"""
+
+import os
+from collections import deque
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.unistd cimport close
+
+from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.http2 cimport Connection
+from hotfeast.hotpath.link cimport (
+    DONE,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    PENDING,
+    TIMED_OUT,
+    Outcome,
+    begin_transfer,
+    failure_of,
+    monotonic_ns,
+    receive_more,
+    recv,
+    send,
+    send_more,
+)
+from hotfeast.hotpath.packed cimport settle
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int poller, int operation, int fd, epoll_event* event)
+    int epoll_wait(int poller, epoll_event* events, int most, int timeout_ms)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int value, int flags)
+    int eventfd_read(int fd, uint64_t* value)
+    int eventfd_write(int fd, uint64_t value)
+    int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "<sys/socket.h>" nogil:
+    int accept4(int fd, void* address, void* size, int flags)
+    int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
+    int SOCK_NONBLOCK, SOCK_CLOEXEC
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int IPPROTO_TCP "6"
+    int TCP_NODELAY
+
+cdef enum:
+    MOST_EVENTS = 64
+    READ_SIZE = 65536
+    # Milliseconds between two looks at the deadlines of reads that are under way.
+    DEADLINE_LOOKS = 2
+
+
+cdef double now() noexcept nogil:
+    return <double>monotonic_ns() / 1e9
+
+
+cdef class LoopLane:
+    """A connection to Redis that the loop reads with.
+
+    Attributes:
+        lane: The connection on loan from redis-py.
+        descriptor: Its socket's.
+        reply: What is read into.
+    """
+
+    def __cinit__(self, object lane not None, int descriptor, Reply reply not None):
+        self.lane = lane
+        self.descriptor = descriptor
+        self.reply = reply
+
+
+cdef class Reactor:
+    """Runs in one thread; only `call` may be used by others.
+
+    Subclasses answer: `answer(stream, message)` for the methods in `at_once`, and
+    `open(stream, headers)` for all others, as `hotfeast.hotpath.http2` has it; and
+    `lane_lost(lane)` is told of a connection to Redis that is gone.
+
+    Attributes:
+        cache: Rows that need not be asked for; None at first.
+    """
+
+    def __cinit__(self, object at_once not None, *args, **kwargs):
+        """
+        Args:
+            at_once: Paths of unary methods that `answer` is told of.
+        """
+        self.at_once = at_once
+        self.watched = {}
+        self.calls = deque()
+        self.dirty = []
+        self.idle = []
+        self.busy = []
+        self.poller = epoll_create1(EPOLL_CLOEXEC)
+        self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.poller < 0 or self.waker < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.watch(self.waker, None, EPOLLIN)
+
+    def __dealloc__(self):
+        if self.poller >= 0:
+            close(self.poller)
+        if self.waker >= 0:
+            close(self.waker)
+
+    # ------------------------------------------------------------ for subclasses
+
+    def clock(self) -> float:
+        """Monotonic seconds."""
+        return now()
+
+    def call(self, function) -> None:
+        """Has a function called by the loop, soon; from any thread."""
+        self.calls.append(function)
+        eventfd_write(self.waker, 1)
+
+    def listen(self, object listener not None) -> None:
+        """Accepts connections of a listening socket that does not block."""
+        self.watch(listener.fileno(), listener, EPOLLIN)
+
+    def stop_listening(self, object listener not None) -> None:
+        """Accepts no more connections of a socket, and closes it."""
+        cdef int descriptor = listener.fileno()
+        self.accept_all(descriptor)
+        self.unwatch(descriptor)
+        listener.close()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The clients of the moment."""
+        return [c for c in self.watched.values() if isinstance(c, Connection)]
+
+    @property
+    def lane_count(self) -> int:
+        """Connections to Redis, idle and in use."""
+        return len(self.idle) + len(self.busy)
+
+    @property
+    def reads_under_way(self) -> int:
+        """Batches that are being read."""
+        return len(self.busy)
+
+    def add_lane(self, LoopLane lane not None) -> None:
+        """Takes a connection to Redis for `exchange`."""
+        self.watch(lane.descriptor, lane, EPOLLIN)
+        self.idle.append(lane)
+
+    def remove_lanes(self) -> list[LoopLane]:
+        """Gives the idle connections to Redis back."""
+        cdef LoopLane lane
+        lanes, self.idle = self.idle, []
+        for lane in lanes:
+            self.unwatch(lane.descriptor)
+        return lanes
+
+    def exchange(self, Batch batch not None, double timeout, object done) -> bool:
+        """Reads a batch over an idle connection.
+
+        Args:
+            batch: What to read.
+            timeout: Seconds for it.
+            done: Is called as `done(reply, None)` when all is read, after which the reply is gone;
+                or as `done(None, error)`, errors as of `hotfeast.hotpath.link.exchange`.
+
+        Returns:
+            Whether there was an idle connection; if not, nothing happens.
+
+        Raises:
+            MemoryError: There is no memory for the reply.
+        """
+        cdef LoopLane lane
+        cdef Outcome outcome
+        cdef int begun
+        if not self.idle:
+            return False
+        lane = self.idle.pop()
+        if self.cache is None:
+            begun = lane.reply.begin(batch)
+        else:
+            begun = self.cache.begin(batch, lane.reply)
+        if begun != 0:
+            self.idle.append(lane)
+            raise MemoryError
+        lane.batch = batch
+        lane.done = done
+        self.busy.append(lane)
+        if batch.out.size == 0:
+            settle(batch, lane.reply)
+            self.finish_lane(lane, DONE, 0)
+            return True
+        lane.timeout = timeout
+        lane.deadline = now() + timeout
+        begin_transfer(&lane.transfer, batch)
+        outcome = send_more(lane.descriptor, batch, &lane.transfer)
+        if outcome != PENDING:
+            self.finish_lane(lane, outcome, errno)
+        elif lane.transfer.sent < lane.transfer.limit:
+            lane.sending = True
+            self.rewatch(lane.descriptor, EPOLLIN | EPOLLOUT)
+        return True
+
+    def touched(self, Connection connection not None) -> None:
+        """A connection has something to send."""
+        self.dirty.append(connection)
+
+    def stop(self) -> None:
+        """Ends the loop after this turn."""
+        self.stopping = True
+
+    def run(self) -> None:
+        """Runs until `stop`. Connections are closed then."""
+        cdef epoll_event events[MOST_EVENTS]
+        cdef int count, i, timeout
+        while not self.stopping:
+            timeout = -1
+            if self.busy:
+                timeout = DEADLINE_LOOKS
+            if self.calls:
+                timeout = 0
+            with nogil:
+                count = epoll_wait(self.poller, events, MOST_EVENTS, timeout)
+            if count < 0 and errno != EINTR:
+                raise OSError(errno, os.strerror(errno))
+            for i in range(count):
+                try:
+                    self.take(events[i].data.fd, events[i].events)
+                except Exception as error:
+                    self.survive(events[i].data.fd, error)
+            # Those that these calls ask for have their turn once others have had theirs.
+            for i in range(len(self.calls)):
+                try:
+                    self.calls.popleft()()
+                except Exception as error:
+                    self.survive(-1, error)
+            if self.busy:
+                self.check_deadlines()
+            while self.dirty:
+                dirty, self.dirty = self.dirty, []
+                for connection in dirty:
+                    self.flush(connection)
+        for connection in self.connections:
+            self.drop_connection(connection)
+
+    def survive(self, int descriptor, object error) -> None:
+        """An event or a call has failed, which should not happen: one client pays for it."""
+        what = self.watched.get(descriptor)
+        self.report(error)
+        if isinstance(what, Connection):
+            self.drop_connection(what)
+
+    def report(self, object error) -> None:
+        """An error that should not have happened, for whoever keeps a log."""
+
+    # ------------------------------------------------------------ events
+
+    cdef int watch(self, int descriptor, object what, uint32_t events) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.fd = descriptor
+        if epoll_ctl(self.poller, EPOLL_CTL_ADD, descriptor, &event) != 0:
+            raise OSError(errno, os.strerror(errno))
+        self.watched[descriptor] = what
+        return 0
+
+    cdef int rewatch(self, int descriptor, uint32_t events) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.fd = descriptor
+        if epoll_ctl(self.poller, EPOLL_CTL_MOD, descriptor, &event) != 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
+
+    def unwatch(self, int descriptor) -> None:
+        """Forgets a descriptor, before it is closed."""
+        cdef epoll_event event
+        if self.watched.pop(descriptor, self) is not self:
+            epoll_ctl(self.poller, EPOLL_CTL_DEL, descriptor, &event)
+
+    cdef int take(self, int descriptor, uint32_t events) except -1:
+        cdef uint64_t count
+        cdef Connection connection
+        what = self.watched.get(descriptor, self)
+        if what is self:
+            # Closed earlier in this turn.
+            return 0
+        if isinstance(what, Connection):
+            connection = what
+            if events & EPOLLIN:
+                self.read_connection(connection)
+            elif events & (EPOLLERR | EPOLLHUP):
+                return self.drop_connection(connection)
+            if events & EPOLLOUT and descriptor in self.watched:
+                self.flush(connection)
+            return 0
+        if isinstance(what, LoopLane):
+            return self.step_lane(what, events)
+        if what is None:
+            eventfd_read(self.waker, &count)
+            return 0
+        return self.accept_all(descriptor)
+
+    cdef int accept_all(self, int descriptor) except -1:
+        cdef int client, on = 1
+        while True:
+            client = accept4(descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if client < 0:
+                if errno in (EINTR, ECONNABORTED):
+                    continue
+                # Out of descriptors: the client waits in the kernel's queue, and is tried again.
+                return 0
+            setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+            connection = Connection(self, client)
+            self.watch(client, connection, EPOLLIN)
+            self.flush(connection)
+
+    cdef int read_connection(self, Connection connection) except -1:
+        cdef ssize_t count
+        if connection.congested:
+            return 0
+        connection.make_input(READ_SIZE)
+        count = recv(
+            connection.descriptor, connection.input + connection.input_size,
+            connection.input_capacity - connection.input_size, MSG_DONTWAIT,
+        )
+        if count > 0:
+            connection.input_size += <size_t>count
+            connection.parse()
+            return 0
+        if count < 0 and errno in (EAGAIN, EINTR):
+            return 0
+        return self.drop_connection(connection)
+
+    cdef int flush(self, Connection connection) except -1:
+        """Sends what fits the socket's buffer."""
+        cdef ssize_t count
+        cdef bint waits
+        connection.dirty = False
+        if connection.descriptor not in self.watched:
+            return 0
+        while connection.out_at < connection.out_size:
+            count = send(
+                connection.descriptor, connection.out + connection.out_at,
+                connection.out_size - connection.out_at, MSG_DONTWAIT | MSG_NOSIGNAL,
+            )
+            if count < 0:
+                if errno == EINTR:
+                    continue
+                if errno == EAGAIN:
+                    break
+                return self.drop_connection(connection)
+            connection.out_at += <size_t>count
+        waits = connection.out_at < connection.out_size
+        if not waits:
+            connection.shrink()
+            if connection.failed:
+                return self.drop_connection(connection)
+        if waits != connection.waits:
+            connection.waits = waits
+            self.rewatch_connection(connection)
+        elif waits:
+            self.rewatch_connection(connection)
+        return 0
+
+    def rewatch_connection(self, Connection connection not None) -> None:
+        """Waits for what a connection can use: room to send, and more to read."""
+        cdef uint32_t events = 0 if connection.congested else EPOLLIN
+        if connection.waits:
+            events |= EPOLLOUT
+        self.rewatch(connection.descriptor, events)
+
+    cdef int drop_connection(self, Connection connection) except -1:
+        if connection.descriptor in self.watched:
+            self.unwatch(connection.descriptor)
+            close(connection.descriptor)
+            connection.lost()
+            self.connection_lost(connection)
+        return 0
+
+    def connection_lost(self, Connection connection not None) -> None:
+        """A client is gone."""
+
+    # ------------------------------------------------------------ Redis
+
+    cdef int step_lane(self, LoopLane lane, uint32_t events) except -1:
+        cdef Outcome outcome = PENDING
+        cdef bint sending
+        if lane.batch is None:
+            # Redis says nothing unasked: it has closed the connection.
+            self.idle.remove(lane)
+            self.unwatch(lane.descriptor)
+            self.lane_lost(lane)
+            return 0
+        if events & ~EPOLLOUT:
+            outcome = receive_more(lane.descriptor, lane.batch, lane.reply, &lane.transfer)
+        if outcome == PENDING:
+            outcome = send_more(lane.descriptor, lane.batch, &lane.transfer)
+        if outcome != PENDING:
+            return self.finish_lane(lane, outcome, errno)
+        sending = lane.transfer.sent < lane.transfer.limit
+        if sending != lane.sending:
+            lane.sending = sending
+            self.rewatch(lane.descriptor, EPOLLIN | EPOLLOUT if sending else EPOLLIN)
+        return 0
+
+    cdef int finish_lane(self, LoopLane lane, Outcome outcome, int error) except -1:
+        cdef Batch batch = lane.batch
+        done, lane.done = lane.done, None
+        lane.batch = None
+        self.busy.remove(lane)
+        if outcome != DONE:
+            self.unwatch(lane.descriptor)
+            failure = failure_of(outcome, error, lane.timeout)
+            self.lane_lost(lane)
+            done(None, failure)
+            return 0
+        if lane.sending:
+            lane.sending = False
+            self.rewatch(lane.descriptor, EPOLLIN)
+        if self.cache is not None:
+            self.cache.keep(batch, lane.reply)
+        # The reply is read before anything else can use the connection.
+        try:
+            done(lane.reply, None)
+        finally:
+            self.idle.append(lane)
+        return 0
+
+    cdef int check_deadlines(self) except -1:
+        cdef LoopLane lane
+        cdef double time = now()
+        for lane in list(self.busy):
+            if lane.deadline <= time:
+                self.finish_lane(lane, TIMED_OUT, 0)
+        return 0

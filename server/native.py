@@ -1,0 +1,495 @@
+"""The gateway's own gRPC server: one loop for clients and Redis, and grpcio behind it for the rest.
+
+Reads of features are answered in the loop (`hotfeast.hotpath.reactor`). Other unary methods run in
+the threads for requests, as do reads that may have to wait: those that find no idle connection to
+Redis, that have a Python transform to run, or whose connection broke. Streams, and the services
+that grpcio brings (health, reflection), are passed on to a grpcio server on a local socket.
+"""
+
+import base64
+import binascii
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NoReturn, Protocol
+
+import grpc
+
+from hotfeast.hotpath.cache import RowCache
+from hotfeast.hotpath.http2 import Stream
+from hotfeast.hotpath.reactor import LoopLane, Reactor
+from hotfeast.hotpath.reply import Reply
+from hotfeast.server.errors import RequestFailure, StartFailure
+from hotfeast.server.redis_io import Lanes, RedisUnavailable
+from hotfeast.server.request_threads import RequestThreads
+from hotfeast.server.servicer import FeatureServicer, Wanted, failure_of
+
+logger = logging.getLogger(__name__)
+
+Metadata = Sequence[tuple[bytes, bytes]]
+
+# Connections to Redis that the loop reads with at most; a read that finds none idle takes a thread.
+_MOST_LANES = 64
+_FIRST_LANES = 2
+_BACKLOG = 4096
+# Calls that are passed on to grpcio at once; each takes a thread.
+_MOST_PASSED_ON = 256
+# Headers that are HTTP/2's or gRPC's own, and no metadata of a call.
+_NOT_METADATA = {
+    b"te", b"content-type", b"user-agent", b"grpc-timeout", b"grpc-encoding",
+    b"grpc-accept-encoding", b"host",
+}  # fmt: skip
+# Seconds between two looks at whether the last calls are over.
+_DRAIN_LOOKS = 0.01
+
+
+class Aborted(Exception):
+    """Ends a handler whose call has been given a status."""
+
+
+class Count(Protocol):
+    """Counts a call that is over."""
+
+    def __call__(self, method: str, code: grpc.StatusCode, seconds: float) -> None: ...
+
+
+class CallContext:
+    """What a unary handler is given in place of grpcio's context."""
+
+    def __init__(self, deadline: float | None) -> None:
+        """
+        Args:
+            deadline: Monotonic seconds; None for none.
+        """
+        self._deadline = deadline
+        self._code: grpc.StatusCode | None = None
+        self.message = ""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline; None where there is none."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        """Ends the call with a status."""
+        self._code = code
+        self.message = details
+        raise Aborted
+
+    def code(self) -> grpc.StatusCode | None:
+        """The status that the call was ended with."""
+        return self._code
+
+
+def unary_methods(
+    served: dict[str, dict[str, Any]],
+) -> tuple[dict[bytes, Any], frozenset[bytes]]:
+    """The unary methods of services by path, and the paths of those that read features."""
+    handlers = {
+        f"/{service}/{method}".encode(): handler
+        for service, methods in served.items()
+        for method, handler in methods.items()
+        if handler.unary_unary is not None
+    }
+    return handlers, frozenset(path for path in handlers if path.endswith(b"/GetOnlineFeatures"))
+
+
+class NativeServer(Reactor):
+    """Listens, and answers."""
+
+    def __init__(
+        self,
+        at_once: dict[bytes, Any],
+        reads: frozenset[bytes],
+        servicer: FeatureServicer,
+        lanes: Lanes,
+        redis_timeout: float,
+        threads: RequestThreads,
+        behind: str,
+        count: Count | None = None,
+        cache: RowCache | None = None,
+    ) -> None:
+        """
+        Args:
+            at_once: The unary methods that are answered here, by path.
+            reads: Those of them that read features.
+            servicer: Answers reads.
+            lanes: Where connections to Redis are had.
+            redis_timeout: Seconds for a round trip.
+            threads: Where handlers run that may wait.
+            behind: Address of the grpcio server that everything else is passed on to.
+            count: Is told of each call that is over.
+            cache: Rows that need not be asked for.
+        """
+        self._handlers = at_once
+        self._reads = reads
+        self._servicer = servicer
+        self._lanes = lanes
+        self._timeout = redis_timeout
+        self._threads = threads
+        self._count = count
+        self.cache = cache
+        self._listeners: list[socket.socket] = []
+        self._opening = 0
+        self._running = threading.Thread(target=self._run, name="native-server", daemon=True)
+        self._draining: float | None = None
+        self._drained = threading.Event()
+        self._behind = grpc.insecure_channel(
+            behind,
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+                # Another process has one of its own.
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        self._passing = ThreadPoolExecutor(_MOST_PASSED_ON, thread_name_prefix="passed-on")
+
+    def bind(self, host: str, port: int, share_port: bool) -> int:
+        """Takes an address; nothing is accepted before `start`.
+
+        Args:
+            host: An address or a name; brackets around an IPv6 address may be there or not.
+            port: 0 for any free one.
+            share_port: Whether other processes listen on the same port.
+
+        Returns:
+            The port.
+
+        Raises:
+            StartFailure: It cannot be had.
+        """
+        try:
+            found = socket.getaddrinfo(
+                host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, kind, protocol, _, address = found[0]
+            listener = socket.socket(family, kind, protocol)
+            self._listeners.append(listener)
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if share_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise StartFailure(f"cannot listen on {host}:{port}: {error}") from error
+        return int(listener.getsockname()[1])
+
+    def start(self) -> None:
+        """Accepts clients."""
+        for listener in self._listeners:
+            self.listen(listener)
+        self._running.start()
+
+    def stop_serving(self, grace: float) -> threading.Event:
+        """Takes no more calls, and ends when those in flight are over.
+
+        Args:
+            grace: Seconds that they have.
+
+        Returns:
+            What is set when it has ended.
+        """
+        if not self._running.is_alive():
+            for listener in self._listeners:
+                listener.close()
+            self._drained.set()
+            return self._drained
+        self.call(partial(self._drain, time.monotonic() + grace))
+        return self._drained
+
+    def _run(self) -> None:
+        try:
+            for _ in range(_FIRST_LANES):
+                self._want_lane()
+            self.run()
+        except BaseException:
+            logger.critical("the loop of the gateway's server has ended", exc_info=True)
+            raise
+        finally:
+            for lane in self.remove_lanes():
+                self._lanes.drop(lane.lane)
+            self._behind.close()
+            self._passing.shutdown(wait=False)
+            self._drained.set()
+
+    def report(self, error: Exception) -> None:
+        """An error that should not have happened."""
+        logger.error("the gateway's server has failed at an event", exc_info=error)
+
+    def _drain(self, until: float) -> None:
+        for listener in self._listeners:
+            self.stop_listening(listener)
+        self._listeners = []
+        for connection in self.connections:
+            connection.leave()
+        self._draining = until
+        self._look_at_drain()
+
+    def _look_at_drain(self) -> None:
+        assert self._draining is not None
+        busy = any(connection.open_calls for connection in self.connections)
+        if not busy or time.monotonic() >= self._draining:
+            # What is answered in this turn is still sent.
+            self.stop()
+            return
+        timer = threading.Timer(_DRAIN_LOOKS, partial(self.call, self._look_at_drain))
+        timer.daemon = True
+        timer.start()
+
+    # ------------------------------------------------------------ reads
+
+    def answer(self, stream: Stream, message: bytes) -> None:
+        """Answers a unary call, here or in a thread."""
+        began = time.perf_counter()
+        if stream.path not in self._reads:
+            self._threads.submit(self._handle, stream, message, began)
+            return
+        left = self._time_left(stream)
+        try:
+            wanted = self._servicer.begin(message)
+            timeout = self._timeout if left is None else min(left, self._timeout)
+            done = partial(self._read, stream, message, wanted, began)
+            if self.exchange(wanted.batch, timeout, done):
+                return
+        except Exception as error:
+            self._fail(stream, error, began)
+            return
+        self._want_lane()
+        self._threads.submit(self._read_in_thread, stream, message, began)
+
+    def _read(
+        self,
+        stream: Stream,
+        message: bytes,
+        wanted: Wanted,
+        began: float,
+        reply: Reply | None,
+        error: Exception | None,
+    ) -> None:
+        """What was wanted is there, or not."""
+        try:
+            if reply is None:
+                assert error is not None
+                if isinstance(error, TimeoutError):
+                    raise RedisUnavailable(str(error))
+                if isinstance(error, OSError):
+                    # An idle connection had died. Reading once more is safe.
+                    self._threads.submit(self._read_in_thread, stream, message, began)
+                    return
+                raise error
+            reply.raise_error()
+            if reply.unknown is not None:
+                self._threads.submit(self._read_in_thread, stream, message, began)
+                return
+            answer = self._servicer.finish(wanted, reply)
+        except Exception as failure:
+            self._fail(stream, failure, began)
+            return
+        if isinstance(answer, bytes):
+            self._succeed(stream, answer, began)
+        else:
+            self._threads.submit(
+                self._in_thread, stream, began, partial(self._servicer.transform, answer)
+            )
+
+    def _read_in_thread(self, stream: Stream, message: bytes, began: float) -> None:
+        self._in_thread(stream, began, partial(self._servicer.answer, message))
+
+    def _in_thread(
+        self, stream: Stream, began: float, work: Callable[[float | None], bytes]
+    ) -> None:
+        try:
+            answer = work(self._time_left(stream))
+        except Exception as error:
+            self.call(partial(self._fail, stream, error, began))
+        else:
+            self.call(partial(self._succeed, stream, answer, began))
+
+    def _time_left(self, stream: Stream) -> float | None:
+        deadline = stream.deadline_seconds
+        return None if deadline is None else deadline - time.monotonic()
+
+    def _succeed(self, stream: Stream, answer: bytes, began: float) -> None:
+        stream.answer(answer)
+        self._over(stream, grpc.StatusCode.OK, began)
+
+    def _fail(self, stream: Stream, error: Exception, began: float) -> None:
+        failure = failure_of(error, self._time_left(stream))
+        if failure is None:
+            logger.error("a call of %s failed", stream.path.decode(), exc_info=error)
+            failure = RequestFailure(
+                grpc.StatusCode.UNKNOWN, f"Exception calling application: {error}"
+            )
+        stream.finish(failure.code.value[0], failure.message, ())
+        self._over(stream, failure.code, began)
+
+    def _over(self, stream: Stream, code: grpc.StatusCode, began: float) -> None:
+        if self._count is not None:
+            self._count(stream.path[1:].decode(), code, time.perf_counter() - began)
+
+    # ------------------------------------------------------------ other unary methods
+
+    def _handle(self, stream: Stream, message: bytes, began: float) -> None:
+        """Runs a handler of grpcio's kind, in a thread."""
+        handler: Any = self._handlers[stream.path]
+        context = CallContext(stream.deadline_seconds)
+        try:
+            if handler.request_deserializer is not None:
+                message = handler.request_deserializer(message)
+            answer = handler.unary_unary(message, context)
+            if handler.response_serializer is not None:
+                answer = handler.response_serializer(answer)
+        except Aborted:
+            code = context.code()
+            assert code is not None
+            self.call(
+                partial(self._fail, stream, RequestFailure(code, context.message), began)
+            )
+        except Exception as error:
+            self.call(partial(self._fail, stream, error, began))
+        else:
+            self.call(partial(self._succeed, stream, answer, began))
+
+    # ------------------------------------------------------------ connections to Redis
+
+    def lane_lost(self, lane: LoopLane) -> None:
+        """A connection to Redis is gone."""
+        self._lanes.drop(lane.lane)
+
+    def _want_lane(self) -> None:
+        """Has one more connection made, unless there are enough."""
+        if self.lane_count + self._opening < _MOST_LANES:
+            self._opening += 1
+            self._threads.submit(self._open_lane)
+
+    def _open_lane(self) -> None:
+        try:
+            lane = self._lanes.take()
+        except RedisUnavailable:
+            # Whoever needs it is told so by a read of its own.
+            self.call(partial(self._opened, None))
+            return
+        if lane.tls is not None:
+            # Encrypted connections are read by threads.
+            self._lanes.release(lane)
+            self.call(partial(self._opened, None))
+            return
+        self.call(partial(self._opened, LoopLane(lane, lane.descriptor, lane.reply)))
+
+    def _opened(self, lane: LoopLane | None) -> None:
+        self._opening -= 1
+        if lane is not None:
+            self.add_lane(lane)
+
+    # ------------------------------------------------------------ all else
+
+    def open(self, stream: Stream, headers: Metadata) -> "PassedOn":
+        """Passes a call on to grpcio."""
+        return PassedOn(self, stream, headers, self._behind, self._passing)
+
+
+class PassedOn:
+    """A call that grpcio answers: messages and metadata go through as they are."""
+
+    def __init__(
+        self,
+        server: NativeServer,
+        stream: Stream,
+        headers: Metadata,
+        channel: grpc.Channel,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._server = server
+        self._stream = stream
+        # Messages, each with the bytes that it took of the client's window; None is the end.
+        self._messages: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._rpc: Any = None
+        deadline = stream.deadline_seconds
+        timeout = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        threads.submit(self._run, channel, list(headers), timeout)
+
+    def message(self, data: bytes, taken: int) -> None:
+        """The client has sent a message."""
+        self._messages.put((data, taken))
+
+    def half_close(self) -> None:
+        """The client has sent its last message."""
+        self._messages.put(None)
+
+    def cancel(self) -> None:
+        """The client has given up."""
+        self._messages.put(None)
+        with self._lock:
+            self._cancelled = True
+            rpc = self._rpc
+        if rpc is not None:
+            rpc.cancel()
+
+    def _requests(self) -> Iterator[bytes]:
+        while (item := self._messages.get()) is not None:
+            data, taken = item
+            yield data
+            self._server.call(partial(self._stream.took, taken))
+
+    def _run(self, channel: grpc.Channel, headers: Metadata, timeout: float | None) -> None:
+        stream, call = self._stream, self._server.call
+        try:
+            method = channel.stream_stream(stream.path.decode())
+            with self._lock:
+                if self._cancelled:
+                    return
+                self._rpc = rpc = method(
+                    self._requests(), timeout=timeout, metadata=_metadata(headers)
+                )
+            call(partial(stream.send_headers, _headers(rpc.initial_metadata())))
+            for message in rpc:
+                call(partial(stream.send_message, message))
+            code, details, trailing = rpc.code(), rpc.details(), rpc.trailing_metadata()
+        except grpc.RpcError as error:
+            failed: Any = error
+            code, details, trailing = failed.code(), failed.details(), failed.trailing_metadata()
+        except Exception as error:
+            logger.error("a call of %r was not passed on", stream.path, exc_info=error)
+            code, details, trailing = grpc.StatusCode.INTERNAL, f"not passed on: {error}", ()
+        finally:
+            # Whoever waits for the client's next message is let go.
+            self._messages.put(None)
+        call(partial(stream.finish, code.value[0], details or "", _headers(trailing)))
+
+
+def _metadata(headers: Metadata) -> list[tuple[str, str | bytes]]:
+    """A call's headers as grpcio wants its metadata."""
+    made: list[tuple[str, str | bytes]] = []
+    for name, value in headers:
+        if name.startswith(b":") or name in _NOT_METADATA:
+            continue
+        if name.endswith(b"-bin"):
+            try:
+                made.append((name.decode(), base64.b64decode(value + b"=" * (-len(value) % 4))))
+            except binascii.Error:
+                continue
+        else:
+            made.append((name.decode("latin-1"), value.decode("latin-1")))
+    return made
+
+
+def _headers(metadata: Any) -> list[tuple[bytes, bytes]]:
+    """grpcio's metadata as headers."""
+    made = []
+    for name, value in metadata or ():
+        data = value if isinstance(value, bytes) else value.encode("latin-1")
+        if name.endswith("-bin"):
+            data = base64.b64encode(data).rstrip(b"=")
+        if name.encode() not in _NOT_METADATA:
+            made.append((name.encode(), data))
+    return made
+
+
