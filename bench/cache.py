@@ -1,9 +1,9 @@
 """What the cache is worth: requests for entities of which a few are asked for most of the time.
 
-Three gateways serve one store in turns, two of them with a cache. Entities are drawn by Zipf's law, 10 a
-request; Redis and its hashes are as for the other benchmarks. The small cache has
-room for some of the entities, the large one for all. How often each had what was asked for is read
-from its metrics.
+Three gateways serve one store in turns, two of them with a cache. Entities are drawn by Zipf's law,
+10 a request; Redis and its hashes are as for the other benchmarks. The small cache has room for
+some of the entities, the large one for all. How often each had what was asked for is read from its
+metrics.
 
 Writes `cache.json`.
 """

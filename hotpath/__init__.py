@@ -19,7 +19,9 @@ And for writes:
     write_link  commands out while replies come in
 
 `kernel` runs on-demand views that could be compiled, on the way into `splice`. `values` judges the
-wire bytes of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs
-of Arrow's C data interface. `hpack` reads and writes the header blocks of HTTP/2.
+wire bytes of a Feast `Value`; `cache` keeps rows that have been read, so that `link` need not ask
+for them, and forgets those that are written; `wire` holds the cursor that all of them share,
+`arrow` the structs of Arrow's C data interface. `hpack` reads and writes the header blocks of
+HTTP/2.
 No stage imports a later one. Nothing here knows gRPC, Feast or redis-py.
 """

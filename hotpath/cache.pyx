@@ -12,10 +12,10 @@ until its Redis key is invalidated: by a write through this gateway (`forget_row
 Redis tells of a write by anybody (`invalidate`). Without word from Redis (`shut`) nothing is kept
 or found.
 
-A row that is written while it is being read must not be kept as it was before. So each bucket of the
-table has an epoch, which grows with every invalidation of a key that belongs there. The epochs are
-noted before Redis is asked, and what has been read is kept only where they are still the same. A
-write invalidates its keys after Redis has answered it and before its caller is answered: whoever
+A row that is written while it is being read must not be kept as it was before. So each bucket of
+the table has an epoch, which grows with every invalidation of a key that belongs there. The epochs
+are noted before Redis is asked, and what has been read is kept only where they are still the same.
+A write invalidates its keys after Redis has answered it and before its caller is answered: whoever
 reads from then on is not given the old row, and whoever had read it before does not keep it.
 
 Keys are found through SipHash-1-3 under a secret seed, so that nobody can choose keys which fall on

@@ -6,6 +6,8 @@ repo_files       functions from the repository's own files, and not from the reg
 registry         Feast's registry to immutable definitions
 plan             definitions to what one request reads, and in what form
 redis_io         connections, one pipelined round trip a request, and writes
+invalidation     word from Redis of what is written, for the cache of rows
+staleness        how old an answer from the cache may be, by view
 read_modes       HMGET or HGETALL, by what is stored
 transforms       on-demand feature views: inputs from the response, outputs into it
 functions        their functions, run as Feast runs them

@@ -1,12 +1,12 @@
 """Word from Redis of what is written, for the cache.
 
 One connection of its own asks Redis, with CLIENT TRACKING in broadcast mode, to be told of every
-write, expiry and deletion of a key that begins as the entity keys of the plans in use do. Broadcast,
-because the word then does not depend on which connection has read a row: where Redis remembers the
-reader instead, a reading connection that Redis closes takes with it the word on all that was read
-through it, and nobody notices. It also costs Redis nothing for a read, and no memory for each key.
-The price is that every write is told, read or not; Redis sends all keys of one turn of its loop in
-one message.
+write, expiry and deletion of a key that begins as the entity keys of the plans in use do.
+Broadcast, because the word then does not depend on which connection has read a row: where Redis
+remembers the reader instead, a reading connection that Redis closes takes with it the word on all
+that was read through it, and nobody notices. It also costs Redis nothing for a read, and no memory
+for each key. The price is that every write is told, read or not; Redis sends all keys of one turn
+of its loop in one message.
 
 Where the connection is lost, or does not answer for two beats, the cache is shut, which forgets all,
 until there is a new one. So it is, for a moment, where a plan with other join keys than any before
@@ -98,8 +98,8 @@ class Invalidations:
             self._connect()
         except redis.ResponseError as error:
             raise StartFailure(
-                f"the cache needs word of what is written, and Redis refuses it: {error}. Allow the "
-                "user HELLO, CLIENT TRACKING and PING (Redis 6 or later), or leave out --cache-mb"
+                "the cache needs word of what is written, and Redis refuses it: "
+                f"{error}. Allow the user HELLO, CLIENT TRACKING and PING (Redis 6 or later), or leave out --cache-mb"
             ) from error
         except (redis.RedisError, OSError, _Lost) as error:
             raise RedisUnavailable(f"cannot connect to Redis: {error}") from error

@@ -123,9 +123,16 @@ TWO_KEYS = ReadDefinition(
     ),
 )
 CELLS = st.sampled_from(
-    [None, b"", Value(int64_val=5).SerializeToString(), Value(string_val="x" * 200).SerializeToString()]
+    [
+        None,
+        b"",
+        Value(int64_val=5).SerializeToString(),
+        Value(string_val="x" * 200).SerializeToString(),
+    ]
 )
-TIMES = st.sampled_from([None, (NOW, 0), (NOW - 3, 123456789), (NOW - 99, 999999999), (NOW - 200, 0)])
+TIMES = st.sampled_from(
+    [None, (NOW, 0), (NOW - 3, 123456789), (NOW - 99, 999999999), (NOW - 200, 0)]
+)
 
 
 @st.composite
@@ -234,7 +241,9 @@ def test_whole_hashes() -> None:
         cache.store(batch, reply)
         built = build_response(batch, reply, NOW, 0, True)
         response = serving_pb2.GetOnlineFeaturesResponse.FromString(built)
-        assert [v.int64_val for v in response.results[2].values] == [7] * len(response.results[0].values)
+        assert [v.int64_val for v in response.results[2].values] == [7] * len(
+            response.results[0].values
+        )
     assert sizes == [1, 1]
 
 
@@ -257,8 +266,12 @@ def test_a_row_ages_in_the_cache() -> None:
 
 def test_how_old_an_answer_may_be() -> None:
     """0 is never; a nanosecond is over before the next lookup; the least of a hash counts."""
-    two = replace(TWO_KEYS, recipes=TWO_KEYS.recipes[:1], views=(TWO_KEYS.views[0], TWO_KEYS.views[2]),
-                  join_keys=TWO_KEYS.join_keys[:1])  # fmt: skip
+    two = replace(
+        TWO_KEYS,
+        recipes=TWO_KEYS.recipes[:1],
+        views=(TWO_KEYS.views[0], TWO_KEYS.views[2]),
+        join_keys=TWO_KEYS.join_keys[:1],
+    )
     for seconds, expected in [
         ((LONG, LONG), (1, 1)),
         ((LONG, 1e-9), (0, 2)),

@@ -55,9 +55,7 @@ class Beside:
 @pytest.fixture(scope="module")
 def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
     with LocalRedis() as redis, redis.client() as client:
-        store = pushing.write_repository(
-            tmp_path_factory.mktemp("cached"), "cached", redis.address
-        )
+        store = pushing.write_repository(tmp_path_factory.mktemp("cached"), "cached", redis.address)
         options = Settings(
             Path(store.repo_path), cache_mb=1, cache_staleness=LONG, metrics=("127.0.0.1", 0)
         )
