@@ -26,7 +26,8 @@ from rich.table import Table
 
 from bench import OUT
 from bench.measure import Contender, interleave, machine, write_json
-from bench.peers import METHOD, Server, caller
+from bench.processes import OUR_METHOD as METHOD
+from bench.processes import Server, caller
 from bench.transform_views import BY_ROW, IN_PYTHON, cart_comparison_by_row, variant
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.plan import PlanBook

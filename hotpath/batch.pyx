@@ -2,8 +2,8 @@
 
 Key bytes are those of `serialize_entity_key` version 3 followed by the project name. Views that are
 read by the same entities share one command, since they are fields of one hash. The command is HMGET
-for the fields that are asked for, or HGETALL where the plan says so. Entities whose packed rows turn
-out not to be the last word are asked for once more, then for all fields of all views at once.
+for the fields that are asked for, or HGETALL where the plan says so. Entities whose packed rows
+turn out not to be the last word are asked for once more, then for all fields of all views at once.
 """
 
 import difflib

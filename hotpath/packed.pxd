@@ -9,10 +9,10 @@
 #   for each feature of the schema its length as a varint, and its bytes: a serialized Value,
 #   empty for null
 #
-# Whether a packed row counts is told by the view's `_ts:` field. Who writes a packed row writes that
-# time with a mark in the same step: its last varint is longer than it need be, which all readers of
-# protobuf take for the same number. Who knows nothing of packed rows writes the time without a
-# mark, whatever the time is. So a marked time says who wrote last, and what:
+# Whether a packed row counts is told by the view's `_ts:` field. Who writes a packed row writes
+# that time with a mark in the same step: its last varint is longer than it need be, which all
+# readers of protobuf take for the same number. Who knows nothing of packed rows writes the time
+# without a mark, whatever the time is. So a marked time says who wrote last, and what:
 #
 #   one byte longer    DUAL: Feast's fields and the packed row, of one content
 #   two bytes longer   PACKED: the packed row alone; Feast's fields, if there are any, are of old
@@ -69,7 +69,7 @@ cdef inline uint8_t* put_mark(
 ) noexcept nogil:
     """Marks the Timestamp that has been written from `start` to `at`. Returns the byte after it.
     The caller has made room for `MARK_ROOM` more bytes."""
-    cdef int i
+    cdef int _
     if mark == UNMARKED:
         return at
     if at == start:
@@ -81,7 +81,7 @@ cdef inline uint8_t* put_mark(
         at[0] = 0x10
         at[1] = 0
         at += 2
-    for i in range(<int>mark):
+    for _ in range(<int>mark):
         (at - 1)[0] |= 0x80
         at[0] = 0
         at += 1

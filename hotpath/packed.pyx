@@ -172,7 +172,6 @@ cdef inline void note_unknown(Reply reply, uint32_t v, uint32_t number) noexcept
 
 cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
     cdef uint8_t* wanted = NULL
-    cdef uint8_t* wanted_of_recipe
     cdef Recipe* recipe
     cdef View* view
     cdef Lookup* lookup

@@ -8,8 +8,8 @@ wait or compute for long is done by other threads, which have the loop called ba
 import os
 from collections import deque
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 
 from hotfeast.hotpath.batch cimport Batch
@@ -225,7 +225,7 @@ cdef class Reactor:
     def run(self) -> None:
         """Runs until `stop`. Connections are closed then."""
         cdef epoll_event events[MOST_EVENTS]
-        cdef int count, i, timeout
+        cdef int count, i, _, timeout
         while not self.stopping:
             timeout = -1
             if self.busy:
@@ -242,7 +242,7 @@ cdef class Reactor:
                 except Exception as error:
                     self.survive(events[i].data.fd, error)
             # Those that these calls ask for have their turn once others have had theirs.
-            for i in range(len(self.calls)):
+            for _ in range(len(self.calls)):
                 try:
                     self.calls.popleft()()
                 except Exception as error:

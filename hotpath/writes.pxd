@@ -84,8 +84,8 @@ cdef class WriteBatch:
     cdef size_t key_size(self, uint32_t row) noexcept nogil
     cdef uint8_t* put_key(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef size_t bulk_size(self, uint32_t row) noexcept nogil
-    cdef size_t time_size(self, uint32_t row) noexcept nogil
-    cdef uint8_t* put_time(self, uint8_t* at, uint32_t row) noexcept nogil
+    cdef size_t stored_time_size(self, uint32_t row) noexcept nogil
+    cdef uint8_t* put_stored_time(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef size_t row_size(self, uint32_t row) noexcept nogil
     cdef uint8_t* put_row(self, uint8_t* at, uint32_t row) noexcept nogil
     cdef size_t created_size(self, uint32_t row) noexcept nogil

@@ -474,12 +474,12 @@ cdef class WriteBatch:
             size += BULK_ROOM + self.created_size(row)
         return size
 
-    cdef size_t time_size(self, uint32_t row) noexcept nogil:
+    cdef size_t stored_time_size(self, uint32_t row) noexcept nogil:
         """Bytes of a row's event time as it is stored, mark included."""
         cdef uint8_t time[TIME_ROOM + MARK_ROOM]
-        return <size_t>(self.put_time(time, row) - time)
+        return <size_t>(self.put_stored_time(time, row) - time)
 
-    cdef uint8_t* put_time(self, uint8_t* at, uint32_t row) noexcept nogil:
+    cdef uint8_t* put_stored_time(self, uint8_t* at, uint32_t row) noexcept nogil:
         """Writes a row's event time as it is stored."""
         cdef uint8_t* end = put_time(at, self.seconds[row], self.nanos[row])
         return put_mark(at, end, self.seconds[row], self.nanos[row], self.plan.mark)
@@ -520,8 +520,8 @@ cdef class WriteBatch:
             return -1
         at = put_cursor(self.out + self.out_size, &self.plan.hset_head)
         at = put_line_end(self.put_key(put_head(at, 36, size), row))
-        at = put_head(put_cursor(at, &self.plan.time_name), 36, self.time_size(row))
-        at = put_line_end(self.put_time(at, row))
+        at = put_head(put_cursor(at, &self.plan.time_name), 36, self.stored_time_size(row))
+        at = put_line_end(self.put_stored_time(at, row))
         if self.plan.has_features:
             for i in range(self.plan.feature_count):
                 at = put_cursor(at, &self.plan.feature_names[i])
@@ -537,7 +537,7 @@ cdef class WriteBatch:
 
     cdef size_t argument_size(self, uint32_t row) noexcept nogil:
         """Bytes of a row's values, as `put_call` packs them."""
-        cdef size_t size = packed_size(self.time_size(row))
+        cdef size_t size = packed_size(self.stored_time_size(row))
         cdef uint32_t i
         if self.plan.has_features:
             for i in range(self.plan.feature_count):
@@ -582,7 +582,7 @@ cdef class WriteBatch:
         at = put_big_endian(at + 1, <uint64_t>count * self.plan.value_count, 4)
         for j in range(count):
             row = rows[j]
-            at = self.put_time(put_packed_head(at, self.time_size(row)), row)
+            at = self.put_stored_time(put_packed_head(at, self.stored_time_size(row)), row)
             if self.plan.has_features:
                 for i in range(self.plan.feature_count):
                     at = put_packed_head(at, left(&self.features[i][row]))

@@ -288,6 +288,13 @@ RedisOption = Annotated[
     str | None,
     typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
 ]
+LayoutOption = Annotated[
+    Layout | None,
+    typer.Option(
+        help="How rows are stored of views whose tag hotfeast.layout does not say; unless given, "
+        "as feature_store.yaml has it."
+    ),
+]
 CheckOption = Annotated[
     Switch,
     typer.Option(
@@ -313,6 +320,7 @@ def materialize(
     views: ViewsOption = None,
     version: VersionOption = None,
     redis: RedisOption = None,
+    layout: LayoutOption = None,
     event_time_check: CheckOption = Switch.on,
     on_invalid: OnInvalidOption = OnInvalid.reject,
     disable_event_timestamp: Annotated[
@@ -335,7 +343,7 @@ def materialize(
         first, last = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC)
     else:
         first, last = _time(start, "START"), _time(end, "END")
-    _materialize(first, last, repo, views, version, redis, event_time_check, on_invalid)
+    _materialize(first, last, repo, views, version, redis, layout, event_time_check, on_invalid)
 
 
 @app.command()
@@ -345,6 +353,7 @@ def materialize_incremental(
     views: ViewsOption = None,
     version: VersionOption = None,
     redis: RedisOption = None,
+    layout: LayoutOption = None,
     event_time_check: CheckOption = Switch.on,
     on_invalid: OnInvalidOption = OnInvalid.reject,
 ) -> None:
@@ -353,7 +362,7 @@ def materialize_incremental(
     Exit codes as those of `materialize`.
     """
     last = _time(end, "END")
-    _materialize(None, last, repo, views, version, redis, event_time_check, on_invalid)
+    _materialize(None, last, repo, views, version, redis, layout, event_time_check, on_invalid)
 
 
 def _time(text: str | None, name: str) -> datetime:
@@ -372,6 +381,7 @@ def _materialize(
     views: list[str] | None,
     version: str | None,
     redis: str | None,
+    layout: Layout | None,
     check: Switch,
     on_invalid: OnInvalid,
 ) -> None:
@@ -386,6 +396,7 @@ def _materialize(
         views or None,
         version=version,
         redis_url=redis,
+        layout=layout.value if layout is not None else None,
         event_time_check=check is Switch.on,
         on_invalid=on_invalid.value,
     )

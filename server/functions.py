@@ -56,13 +56,6 @@ _SCALARS = {
 }
 
 
-def native(value: Any, value_type: Any = None) -> Any:
-    """A protobuf value as the Python value that functions are given; None for null."""
-    if value.WhichOneof("val") == "null_val":
-        return None
-    return feast_value_type_to_python_type(value, value_type)
-
-
 class WrongOutput(Exception):
     """A function ran, and what it returned is not what its view declares."""
 

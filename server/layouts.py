@@ -48,8 +48,7 @@ def repository_layout(config: RepoConfig) -> str:
     layout = settings.get("layout", LAYOUTS[0]) if isinstance(settings, dict) else settings
     if layout not in LAYOUTS:
         raise StartFailure(
-            f"hotfeast.layout in feature_store.yaml is {layout!r}; "
-            f"use one of {', '.join(LAYOUTS)}"
+            f"hotfeast.layout in feature_store.yaml is {layout!r}; use one of {', '.join(LAYOUTS)}"
         )
     return str(layout)
 
@@ -82,7 +81,8 @@ class Schemas:
         Args:
             pool: Connections.
         """
-        self._client = redis.Redis(connection_pool=pool)
+        # redis-py's annotations know fields and values of str alone.
+        self._client: Any = redis.Redis(connection_pool=pool)
         self._lock = threading.Lock()
         self._recorded: dict[tuple[str, str], float] = {}
         self._lost: dict[tuple[str, str], float] = {}
@@ -121,7 +121,7 @@ class Schemas:
         with self._lock:
             if now - self._lost.get(name, -_LOOK_AGAIN) < _LOOK_AGAIN:
                 return False
-            recorded: Any = self._client.hget(*name)
+            recorded = self._client.hget(*name)
             if recorded is None:
                 self._lost[name] = now
                 logger.warning(

@@ -126,6 +126,7 @@ def materialize(
     event_time_check: bool = True,
     on_invalid: str = "reject",
     redis_url: str | None = None,
+    layout: str | None = None,
     patience: float = PATIENCE,
     progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
@@ -143,6 +144,7 @@ def materialize(
         on_invalid: What becomes of invalid rows. `reject`: they are left out, and the run counts as
             failed; `skip`: they are left out; `fail`: the first ends the run.
         redis_url: Used instead of the repository's connection string.
+        layout: How rows are stored of views whose tags do not say; feature_store.yaml's if None.
         patience: Seconds for which a Redis that cannot be reached is tried again.
         progress: Is told of each batch.
         stop: Ends the run once it is set.
@@ -157,7 +159,7 @@ def materialize(
         FeastObjectNotFoundException: There is no such view or version.
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
-    run = _Run(store, event_time_check, on_invalid, redis_url, patience, progress, stop)
+    run = _Run(store, event_time_check, on_invalid, redis_url, layout, patience, progress, stop)
     return run.materialize(choose(store, views, version, start, end), views is not None)
 
 
@@ -170,6 +172,7 @@ def materialize_incremental(
     event_time_check: bool = True,
     on_invalid: str = "reject",
     redis_url: str | None = None,
+    layout: str | None = None,
     patience: float = PATIENCE,
     progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
@@ -180,7 +183,7 @@ def materialize_incremental(
     Arguments, result and errors are those of `materialize`.
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
-    run = _Run(store, event_time_check, on_invalid, redis_url, patience, progress, stop)
+    run = _Run(store, event_time_check, on_invalid, redis_url, layout, patience, progress, stop)
     return run.materialize(choose(store, views, version, None, end), views is not None)
 
 
@@ -193,6 +196,7 @@ class _Run:
         check: bool,
         on_invalid: str,
         redis_url: str | None,
+        layout: str | None,
         patience: float,
         progress: ProgressCallback | None,
         stop: threading.Event | None,
@@ -204,6 +208,7 @@ class _Run:
         self._on_invalid = on_invalid
         self._progress = progress or (lambda view, done, total: None)
         self._stop = stop or threading.Event()
+        self._layout = layout
         self._writer = PatientWriter(store.config, redis_url, patience, self._stop.wait)
 
     def materialize(self, tasks: list[Task], named: bool) -> Summary:
@@ -234,7 +239,7 @@ class _Run:
         """How a view's rows are written; None where Feast does it, or nobody."""
         if not task.on_demand and not task.view.online:
             return None
-        write = plan_view(self._store, task.view.name, task.version)
+        write = plan_view(self._store, task.view.name, task.version, self._layout)
         if task.on_demand:
             try:
                 refuse_unless_sources_suffice(self._store, task.view, write)

@@ -348,9 +348,7 @@ class NativeServer(Reactor):
         except Aborted:
             code = context.code()
             assert code is not None
-            self.call(
-                partial(self._fail, stream, RequestFailure(code, context.message), began)
-            )
+            self.call(partial(self._fail, stream, RequestFailure(code, context.message), began))
         except Exception as error:
             self.call(partial(self._fail, stream, error, began))
         else:
@@ -442,7 +440,7 @@ class PassedOn:
     def _run(self, channel: grpc.Channel, headers: Metadata, timeout: float | None) -> None:
         stream, call = self._stream, self._server.call
         try:
-            method = channel.stream_stream(stream.path.decode())
+            method: Any = channel.stream_stream(stream.path.decode())
             with self._lock:
                 if self._cancelled:
                     return
@@ -491,5 +489,3 @@ def _headers(metadata: Any) -> list[tuple[bytes, bytes]]:
         if name.encode() not in _NOT_METADATA:
             made.append((name.encode(), data))
     return made
-
-

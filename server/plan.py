@@ -17,9 +17,9 @@ import grpc
 import mmh3
 
 from hotfeast.hotpath.definition import (
+    LAYOUTS,
     FeatureRead,
     JoinKey,
-    LAYOUTS,
     KeyRecipe,
     ReadDefinition,
     ViewRead,

@@ -4,7 +4,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -304,8 +303,9 @@ class Shared:
         lanes.schemas._recorded.clear()
         lanes.schemas._lost.clear()
         self.rows = {i: Stored() for i in range(3)}
-        host, port = client.connection_pool.connection_kwargs["host"], (
-            client.connection_pool.connection_kwargs["port"]
+        host, port = (
+            client.connection_pool.connection_kwargs["host"],
+            (client.connection_pool.connection_kwargs["port"]),
         )
         self.configs = {
             unchecked: RepoConfig(
@@ -342,9 +342,7 @@ class Shared:
 
     def write_as_feast(self, row: PackedRow, schema: str, unchecked: bool) -> None:
         key = EntityKey(join_keys=["id"], entity_values=[Value(int64_val=row.id)])
-        values = {
-            n: Value() if v is None else Value(int64_val=v) for n, v in row.values.items()
-        }
+        values = {n: Value() if v is None else Value(int64_val=v) for n, v in row.values.items()}
         time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=row.time // SECOND)
         RedisOnlineStore().online_write_batch(
             self.configs[unchecked], FEAST_VIEWS[schema], [(key, values, time, None)], None
@@ -360,9 +358,9 @@ class Shared:
             if stored.row is None:
                 assert time is None
                 # Fields that Feast's definition of the view does not name stay when it deletes.
-                assert all(status in (NOT_FOUND, PRESENT, NULL_VALUE) for status, _ in (
-                    answer.values()
-                ))
+                assert all(
+                    status in (NOT_FOUND, PRESENT, NULL_VALUE) for status, _ in (answer.values())
+                )
                 assert all(
                     value is None or value in stored.earlier.get(name, ())
                     for name, (_, value) in answer.items()
@@ -433,7 +431,8 @@ def test_feast_reads_dual_rows(lanes: Lanes, client: Any) -> None:
     [(time, values)] = RedisOnlineStore().online_read(
         shared.configs[False], FEAST_VIEWS["old"], [key], ["f", "g"]
     )
-    assert time is not None and time.timestamp() == 1_700_000_000
+    assert time is not None
+    assert time.timestamp() == 1_700_000_000
     assert values == {"f": Value(int64_val=5), "g": Value()}
 
 
@@ -454,7 +453,7 @@ def test_schema_that_is_recorded_nowhere(lanes: Lanes, client: Any) -> None:
     shared = Shared(lanes, client)
     shared.take(("ours", "new", [PackedRow(1, SECOND, {"f": 1, "g": 2, "h": 3})], "packed", True))
     client.delete("hotfeast:schemas:demo")
-    with pytest.raises(CorruptRow, match="'view', id=1.*features that are recorded nowhere"):
+    with pytest.raises(CorruptRow, match=r"'view', id=1.*features that are recorded nowhere"):
         answers(lanes, read_plan(True, "old"), [1])
     [(_, answer)] = answers(lanes, read_plan(True, "old"), [1], partial=True)
     assert {status for status, _ in answer.values()} == {0}
@@ -543,7 +542,8 @@ def test_second_command_asks_only_for_what_is_missing(lanes: Lanes, client: Any)
             break
     assert len(commands) == 2
     assert commands[0].count(b"HMGET") == 10
-    assert commands[1].count(b"HMGET") == 1 and written.key(0) in commands[1]
+    assert commands[1].count(b"HMGET") == 1
+    assert written.key(0) in commands[1]
     data = build_response(batch, reply, 0, 0, True)
     response = serving_pb2.GetOnlineFeaturesResponse.FromString(data)
     values = [[v.int64_val for v in vector.values] for vector in response.results[1:]]

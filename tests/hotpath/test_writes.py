@@ -251,8 +251,8 @@ def test_sixteen_rows_share_a_call(rows: int) -> None:
     for call, count in zip(calls, counts, strict=True):
         assert call[:2] == [b"EVALSHA", SCRIPT_SHA]
         assert count <= 16
-        # Compared, TTL, created field, no leftovers, width and 3 names; then all rows' values in one
-        # piece.
+        # Compared, TTL, created field, no leftovers, width and 3 names; then all rows' values in
+        # one piece.
         assert len(call) == 3 + count + 8 + 1
         # A row's values are its time, its features and its created time.
         assert len(msgpack.unpackb(call[-1], raw=True)) == count * 4
