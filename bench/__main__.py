@@ -135,6 +135,17 @@ def reload(
 
 
 @app.command()
+def cache(
+    entities: Annotated[int, typer.Option(min=1000, help="Entities in Redis.")] = 10 * ENTITIES,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each gateway has.")] = 20,
+) -> None:
+    """Requests for popular entities with and without a cache: hit rate, p50 and p99."""
+    from bench.cache import run, table
+
+    console.print(table(run(entities, rounds, console.log)))
+
+
+@app.command()
 def transforms() -> None:
     """What on-demand views add to a request, beside Feast's SDK; exit code 1 past a budget."""
     from bench.transforms import run, table

@@ -21,7 +21,10 @@ And for writes:
 
 `scripts` loads what Redis runs; `repack_rows.lua` puts stored rows into another layout. `kernel`
 runs on-demand views that could be compiled, on the way into `splice`. `values` judges the wire
-bytes of a Feast `Value`; `wire` holds the cursor that all of them share, `arrow` the structs of
-Arrow's C data interface.
+bytes of a Feast `Value`; `cache` keeps rows that have been read, so that nobody need ask for them,
+and forgets those that are written; `wire` holds the cursor that all of them share, `arrow` the
+structs of Arrow's C data interface. `hpack` reads and writes the header blocks of HTTP/2, `http2`
+is one connection of it, and `reactor` the loop that clients and Redis share.
+
 No stage imports a later one. Nothing here knows gRPC, Feast or redis-py.
 """

@@ -1,6 +1,6 @@
 # A request bound to its plan: decoded keys, unique entities, and the commands that read them.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from hotfeast.hotpath.plan cimport Plan
 from hotfeast.hotpath.request cimport Request
@@ -42,6 +42,13 @@ cdef struct Outgoing:
     uint32_t chunk_count
     size_t span_count         # of all replies
 
+# An entity that has been looked for in a cache; see `cache.pyx`.
+cdef struct Sought:
+    uint64_t hash             # of its Redis key
+    uint64_t epoch            # of that hash's place, before Redis was asked
+    bint known                # whether it was there, so that Redis need not be asked
+    bint wanted               # whether it may be kept once Redis has answered
+
 
 cdef class Batch:
     cdef readonly Plan plan
@@ -57,13 +64,23 @@ cdef class Batch:
     cdef Outgoing* out            # the commands at hand: the first or the second ones
     cdef Outgoing first
     cdef Outgoing second
-    cdef uint32_t* again          # entities that are asked for once more, recipe after recipe
+    cdef bint partial             # whether the first commands leave out what a cache had
+    cdef bint first_partial       # whether they did when they were written
+    cdef uint32_t* again          # entities that not all commands ask for, recipe after recipe
     cdef size_t entity_total
+    cdef Sought* sought           # one per entity, recipe after recipe; NULL without a cache
+    cdef bint seeking             # whether they are of the exchange that is under way
+    cdef uint64_t sought_in       # the cache's generation then
+    cdef int64_t sought_ns        # and when it was
 
     cdef bind_columns(self)
     cdef int decode_column(self, uint32_t slot, uint32_t* bad_row, uint32_t* found) noexcept nogil
     cdef int find_entities(self) noexcept nogil
     cdef void ask_first(self) noexcept nogil
+    cdef int ask_rest(self) noexcept nogil
+    cdef int write_first(self) noexcept nogil
     cdef int ask_again(self, const uint8_t* wanted) noexcept nogil
+    cdef size_t key_size(self, uint32_t recipe, uint32_t entity) noexcept nogil
+    cdef uint8_t* put_key(self, uint8_t* at, uint32_t recipe, uint32_t entity) noexcept nogil
     cdef int write_commands(self, Outgoing* out) noexcept nogil
     cdef void end_chunk(self, Outgoing* out, const uint8_t* at, uint32_t commands) noexcept nogil

@@ -9,8 +9,9 @@ TYPE_NAMES: Final[dict[int, str]]
 class Batch:
     """A request bound to a plan."""
 
-    def __init__(self, plan: Plan, request: Request) -> None:
-        """Raises InvalidRequest where the columns are not what the plan needs."""
+    def __init__(self, plan: Plan, request: Request, later: bool = False) -> None:
+        """With `later`, commands are written only when they are needed, since a cache may have what
+        they would ask for. Raises InvalidRequest where the columns are not what the plan needs."""
 
     @property
     def plan(self) -> Plan: ...

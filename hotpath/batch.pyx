@@ -127,8 +127,13 @@ cdef class Batch:
         rows: Rows of the answer.
     """
 
-    def __cinit__(self, Plan plan not None, Request request not None):
+    def __cinit__(self, Plan plan not None, Request request not None, bint later=False):
         """
+        Args:
+            plan, request: What it is made from.
+            later: Whether the commands are written only when they are needed; a cache may have
+                what they would ask for.
+
         Raises:
             InvalidRequest: A join key is missing, extra or given twice, columns differ in length,
                 or a value is null, of the wrong type or does not fit; the message names it.
@@ -166,7 +171,7 @@ cdef class Batch:
         if self.asks == NULL:
             raise MemoryError
         self.ask_first()
-        if self.write_commands(&self.first) != 0:
+        if not later and self.write_first() != 0:
             raise MemoryError
 
     def __dealloc__(self):
@@ -181,6 +186,7 @@ cdef class Batch:
         free(self.second.commands)
         free(self.second.chunks)
         free(self.again)
+        free(self.sought)
 
     cdef bind_columns(self):
         """Matches the request's columns to the plan's join keys, and counts the rows."""
@@ -389,10 +395,11 @@ cdef class Batch:
         return 0
 
     cdef void ask_first(self) noexcept nogil:
-        """Makes the first commands those at hand."""
+        """Makes the first commands those at hand, for all entities."""
         cdef uint32_t r
         cdef Recipe* recipe
         self.out = &self.first
+        self.partial = False
         for r in range(self.plan.recipe_count):
             recipe = &self.plan.recipes[r]
             self.asks[r].command = recipe.command
@@ -401,6 +408,40 @@ cdef class Batch:
             self.asks[r].entity_count = self.lookups[r].entity_count
             self.asks[r].read_all = self.lookups[r].read_all
             self.asks[r].entities = NULL
+
+    cdef int ask_rest(self) noexcept nogil:
+        """Leaves what a cache has out of the first commands. Returns 0, or -1 where there is no
+        memory."""
+        cdef const Sought* sought = self.sought
+        cdef uint32_t r, e
+        cdef uint32_t* to
+        if self.again == NULL:
+            self.again = <uint32_t*>malloc((self.entity_total + 1) * sizeof(uint32_t))
+            if self.again == NULL:
+                return -1
+        to = self.again
+        for r in range(self.plan.recipe_count):
+            self.asks[r].entities = to
+            for e in range(self.lookups[r].entity_count):
+                if not sought[e].known:
+                    to[0] = e
+                    to += 1
+            self.asks[r].entity_count = <uint32_t>(to - self.asks[r].entities)
+            sought += self.lookups[r].entity_count
+        self.partial = True
+        return 0
+
+    cdef int write_first(self) noexcept nogil:
+        """Writes the first commands, unless they are there. Returns 0, or -1 where there is no
+        memory."""
+        if self.first.commands != NULL:
+            if not (self.partial or self.first_partial):
+                return 0
+            free(self.first.commands)
+            free(self.first.chunks)
+            memset(&self.first, 0, sizeof(Outgoing))
+        self.first_partial = self.partial
+        return self.write_commands(&self.first)
 
     cdef int ask_again(self, const uint8_t* wanted) noexcept nogil:
         """Writes further commands: all fields of some entities. They are those at hand then.
@@ -437,6 +478,30 @@ cdef class Batch:
         self.out = &self.second
         return self.write_commands(&self.second)
 
+    cdef size_t key_size(self, uint32_t recipe, uint32_t entity) noexcept nogil:
+        """Bytes of an entity's Redis key."""
+        cdef Recipe* of = &self.plan.recipes[recipe]
+        cdef size_t row = self.lookups[recipe].row_of_entity[entity]
+        cdef size_t size = left(&of.key_prefix) + left(&self.plan.project)
+        cdef uint32_t i, slot
+        for i in range(of.slot_count):
+            slot = of.slots[i]
+            size += 8 + stored_size(
+                self.key_types[slot], &self.cells[<size_t>slot * self.rows + row]
+            )
+        return size
+
+    cdef uint8_t* put_key(self, uint8_t* at, uint32_t recipe, uint32_t entity) noexcept nogil:
+        """Writes an entity's Redis key. Returns the byte behind it; the caller has made room."""
+        cdef Recipe* of = &self.plan.recipes[recipe]
+        cdef size_t row = self.lookups[recipe].row_of_entity[entity]
+        cdef uint32_t i, slot
+        at = put_cursor(at, &of.key_prefix)
+        for i in range(of.slot_count):
+            slot = of.slots[i]
+            at = put_cell(at, self.key_types[slot], &self.cells[<size_t>slot * self.rows + row])
+        return put_cursor(at, &self.plan.project)
+
     cdef int write_commands(self, Outgoing* out) noexcept nogil:
         """Writes all commands into one buffer. Returns -1 where there is no memory for it.
 
@@ -445,21 +510,15 @@ cdef class Batch:
         replies to the end; so they are divided into chunks, for the sender to send one by one. The
         long commands of HMGET reach Redis in pieces anyway, and are one chunk.
         """
-        cdef Cursor* project = &self.plan.project
-        cdef Recipe* recipe
-        cdef Lookup* lookup
         cdef Ask* ask
-        cdef Cell* cell
-        cdef uint32_t r, n, e, i, slot
-        cdef size_t size = 0, key_size, fixed
+        cdef uint32_t r, n, e
+        cdef size_t size = 0, fixed
         cdef uint32_t total = 0
         cdef uint8_t* at
         for r in range(self.plan.recipe_count):
-            recipe = &self.plan.recipes[r]
-            lookup = &self.lookups[r]
             ask = &self.asks[r]
             # `$` and CRLF around a length of up to 20 digits, CRLF behind the key.
-            fixed = 25 + left(&recipe.key_prefix) + left(project) + 8 * <size_t>recipe.slot_count
+            fixed = 25
             if ask.read_all:
                 fixed += READ_ALL_SIZE
             else:
@@ -467,10 +526,7 @@ cdef class Batch:
             size += fixed * ask.entity_count
             for n in range(ask.entity_count):
                 e = n if ask.entities == NULL else ask.entities[n]
-                for i in range(recipe.slot_count):
-                    slot = recipe.slots[i]
-                    cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
-                    size += stored_size(self.key_types[slot], cell)
+                size += self.key_size(r, e)
             total += ask.entity_count
             out.span_count += <size_t>ask.entity_count * ask.field_count
         out.commands = <uint8_t*>malloc(size + 1)
@@ -482,31 +538,19 @@ cdef class Batch:
         total = 0
         at = out.commands
         for r in range(self.plan.recipe_count):
-            recipe = &self.plan.recipes[r]
-            lookup = &self.lookups[r]
             ask = &self.asks[r]
             for n in range(ask.entity_count):
                 e = n if ask.entities == NULL else ask.entities[n]
-                key_size = left(&recipe.key_prefix) + left(project)
-                for i in range(recipe.slot_count):
-                    slot = recipe.slots[i]
-                    cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
-                    key_size += 8 + stored_size(self.key_types[slot], cell)
                 if ask.read_all:
                     memcpy(at, READ_ALL, READ_ALL_SIZE)
                     at += READ_ALL_SIZE
                 else:
                     at = put_cursor(at, &ask.command)
                 at[0] = 36  # $
-                at = put_decimal(at + 1, key_size)
+                at = put_decimal(at + 1, self.key_size(r, e))
                 at[0] = 13
                 at[1] = 10
-                at = put_cursor(at + 2, &recipe.key_prefix)
-                for i in range(recipe.slot_count):
-                    slot = recipe.slots[i]
-                    cell = &self.cells[<size_t>slot * self.rows + lookup.row_of_entity[e]]
-                    at = put_cell(at, self.key_types[slot], cell)
-                at = put_cursor(at, project)
+                at = self.put_key(at + 2, r, e)
                 at[0] = 13
                 at[1] = 10
                 at += 2
@@ -533,6 +577,8 @@ cdef class Batch:
     @property
     def command_bytes(self) -> bytes:
         """The commands at hand, as they go to Redis."""
+        if self.out == &self.first and self.write_first() != 0:
+            raise MemoryError
         return PyBytes_FromStringAndSize(<const char*>self.out.commands, self.out.size)
 
     @property
@@ -550,24 +596,12 @@ cdef class Batch:
 
     def sample_keys(self, uint32_t recipe, uint32_t limit) -> list[bytes]:
         """The Redis keys of a key recipe's first entities, `limit` of them at most."""
-        cdef Cell* cell
-        cdef uint8_t* at
-        cdef uint32_t i, slot
+        cdef uint32_t e
         keys = []
-        definition = self.plan.recipes[recipe]
-        for row in self.entity_rows[recipe][:limit]:
-            parts = [definition.key_prefix.at[: left(&definition.key_prefix)]]
-            for i in range(definition.slot_count):
-                slot = definition.slots[i]
-                cell = &self.cells[<size_t>slot * self.rows + <uint32_t>row]
-                part = PyBytes_FromStringAndSize(
-                    NULL, 8 + stored_size(self.key_types[slot], cell)
-                )
-                at = <uint8_t*>PyBytes_AS_STRING(part)
-                put_cell(at, self.key_types[slot], cell)
-                parts.append(part)
-            parts.append(self.plan.project.at[: left(&self.plan.project)])
-            keys.append(b"".join(parts))
+        for e in range(min(limit, self.lookups[recipe].entity_count)):
+            key = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self.key_size(recipe, e))
+            self.put_key(<uint8_t*>PyBytes_AS_STRING(key), recipe, e)
+            keys.append(key)
         return keys
 
     def describe_entity(self, uint32_t recipe, uint32_t row) -> str:

@@ -69,6 +69,8 @@ class ViewRead:
     """The hash fields of all of the view's features, in the order in which rows are packed now."""
     packed: bool = False
     """Whether the packed row is asked for first, and Feast's fields only where there is none."""
+    cache_seconds: float = 0.0
+    """How long after it was read a row may be answered from a cache; 0 for never."""
 
 
 @dataclass(frozen=True, slots=True)

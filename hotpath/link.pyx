@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from hotfeast.hotpath.batch cimport Batch, Outgoing
+from hotfeast.hotpath.cache cimport RowCache
 from hotfeast.hotpath.packed cimport ASK_AGAIN, SETTLE_NO_MEMORY, Settled, settle
 from hotfeast.hotpath.reply cimport (
     SCAN_BROKEN,
@@ -142,7 +143,9 @@ cdef object failure_of(Outcome outcome, int error, double timeout):
     return OSError(error, "the connection to Redis failed")
 
 
-def exchange(int fd, Batch batch not None, Reply reply not None, double timeout) -> None:
+def exchange(
+    int fd, Batch batch not None, Reply reply not None, double timeout, RowCache cache=None
+) -> None:
     """Sends a batch's commands and reads all of their replies.
 
     After any exception but ReplyError the connection is out of step and must be closed.
@@ -150,6 +153,7 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
     Args:
         fd: A connected stream socket, not encrypted.
         timeout: Seconds for all of it.
+        cache: What it has is not asked for; what has been read is kept in it.
 
     Raises:
         ReplyError: Redis answered a command with an error.
@@ -161,7 +165,7 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
     cdef int64_t deadline = monotonic_ns() + <int64_t>(timeout * 1e9)
     cdef Outcome outcome
     cdef int error
-    if reply.begin(batch) != 0:
+    if (reply.begin(batch) if cache is None else cache.begin(batch, reply)) != 0:
         raise MemoryError
     if batch.out.size == 0:
         settle(batch, reply)
@@ -172,3 +176,5 @@ def exchange(int fd, Batch batch not None, Reply reply not None, double timeout)
     if outcome != DONE:
         raise failure_of(outcome, error, timeout)
     reply.raise_error()
+    if cache is not None:
+        cache.keep(batch, reply)

@@ -175,32 +175,37 @@ cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
     cdef Recipe* recipe
     cdef View* view
     cdef Lookup* lookup
+    cdef Ask* ask
     cdef Span* cells
     cdef const Span* raw
     cdef size_t raw_first = 0, entity_first = 0
-    cdef uint32_t r, v, e, width
+    cdef uint32_t r, v, n, e, width
     cdef bint apart = reply.wire != reply.spans
     for r in range(batch.plan.recipe_count):
         recipe = &batch.plan.recipes[r]
         lookup = &batch.lookups[r]
-        width = batch.asks[r].field_count
+        ask = &batch.asks[r]
+        width = ask.field_count
         for v in range(batch.plan.view_count):
             view = &batch.plan.views[v]
             if view.recipe != r or not (view.packable or apart):
                 continue
-            for e in range(lookup.entity_count):
+            for n in range(ask.entity_count):
+                e = n if ask.entities == NULL else ask.entities[n]
                 cells = reply.spans + lookup.first_span + <size_t>e * recipe.field_count
                 cells += view.first_field
                 raw = cells
                 if apart:
-                    raw = reply.wire + raw_first + <size_t>e * width + view.ask_field
-                if settle_row(batch, reply, v, raw, cells):
+                    raw = reply.wire + raw_first + <size_t>n * width + view.ask_field
+                if not view.packable:
+                    copy_row(view, raw, cells)
+                elif settle_row(batch, reply, v, raw, cells):
                     if wanted == NULL:
                         wanted = <uint8_t*>calloc(batch.entity_total, 1)
                         if wanted == NULL:
                             return SETTLE_NO_MEMORY
                     wanted[entity_first + e] = 1
-        raw_first += <size_t>lookup.entity_count * width
+        raw_first += <size_t>ask.entity_count * width
         entity_first += lookup.entity_count
     if wanted == NULL:
         return SETTLED

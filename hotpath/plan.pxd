@@ -1,6 +1,6 @@
 # A read definition as ready-made bytes. Immutable once built, shared by all threads.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from libc.string cimport memcmp, memcpy
 
@@ -45,6 +45,7 @@ cdef struct Recipe:
     uint32_t* slots           # one per join key, in the order of the serialized key
     uint32_t slot_count
     uint32_t field_count      # features and times of all views
+    int64_t cache_ns          # how long cells may be answered from a cache; 0 for never
 
 cdef struct View:
     uint32_t recipe
@@ -64,6 +65,9 @@ cdef class Plan:
     cdef list owned           # the bytes objects that the cursors point into
     cdef readonly object definition
     cdef public bint probe_due
+    cdef public bint followed
+    cdef uint64_t token       # which no other plan of the process has
+    cdef bint cacheable       # whether cells of any recipe may be answered from a cache
     cdef bint packed          # whether any view asks for packed rows
     cdef bint packable        # whether there may be packed rows of any view
     cdef object __weakref__

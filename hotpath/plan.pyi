@@ -15,6 +15,9 @@ class Plan:
     probe_due: bool
     """Whether whoever decides on `set_read_all` should look at the stored hashes again."""
 
+    followed: bool
+    """Whether writes to all keys of `cached_prefixes` are told to the cache."""
+
     def __init__(self, definition: ReadDefinition) -> None: ...
     @property
     def definition(self) -> ReadDefinition:
@@ -36,3 +39,7 @@ class Plan:
     @property
     def field_counts(self) -> list[int]:
         """For each key recipe how many hash fields it asks for."""
+
+    @property
+    def cached_prefixes(self) -> list[bytes]:
+        """What the Redis keys begin with whose hashes may be answered from a cache."""

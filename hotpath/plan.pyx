@@ -3,7 +3,7 @@
 import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
@@ -13,6 +13,8 @@ from hotfeast.hotpath.wire cimport Cursor, left
 
 # Feast serves entityless views under this join key, with the empty string as its value.
 DUMMY_JOIN_KEY = "__dummy_id"
+
+cdef uint64_t last_token = 0
 
 
 def _varint(value: int) -> bytes:
@@ -64,12 +66,17 @@ cdef class Plan:
         definition: What it was made from.
         probe_due: For whoever decides on `set_read_all`: whether to look at the stored hashes
             again. Not used here; true at first.
+        followed: For whoever follows what is written to Redis: whether writes to all keys of
+            `cached_prefixes` are told to the cache. Until then nothing of the plan is cached.
     """
 
     def __cinit__(self, definition not None: ReadDefinition):
         cdef uint32_t i, j
         cdef Recipe* recipe
         cdef View* view
+        global last_token
+        last_token += 1
+        self.token = last_token
         self.definition = definition
         self.probe_due = True
         self.owned = []
@@ -143,6 +150,10 @@ cdef class Plan:
             recipe.slots = <uint32_t*>calloc(len(parts) + 1, sizeof(uint32_t))
             if recipe.slots == NULL:
                 raise MemoryError
+            recipe.cache_ns = <int64_t>(1e9 * min(
+                (v.cache_seconds for v in definition.views if v.recipe == i), default=0
+            ))
+            self.cacheable = self.cacheable or recipe.cache_ns > 0
             self.enter_fields(recipe, asked[i])
             for j, (_, slot) in enumerate(parts):
                 if not 0 <= slot < self.slot_count:
@@ -278,6 +289,15 @@ cdef class Plan:
     def field_counts(self) -> list[int]:
         """For each key recipe how many hash fields it asks for."""
         return [self.recipes[i].ask_count for i in range(self.recipe_count)]
+
+    @property
+    def cached_prefixes(self) -> list[bytes]:
+        """What the Redis keys begin with whose hashes may be answered from a cache."""
+        return [
+            key_prefix(tuple(name for name, _ in self.definition.recipes[i].parts))
+            for i in range(self.recipe_count)
+            if self.recipes[i].cache_ns > 0
+        ]
 
     cdef int find_slot(self, const Cursor* name) noexcept nogil:
         """The index of the join key that goes by `name`, or -1."""

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t
 
 from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.cache cimport RowCache
 from hotfeast.hotpath.http2 cimport Connection
 from hotfeast.hotpath.link cimport Outcome, Transfer
 from hotfeast.hotpath.reply cimport Reply
@@ -22,6 +23,7 @@ cdef class LoopLane:
 
 cdef class Reactor:
     cdef readonly object at_once
+    cdef public RowCache cache
     cdef int poller
     cdef int waker
     cdef object wake_pending

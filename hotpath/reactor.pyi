@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Connection
 from hotfeast.hotpath.reply import Reply
 
@@ -21,6 +22,9 @@ class LoopLane:
 
 class Reactor:
     """A loop in one thread; only `call` may be used by others."""
+
+    cache: RowCache | None
+    """Rows that need not be asked for; None at first."""
 
     def __init__(self, at_once: Any, *args: Any, **kwargs: Any) -> None: ...
     @property

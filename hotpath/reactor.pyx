@@ -90,6 +90,9 @@ cdef class Reactor:
     Subclasses answer: `answer(stream, message)` for the methods in `at_once`, and
     `open(stream, headers)` for all others, as `hotfeast.hotpath.http2` has it; and
     `lane_lost(lane)` is told of a connection to Redis that is gone.
+
+    Attributes:
+        cache: Rows that need not be asked for; None at first.
     """
 
     def __cinit__(self, object at_once not None, *args, **kwargs):
@@ -182,10 +185,15 @@ cdef class Reactor:
         """
         cdef LoopLane lane
         cdef Outcome outcome
+        cdef int begun
         if not self.idle:
             return False
         lane = self.idle.pop()
-        if lane.reply.begin(batch) != 0:
+        if self.cache is None:
+            begun = lane.reply.begin(batch)
+        else:
+            begun = self.cache.begin(batch, lane.reply)
+        if begun != 0:
             self.idle.append(lane)
             raise MemoryError
         lane.batch = batch
@@ -410,6 +418,7 @@ cdef class Reactor:
         return 0
 
     cdef int finish_lane(self, LoopLane lane, Outcome outcome, int error) except -1:
+        cdef Batch batch = lane.batch
         done, lane.done = lane.done, None
         lane.batch = None
         self.busy.remove(lane)
@@ -422,6 +431,8 @@ cdef class Reactor:
         if lane.sending:
             lane.sending = False
             self.rewatch(lane.descriptor, EPOLLIN)
+        if self.cache is not None:
+            self.cache.keep(batch, lane.reply)
         # The reply is read before anything else can use the connection.
         try:
             done(lane.reply, None)

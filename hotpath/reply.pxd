@@ -63,6 +63,8 @@ cdef class Reply:
     cdef readonly uint32_t unknown_schema
 
     cdef int begin(self, Batch batch) noexcept
+    cdef int clear(self, Batch batch) noexcept
+    cdef int expect_first(self) noexcept
     cdef int begin_again(self) noexcept nogil
     cdef void find_first(self) noexcept nogil
     cdef int make_room(self, size_t wanted) noexcept nogil

@@ -67,6 +67,10 @@ cdef class Reply:
 
     cdef int begin(self, Batch batch) noexcept:
         """Starts reading the replies to `batch`. Returns 0, or -1 where there is no memory."""
+        return self.expect_first() if self.clear(batch) == 0 else -1
+
+    cdef int clear(self, Batch batch) noexcept:
+        """Makes room for the cells of `batch`. Returns 0, or -1 where there is no memory."""
         cdef Span* grown
         cdef uint8_t* shrunk
         self.batch = batch
@@ -74,7 +78,6 @@ cdef class Reply:
         self.received = self.scanned = 0
         self.error_at = self.error_size = 0
         self.unknown_view = -1
-        self.settled = not batch.plan.packable
         if self.capacity > KEEP_CAPACITY:
             shrunk = <uint8_t*>realloc(self.buffer, FIRST_CAPACITY + READ_SLACK)
             if shrunk != NULL:
@@ -88,8 +91,17 @@ cdef class Reply:
                 return -1
             self.spans = grown
             self.span_capacity = batch.span_count
+        return 0
+
+    cdef int expect_first(self) noexcept:
+        """Starts reading the replies to the first commands, behind what is in the buffer. Returns
+        0, or -1 where there is no memory."""
+        if self.batch.write_first() != 0:
+            return -1
+        self.scanned = self.received
+        self.settled = not (self.batch.plan.packable or self.batch.partial)
         self.wire = self.spans
-        if batch.plan.packed:
+        if self.batch.plan.packed or self.batch.partial:
             return self.begin_again()
         self.find_first()
         return 0

@@ -7,6 +7,8 @@ registry         Feast's registry to immutable definitions
 plan             definitions to what one request reads, and in what form
 redis_io         connections, one pipelined round trip a request, and writes
 layouts          how rows are stored, and the schemas of packed rows
+invalidation     word from Redis of what is written, for the cache of rows
+staleness        how old an answer from the cache may be, by view
 read_modes       HMGET or HGETALL, by what is stored
 transforms       on-demand feature views: inputs from the response, outputs into it
 functions        their functions, run as Feast runs them

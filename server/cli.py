@@ -135,6 +135,19 @@ def serve(
             "feast: in Feast's fields. packed: in one field a view. dual: in both."
         ),
     ] = None,
+    cache_mb: Annotated[
+        int,
+        typer.Option(min=0, help="Megabytes of rows that each worker keeps in memory; 0 for none."),
+    ] = 0,
+    cache_staleness: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1e9,
+            help="Seconds that an answer from the cache may be old, where a view's tag "
+            "hotfeast.cache does not say.",
+        ),
+    ] = 1.0,
     push_streams: Annotated[
         int, typer.Option(min=0, help="Push streams that each worker has open at once.")
     ] = 16,
@@ -203,6 +216,8 @@ def serve(
         transforms=transforms.value,
         transforms_from=transforms_from.value,
         layout=layout.value if layout is not None else None,
+        cache_mb=cache_mb,
+        cache_staleness=cache_staleness,
         metrics=metrics_address,
     )
     try:

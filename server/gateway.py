@@ -20,12 +20,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.feast_push import FeastPushService
+from hotfeast.server.invalidation import Invalidations
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page, WorkerFiles
 from hotfeast.server.native import NativeServer, unary_methods
@@ -92,6 +94,10 @@ class Settings:
     """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
     layout: str | None = None
     """How rows are stored that their view's tags say nothing of; feature_store.yaml's if None."""
+    cache_mb: int = 0
+    """Megabytes (2^20 bytes) of rows that are kept in memory; 0 for no cache."""
+    cache_staleness: float = 1.0
+    """Seconds that an answer from the cache may be old, for views whose tags do not say."""
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     metrics: tuple[str, int] | None = None
@@ -113,11 +119,18 @@ class Gateway:
         store = open_repository(settings.repo)
         pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
         self._lanes = Lanes(pool, max_idle=settings.threads + settings.push_streams)
-        reader = RedisReader(self._lanes, settings.redis_timeout)
         self._modes = ReadModes(pool)
         self._metrics: Metrics | None = None
         if settings.metrics is not None or settings.metrics_files is not None:
             self._metrics = Metrics(SERVICE_NAMES, settings.metrics_files)
+        cache: RowCache | None = None
+        self._invalidations: Invalidations | None = None
+        reader = RedisReader(self._lanes, settings.redis_timeout)
+        if settings.cache_mb:
+            cache = RowCache(settings.cache_mb * 2**20)
+            self._invalidations = Invalidations(pool, cache, self._tell_of(cache))
+            follow = self._invalidations.follow
+            reader = RedisReader(self._lanes, settings.redis_timeout, cache, follow)
         self._watch = RegistryWatch(
             store,
             settings.registry_interval,
@@ -128,6 +141,7 @@ class Gateway:
             tell=self._metrics.looked if self._metrics is not None else lambda _: None,
             kernels=None if settings.transforms == "python" else KernelMaker(StoredRows(pool)),
             layout=settings.layout,
+            cache_seconds=settings.cache_staleness if cache is not None else 0.0,
         )
         runs = TransformRuns(
             verify=settings.transforms == "verify",
@@ -160,7 +174,7 @@ class Gateway:
             self._watch, reader, self._modes, clock, strict, turns.turn, runs
         )
         pusher = RowPusher(
-            RedisWriter(self._lanes, settings.redis_timeout),
+            RedisWriter(self._lanes, settings.redis_timeout, cache),
             OfflineWriter(store),
             clock,
             settings.push_future_limit,
@@ -202,6 +216,7 @@ class Gateway:
                 self._threads,
                 address,
                 self._metrics.called if self._metrics is not None else None,
+                cache,
             )
         try:
             self.port: int = self._server.add_insecure_port(address)
@@ -213,6 +228,12 @@ class Gateway:
         if self._metrics is not None and settings.metrics is not None:
             self.metrics_page = Page(self._metrics.collector, *settings.metrics)
 
+    def _tell_of(self, cache: RowCache) -> Callable[[], None]:
+        metrics = self._metrics
+        if metrics is None:
+            return lambda: None
+        return lambda: metrics.cached(cache)
+
     @property
     def registry(self) -> RegistryWatch:
         """The watch over the registry."""
@@ -223,6 +244,9 @@ class Gateway:
 
         Args:
             say: Is told why it takes longer, and in the end what is served where.
+
+        Raises:
+            StartFailure: There is to be a cache, and Redis refuses what it needs.
         """
         if self.metrics_page is not None:
             say(f"metrics on {self.metrics_page.url}")
@@ -233,6 +257,8 @@ class Gateway:
         while not self._stopping.is_set():
             try:
                 redis_version = self._lanes.ping()
+                if self._invalidations is not None:
+                    self._open_cache(self._invalidations)
                 break
             except RedisUnavailable as error:
                 if not complained:
@@ -255,6 +281,15 @@ class Gateway:
             f"{self.settings.host}:{self.port} ({len(book.definitions.services)} feature services, "
             f"{len(book.definitions.views)} feature views, Redis {redis_version})"
         )
+
+    def _open_cache(self, invalidations: Invalidations) -> None:
+        for plan in self._watch.book.service_plans:
+            invalidations.want(plan.compiled.cached_prefixes)
+        try:
+            invalidations.start()
+        except StartFailure:
+            self.stop(drain=0)
+            raise
 
     def stop(self, drain: float | None = None) -> None:
         """Stops: health says NOT_SERVING, nothing new is taken, what is in flight is finished.
@@ -281,6 +316,8 @@ class Gateway:
         self._threads.shutdown(wait=False)
         self._watch.stop()
         self._modes.stop()
+        if self._invalidations is not None:
+            self._invalidations.stop()
         self._lanes.close()
         if self.metrics_page is not None:
             self.metrics_page.stop()

@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.plan import PlanBook
 from hotfeast.server.registry import RegistryState
@@ -133,6 +134,7 @@ class Metrics(grpc.ServerInterceptor):
         )
         # Made at the first look: a worker that is still starting would tell of zeros.
         self._look: _Look | None = None
+        self._cache: _CacheFigures | None = None
         build = Gauge(
             "hotfeast_build_info",
             "1, with the versions of Hotfeast and of the Feast library that reads the registry.",
@@ -149,6 +151,12 @@ class Metrics(grpc.ServerInterceptor):
         if watch.state.error:
             self._errors.inc()
         self._look.note(watch)
+
+    def cached(self, cache: RowCache) -> None:
+        """Notes what a cache has counted; always by one thread, and of one cache."""
+        if self._cache is None:
+            self._cache = _CacheFigures(self.collector)
+        self._cache.note(cache)
 
     def pushed(self, feature_view: str, outcome: str, rows: int) -> None:
         """Counts rows of a push."""
@@ -242,6 +250,57 @@ class _Look:
         self._read.set(state.read.timestamp())
         self._readable.set(0 if state.error else 1)
         self._generation.set(watch.book.generation)
+
+
+class _CacheFigures:
+    """What a cache has counted."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, mode: Any) -> Gauge:
+            return Gauge(name, text, registry=registry, multiprocess_mode=mode)
+
+        lookups = Counter(
+            "hotfeast_cache_lookups",
+            "Entities of requests that may be cached, by result: hit or miss.",
+            ["result"],
+            registry=registry,
+        )
+        self._counters = {
+            "hits": lookups.labels("hit"),
+            "misses": lookups.labels("miss"),
+            "evictions": Counter(
+                "hotfeast_cache_evictions",
+                "Cached entities that made way for others.",
+                registry=registry,
+            ),
+            "invalidations": Counter(
+                "hotfeast_cache_invalidations",
+                "Cached entities that were dropped because their rows were written.",
+                registry=registry,
+            ),
+        }
+        self._seen = dict.fromkeys(self._counters, 0)
+        self._bytes = gauge(
+            "hotfeast_cache_bytes", "Memory that the caches take, of all workers.", "livesum"
+        )
+        self._entries = gauge(
+            "hotfeast_cache_entries", "Entities in the caches of all workers.", "livesum"
+        )
+        self._live = gauge(
+            "hotfeast_cache_live",
+            "1 if Redis tells every worker of writes, so that its cache is in use; else 0.",
+            "livemin",
+        )
+
+    def note(self, cache: RowCache) -> None:
+        """Counts on from the last time, and sets the gauges."""
+        for name, counter in self._counters.items():
+            count = getattr(cache, name)
+            counter.inc(count - self._seen[name])
+            self._seen[name] = count
+        self._bytes.set(cache.used)
+        self._entries.set(cache.entries)
+        self._live.set(cache.live)
 
 
 class _WithAge(Collector):

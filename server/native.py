@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 
+from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Stream
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
@@ -110,6 +111,7 @@ class NativeServer(Reactor):
         threads: RequestThreads,
         behind: str,
         count: Count | None = None,
+        cache: RowCache | None = None,
     ) -> None:
         """
         Args:
@@ -121,6 +123,7 @@ class NativeServer(Reactor):
             threads: Where handlers run that may wait.
             behind: Address of the grpcio server that everything else is passed on to.
             count: Is told of each call that is over.
+            cache: Rows that need not be asked for.
         """
         self._handlers = at_once
         self._reads = reads
@@ -129,6 +132,7 @@ class NativeServer(Reactor):
         self._timeout = redis_timeout
         self._threads = threads
         self._count = count
+        self.cache = cache
         self._listeners: list[socket.socket] = []
         self._opening = 0
         self._running = threading.Thread(target=self._run, name="native-server", daemon=True)

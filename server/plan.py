@@ -31,6 +31,7 @@ from hotfeast.server.errors import RequestFailure, invalid, not_servable, unknow
 from hotfeast.server.layouts import view_layout
 from hotfeast.server.proof import ProvedRows
 from hotfeast.server.registry import Definitions, FieldDefinition, Projection, ViewDefinition
+from hotfeast.server.staleness import view_staleness
 from hotfeast.serving.v1 import serving_pb2
 
 # ValueType.Enum
@@ -376,6 +377,7 @@ def _read_definition(
                 row_field=row_hash_field(storage_name),
                 schema=tuple(feature_hash_field(storage_name, f.name) for f in view.features),
                 packed=view_layout(view.name, view.tags, definitions.layout) != LAYOUTS[0],
+                cache_seconds=view_staleness(view.name, view.tags, definitions.cache_seconds),
             )
         )
         versions.setdefault(projection.alias or projection.view, version)
@@ -528,6 +530,11 @@ class PlanBook:
             self._lists[key] = plan
             while len(self._lists) > self._capacity:
                 self._lists.popitem(last=False)
+
+    @property
+    def service_plans(self) -> list[ServingPlan]:
+        """The plans of all services that can be served."""
+        return [plan for plan in self._services.values() if isinstance(plan, ServingPlan)]
 
     def service_plan(self, name: str) -> ServingPlan | None:
         """The plan of a service, with short names unless they clash; None if there is none."""

@@ -18,11 +18,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.definition import LAYOUTS
 from hotfeast.hotpath.errors import ReplyError
 from hotfeast.hotpath.link import exchange
 from hotfeast.hotpath.packed import settle_reply
+from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import SCRIPT, WriteBatch
 from hotfeast.server.errors import StartFailure
@@ -54,12 +57,13 @@ class Lane:
         self.reply = Reply()
         self.fresh = True
 
-    def exchange(self, batch: Batch, timeout: float) -> None:
-        """One round trip; errors as of `hotfeast.hotpath.link.exchange`."""
+    def exchange(self, batch: Batch, timeout: float, cache: RowCache | None = None) -> None:
+        """One round trip, or none if the cache has it all; errors as of
+        `hotfeast.hotpath.link.exchange`."""
         if self.tls is None:
-            exchange(self.descriptor, batch, self.reply, timeout)
+            exchange(self.descriptor, batch, self.reply, timeout, cache)
         else:
-            self._exchange_encrypted(self.tls, batch, timeout)
+            self._exchange_encrypted(self.tls, batch, timeout, cache)
 
     def exchange_writes(self, batch: WriteBatch, patience: float) -> None:
         """Sends a batch's rows; errors as of `hotfeast.hotpath.write_link.exchange_writes`."""
@@ -77,8 +81,13 @@ class Lane:
                     raise ConnectionResetError("Redis closed the connection")
                 answered = batch.feed(data)
 
-    def _exchange_encrypted(self, tls: ssl.SSLSocket, batch: Batch, timeout: float) -> None:
-        self.reply.start(batch)
+    def _exchange_encrypted(
+        self, tls: ssl.SSLSocket, batch: Batch, timeout: float, cache: RowCache | None
+    ) -> None:
+        if cache is None:
+            self.reply.start(batch)
+        else:
+            cache.start(batch, self.reply)
         if not batch.command_bytes:
             settle_reply(batch, self.reply)
             return
@@ -98,6 +107,8 @@ class Lane:
                 answered = self.reply.feed(data)
             self.reply.raise_error()
             settled = settle_reply(batch, self.reply)
+        if cache is not None:
+            cache.store(batch, self.reply)
 
 
 class Lanes:
@@ -220,14 +231,36 @@ class Lanes:
 class RedisReader:
     """Reads batches, from any number of threads."""
 
-    def __init__(self, lanes: Lanes, timeout: float) -> None:
+    def __init__(
+        self,
+        lanes: Lanes,
+        timeout: float,
+        cache: RowCache | None = None,
+        follow: Callable[[Plan], None] = lambda _: None,
+    ) -> None:
         """
         Args:
             lanes: The connections.
             timeout: Seconds for a round trip.
+            cache: Rows that need not be asked for.
+            follow: Is told of plans whose rows the cache does not hear of yet.
         """
         self._lanes = lanes
         self._timeout = timeout
+        self._cache = cache
+        self._follow = follow
+
+    def batch(self, plan: Plan, request: Request) -> Batch:
+        """A batch to read.
+
+        Raises:
+            InvalidRequest: The request's columns are not what the plan needs.
+        """
+        if self._cache is None:
+            return Batch(plan, request)
+        if not plan.followed:
+            self._follow(plan)
+        return Batch(plan, request, later=True)
 
     def read(self, batch: Batch, time_left: float | None) -> Lane:
         """Sends a batch's commands and reads their replies.
@@ -248,8 +281,11 @@ class RedisReader:
         timeout = self._timeout
         if time_left is not None and time_left < timeout:
             timeout = time_left
+        cache = self._cache
         while True:
-            lane = self._lanes.exchange(lambda lane, left: lane.exchange(batch, left), timeout)
+            lane = self._lanes.exchange(
+                lambda lane, left: lane.exchange(batch, left, cache), timeout
+            )
             unknown = lane.reply.unknown
             if unknown is None:
                 return lane
@@ -273,14 +309,16 @@ class RedisReader:
 class RedisWriter:
     """Writes batches, from any number of threads."""
 
-    def __init__(self, lanes: Lanes, timeout: float) -> None:
+    def __init__(self, lanes: Lanes, timeout: float, cache: RowCache | None = None) -> None:
         """
         Args:
             lanes: The connections.
             timeout: Seconds to wait for each next reply.
+            cache: Forgets what it has of the rows that are written.
         """
         self._lanes = lanes
         self._timeout = timeout
+        self._cache = cache
 
     def write(self, batch: WriteBatch, time_left: float | None = None) -> None:
         """Sends a batch's rows; their outcomes are in the batch.
@@ -298,6 +336,14 @@ class RedisWriter:
                 pending may have been written or not.
             ProtocolError: What answers is not Redis, or out of step.
         """
+        try:
+            self._write(batch, time_left)
+        finally:
+            # Whatever has come of it; before the caller can tell anybody that it is written.
+            if self._cache is not None:
+                self._cache.forget_rows(batch)
+
+    def _write(self, batch: WriteBatch, time_left: float | None) -> None:
         patience = self._timeout
         if time_left is not None and time_left < patience:
             patience = time_left

@@ -159,6 +159,9 @@ class Definitions:
     """Changes when any definition does."""
     layout: str = LAYOUTS[0]
     """How rows of views without a tag for it are stored; see `layouts`."""
+    cache_seconds: float = 0.0
+    """How long rows of views without a tag for it may be answered from the cache; see
+    `staleness`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,7 @@ class RegistryReader:
         store: FeatureStore,
         repo_views: Mapping[str, Any] | None = None,
         layout: str | None = None,
+        cache_seconds: float = 0.0,
     ) -> None:
         """
         Args:
@@ -192,6 +196,8 @@ class RegistryReader:
                 functions are used instead of the registry's; those of the registry are then not
                 deserialized. None to use the registry's.
             layout: The layout of views without a tag for it; feature_store.yaml's if None.
+            cache_seconds: How long rows of views without a tag for it may be answered from the
+                cache.
 
         Raises:
             StartFailure: feature_store.yaml names a layout that there is not.
@@ -202,6 +208,7 @@ class RegistryReader:
         self._versioned = keeps_versions_apart(store)
         self._repo_views = repo_views
         self._layout = layout or repository_layout(store.config)
+        self._cache_seconds = cache_seconds
         self._made: dict[tuple[str, bytes], Any] = {}
 
     def read(self) -> Stored:
@@ -261,6 +268,7 @@ class RegistryReader:
             versioned_storage=self._versioned,
             fingerprint=stored.fingerprint,
             layout=self._layout,
+            cache_seconds=self._cache_seconds,
         )
         self._made = made
         return definitions

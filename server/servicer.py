@@ -127,7 +127,7 @@ class FeatureServicer:
         if request.has_context and not plan.on_demand:
             names = ", ".join(map(repr, request.context_columns))
             raise invalid(f"request_context has {names}, but this request needs no request data")
-        batch = Batch(plan.compiled, request)
+        batch = self._reader.batch(plan.compiled, request)
         if plan.compiled.probe_due:
             self._modes.sample(batch)
         verify = plan.computation is not None and self._runs.is_sampled()

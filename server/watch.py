@@ -44,6 +44,7 @@ class RegistryWatch:
         kernels: Kernels | None = None,
         repo_views: Mapping[str, Any] | None = None,
         layout: str | None = None,
+        cache_seconds: float = 0.0,
     ) -> None:
         """Reads the registry and makes the first plans.
 
@@ -54,7 +55,7 @@ class RegistryWatch:
             tell: Is called now, and after each look in the thread that looks.
             kernels: As for `PlanBook`.
             repo_views: As for `RegistryReader`.
-            layout: As for `RegistryReader`.
+            layout, cache_seconds: As for `RegistryReader`.
 
         Raises:
             StartFailure: The registry cannot be read.
@@ -67,7 +68,7 @@ class RegistryWatch:
         self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
         self._began: float | None = None
         try:
-            self._reader = RegistryReader(store, repo_views, layout)
+            self._reader = RegistryReader(store, repo_views, layout, cache_seconds)
             stored = self._reader.read()
             definitions = self._reader.define(stored)
         except StartFailure:

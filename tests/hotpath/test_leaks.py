@@ -3,9 +3,11 @@
 import contextlib
 import ctypes
 import gc
+import itertools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +16,13 @@ from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
 
 from hotfeast.hotpath import rules
 from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
 from hotfeast.hotpath.hpack import HeaderDecoder
 from hotfeast.hotpath.kernel import Kernel
 from hotfeast.hotpath.latest import LatestRows
+from hotfeast.hotpath.packed import settle_reply
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
@@ -64,6 +68,31 @@ def serve(data: bytes = DATA, replies: bytes = ROW * 2, plan: Plan = PLAN) -> by
     return build_response(batch, reply, 10**9, 0, True)
 
 
+CACHED_PLAN = Plan(replace(DEFINITION, views=(replace(DEFINITION.views[0], cache_seconds=1e6),)))
+CACHED_PLAN.followed = True
+CACHE = RowCache(2**16)
+CACHE.open()
+_entities = itertools.count()
+
+
+def serve_cached(cache: RowCache = CACHE, replies: bytes = ROW * 2) -> bytes:
+    """Asks for two new entities, for one of them again, and has others forgotten at times."""
+    answer = b""
+    first, second = next(_entities), next(_entities)
+    for ids in ((first, second), (first,)):
+        batch = Batch(CACHED_PLAN, Request(int64_request(*ids)), later=True)
+        reply = Reply()
+        cache.start(batch, reply)
+        if len(ids) == 2:
+            assert reply.feed(replies)
+        settle_reply(batch, reply)
+        reply.raise_error()
+        cache.store(batch, reply)
+        answer = build_response(batch, reply, 10**9, 0, True)
+    cache.invalidate(batch.sample_keys(0, 1) if first % 3 == 0 else [])
+    return answer
+
+
 MIXED = request_bytes({"id": [Value(int64_val=1), Value(string_val="x")]})
 UNEVEN = request_bytes({"id": [Value(int64_val=1)], "other": []})
 
@@ -78,6 +107,10 @@ FAILING: dict[str, tuple[Callable[[], object], type[Exception]]] = {
     "error reply": (lambda: serve(replies=b"-ERR\r\n" * 2), ReplyError),
     "corrupt row": (lambda: serve(replies=ROW + CORRUPT), CorruptRow),
     "incomplete reply": (lambda: serve(replies=ROW), ValueError),
+    "error reply beside a cache": (lambda: serve_cached(replies=b"-ERR\r\n" * 2), ReplyError),
+    "broken reply beside a cache": (lambda: serve_cached(replies=ROW + b"*2\r\n"), ProtocolError),
+    "corrupt row beside a cache": (lambda: serve_cached(replies=CORRUPT * 2), CorruptRow),
+    "cache of no size": (lambda: RowCache(0), ValueError),
 }
 
 
@@ -191,6 +224,30 @@ def test_memory_is_flat() -> None:
 
 
 @pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_beside_a_full_cache() -> None:
+    evicted = CACHE.evictions
+    for _ in range(1000):
+        serve_cached()
+    assert CACHE.evictions > evicted
+    assert growth(serve_cached, LOOPS // 4) < ALLOWED_GROWTH // 4
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_over_caches() -> None:
+    """One that is gone takes what was in it with it; so does one that is shut."""
+
+    def loop() -> None:
+        cache = RowCache(2**16)
+        cache.open()
+        for _ in range(20):
+            serve_cached(cache)
+        if next(_entities) % 2:
+            cache.shut()
+
+    assert growth(loop, LOOPS // 40) < ALLOWED_GROWTH // 40
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
 @pytest.mark.parametrize("name", FAILING)
 def test_memory_is_flat_over_errors(name: str) -> None:
     call, error = FAILING[name]
@@ -253,17 +310,19 @@ def test_memory_is_flat_over_writes() -> None:
 
 def objects() -> list[object]:
     return [
-        *(PLAN, DEFINITION, DATA, ROW),
+        *(PLAN, DEFINITION, DATA, ROW, CACHED_PLAN, CACHE),
         *(WRITE_PLAN, TEXTS, NUMBERS, LISTS, SERIALIZED, STAMPS, CREATED, ANSWER),
     ]
 
 
 def test_references_are_given_back() -> None:
     serve()
+    serve_cached()
     write()
     before = [sys.getrefcount(o) for o in objects()]
     for _ in range(1_000):
         serve()
+        serve_cached()
         write()
     assert [sys.getrefcount(o) for o in objects()] == before
 

@@ -139,7 +139,8 @@ def test_off_unless_asked_for(strict: Served) -> None:
 def test_every_worker_is_counted(market_store: FeatureStore) -> None:
     """Also one that is dead; its place is taken, and its state is no longer told."""
     repo = Path(market_store.repo_path)
-    with Process(repo, "--workers", "2", "--metrics", "127.0.0.1:0") as process:
+    options = ("--workers", "2", "--metrics", "127.0.0.1:0", "--cache-mb", "1")
+    with Process(repo, *options) as process:
         url = process.wait_for("metrics on").split(" on ")[1]
         address = process.address()
         pids = _worker_pids(process)
@@ -159,6 +160,13 @@ def test_every_worker_is_counted(market_store: FeatureStore) -> None:
         assert scrape(url)[calls("OK")] == seen
         assert scrape(url)["hotfeast_registry_readable"] == 1
         assert scrape(url)["hotfeast_plan_generation"] == 1
+        # The caches of both, each of which has been asked.
+        lookups = 'hotfeast_cache_lookups_total{result="%s"}'
+        eventually(
+            lambda: scrape(url)[lookups % "hit"] + scrape(url)[lookups % "miss"] == seen,
+        )
+        assert scrape(url)["hotfeast_cache_live"] == 1
+        assert scrape(url)["hotfeast_cache_entries"] == 2
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: len(set(_worker_pids(process)) - set(pids)) == 2)

@@ -1,7 +1,8 @@
 """Connections of every kind that a connection string can name, against a real server."""
 
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import market
 import pytest
 import trustme
 from feast import FeatureStore
+from feast.protos.feast.types.Value_pb2 import Value
+from processes import eventually
 from served import serve, stop
 from tls import TlsFront
 
@@ -39,6 +42,33 @@ def test_tls(
     with closing(TlsFront(redis_server.port, ca.issue_cert("127.0.0.1"))) as front:
         url = f"rediss://127.0.0.1:{front.port}?ssl_ca_certs={path}"
         check(market_store, Settings(repo=repo, redis_url=url))
+
+
+def test_cache_over_tls(
+    market_store: FeatureStore, redis_server: LocalRedis, authority: tuple[trustme.CA, Path]
+) -> None:
+    """Rows are kept, and word of what is written comes, encrypted as all else."""
+    ca, path = authority
+    repo = Path(market_store.repo_path)
+    with closing(TlsFront(redis_server.port, ca.issue_cert("127.0.0.1"))) as front:
+        url = f"rediss://127.0.0.1:{front.port}?ssl_ca_certs={path}"
+        settings = Settings(repo=repo, redis_url=url, cache_mb=1, cache_staleness=1e6)
+        served = serve(market_store, settings)
+        try:
+            for price in (1.0, 2.0, 3.0):
+                key = {"sku": Value(string_val="tls")}
+                when = market.NOW + timedelta(seconds=price)
+                market.write_row(market_store, "product_stats", key, {"price": price}, when)
+
+                def prices() -> list[Any]:
+                    features, skus = ["product_stats:price"], ["tls", "a"]
+                    asked = served.client.get_online_features(features, {"sku": skus})
+                    return list(asked.to_dict()["price"])
+
+                eventually(lambda there=price: prices() == [there, 9.99])
+                assert prices() == [price, 9.99]
+        finally:
+            stop(served)
 
 
 def test_tls_by_connection_string(
