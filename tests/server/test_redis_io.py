@@ -1,7 +1,7 @@
 """Connections of every kind that a connection string can name, against a real server."""
 
 import threading
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
