@@ -8,9 +8,9 @@ that was read through it, and nobody notices. It also costs Redis nothing for a 
 for each key. The price is that every write is told, read or not; Redis sends all keys of one turn
 of its loop in one message.
 
-Where the connection is lost, or does not answer for two beats, the cache is shut, which forgets all,
-until there is a new one. So it is, for a moment, where a plan with other join keys than any before
-it comes up: the new connection asks for its keys, too.
+Where the connection is lost, or does not answer for two beats, the cache is shut, which forgets
+all, until there is a new one. So it is, for a moment, where a plan with other join keys than any
+before it comes up: the new connection asks for its keys, too.
 
 Redis tells of a key that expires when it removes it, which for a key that nobody reads may be later
 than the moment it expires.
@@ -99,7 +99,8 @@ class Invalidations:
         except redis.ResponseError as error:
             raise StartFailure(
                 "the cache needs word of what is written, and Redis refuses it: "
-                f"{error}. Allow the user HELLO, CLIENT TRACKING and PING (Redis 6 or later), or leave out --cache-mb"
+                f"{error}. Allow the user HELLO, CLIENT TRACKING and PING (Redis 6 or later), or "
+                "leave out --cache-mb"
             ) from error
         except (redis.RedisError, OSError, _Lost) as error:
             raise RedisUnavailable(f"cannot connect to Redis: {error}") from error
