@@ -119,6 +119,35 @@ cdef inline uint8_t* put_cell(uint8_t* at, uint32_t value_type, const Cell* cell
     return at + size
 
 
+cdef inline size_t constant_size(Batch batch, uint32_t r) noexcept nogil:
+    """Bytes of a recipe's Redis keys that all of them have."""
+    cdef Recipe* recipe = &batch.plan.recipes[r]
+    return left(&recipe.key_prefix) + left(&batch.plan.project) + 8 * <size_t>recipe.slot_count
+
+
+cdef inline size_t values_size(Batch batch, uint32_t r, uint32_t entity) noexcept nogil:
+    """Bytes of the values in an entity's Redis key."""
+    cdef Recipe* recipe = &batch.plan.recipes[r]
+    cdef size_t row = batch.lookups[r].row_of_entity[entity], size = 0
+    cdef uint32_t i, slot
+    for i in range(recipe.slot_count):
+        slot = recipe.slots[i]
+        size += stored_size(batch.key_types[slot], &batch.cells[<size_t>slot * batch.rows + row])
+    return size
+
+
+cdef inline uint8_t* put_key(Batch batch, uint8_t* at, uint32_t r, uint32_t entity) noexcept nogil:
+    """Writes an entity's Redis key. Returns the byte behind it."""
+    cdef Recipe* recipe = &batch.plan.recipes[r]
+    cdef size_t row = batch.lookups[r].row_of_entity[entity]
+    cdef uint32_t i, slot
+    at = put_cursor(at, &recipe.key_prefix)
+    for i in range(recipe.slot_count):
+        slot = recipe.slots[i]
+        at = put_cell(at, batch.key_types[slot], &batch.cells[<size_t>slot * batch.rows + row])
+    return put_cursor(at, &batch.plan.project)
+
+
 cdef class Batch:
     """A request bound to a plan.
 
@@ -480,27 +509,11 @@ cdef class Batch:
 
     cdef size_t key_size(self, uint32_t recipe, uint32_t entity) noexcept nogil:
         """Bytes of an entity's Redis key."""
-        cdef Recipe* of = &self.plan.recipes[recipe]
-        cdef size_t row = self.lookups[recipe].row_of_entity[entity]
-        cdef size_t size = left(&of.key_prefix) + left(&self.plan.project)
-        cdef uint32_t i, slot
-        for i in range(of.slot_count):
-            slot = of.slots[i]
-            size += 8 + stored_size(
-                self.key_types[slot], &self.cells[<size_t>slot * self.rows + row]
-            )
-        return size
+        return constant_size(self, recipe) + values_size(self, recipe, entity)
 
     cdef uint8_t* put_key(self, uint8_t* at, uint32_t recipe, uint32_t entity) noexcept nogil:
         """Writes an entity's Redis key. Returns the byte behind it; the caller has made room."""
-        cdef Recipe* of = &self.plan.recipes[recipe]
-        cdef size_t row = self.lookups[recipe].row_of_entity[entity]
-        cdef uint32_t i, slot
-        at = put_cursor(at, &of.key_prefix)
-        for i in range(of.slot_count):
-            slot = of.slots[i]
-            at = put_cell(at, self.key_types[slot], &self.cells[<size_t>slot * self.rows + row])
-        return put_cursor(at, &self.plan.project)
+        return put_key(self, at, recipe, entity)
 
     cdef int write_commands(self, Outgoing* out) noexcept nogil:
         """Writes all commands into one buffer. Returns -1 where there is no memory for it.
@@ -518,7 +531,7 @@ cdef class Batch:
         for r in range(self.plan.recipe_count):
             ask = &self.asks[r]
             # `$` and CRLF around a length of up to 20 digits, CRLF behind the key.
-            fixed = 25
+            fixed = 25 + constant_size(self, r)
             if ask.read_all:
                 fixed += READ_ALL_SIZE
             else:
@@ -526,7 +539,7 @@ cdef class Batch:
             size += fixed * ask.entity_count
             for n in range(ask.entity_count):
                 e = n if ask.entities == NULL else ask.entities[n]
-                size += self.key_size(r, e)
+                size += values_size(self, r, e)
             total += ask.entity_count
             out.span_count += <size_t>ask.entity_count * ask.field_count
         out.commands = <uint8_t*>malloc(size + 1)
@@ -539,6 +552,7 @@ cdef class Batch:
         at = out.commands
         for r in range(self.plan.recipe_count):
             ask = &self.asks[r]
+            fixed = constant_size(self, r)
             for n in range(ask.entity_count):
                 e = n if ask.entities == NULL else ask.entities[n]
                 if ask.read_all:
@@ -547,10 +561,10 @@ cdef class Batch:
                 else:
                     at = put_cursor(at, &ask.command)
                 at[0] = 36  # $
-                at = put_decimal(at + 1, self.key_size(r, e))
+                at = put_decimal(at + 1, fixed + values_size(self, r, e))
                 at[0] = 13
                 at[1] = 10
-                at = self.put_key(at + 2, r, e)
+                at = put_key(self, at + 2, r, e)
                 at[0] = 13
                 at[1] = 10
                 at += 2
