@@ -136,7 +136,9 @@ cdef inline size_t values_size(Batch batch, uint32_t r, uint32_t entity) noexcep
     return size
 
 
-cdef inline uint8_t* write_key(Batch batch, uint8_t* at, uint32_t r, uint32_t entity) noexcept nogil:
+cdef inline uint8_t* write_key(
+    Batch batch, uint8_t* at, uint32_t r, uint32_t entity
+) noexcept nogil:
     """Writes an entity's Redis key. Returns the byte behind it."""
     cdef Recipe* recipe = &batch.plan.recipes[r]
     cdef size_t row = batch.lookups[r].row_of_entity[entity]
