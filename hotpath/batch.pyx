@@ -136,7 +136,7 @@ cdef inline size_t values_size(Batch batch, uint32_t r, uint32_t entity) noexcep
     return size
 
 
-cdef inline uint8_t* write_key(
+cdef inline uint8_t* put_redis_key(
     Batch batch, uint8_t* at, uint32_t r, uint32_t entity
 ) noexcept nogil:
     """Writes an entity's Redis key. Returns the byte behind it."""
@@ -515,7 +515,7 @@ cdef class Batch:
 
     cdef uint8_t* put_key(self, uint8_t* at, uint32_t recipe, uint32_t entity) noexcept nogil:
         """Writes an entity's Redis key. Returns the byte behind it; the caller has made room."""
-        return write_key(self, at, recipe, entity)
+        return put_redis_key(self, at, recipe, entity)
 
     cdef int write_commands(self, Outgoing* out) noexcept nogil:
         """Writes all commands into one buffer. Returns -1 where there is no memory for it.
@@ -566,7 +566,7 @@ cdef class Batch:
                 at = put_decimal(at + 1, fixed + values_size(self, r, e))
                 at[0] = 13
                 at[1] = 10
-                at = write_key(self, at + 2, r, e)
+                at = put_redis_key(self, at + 2, r, e)
                 at[0] = 13
                 at[1] = 10
                 at += 2

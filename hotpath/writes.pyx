@@ -477,6 +477,8 @@ cdef class WriteBatch:
     cdef size_t stored_time_size(self, uint32_t row) noexcept nogil:
         """Bytes of a row's event time as it is stored, mark included."""
         cdef uint8_t time[TIME_ROOM + MARK_ROOM]
+        if self.plan.mark == UNMARKED:
+            return time_size(self.seconds[row], self.nanos[row])
         return <size_t>(self.put_stored_time(time, row) - time)
 
     cdef uint8_t* put_stored_time(self, uint8_t* at, uint32_t row) noexcept nogil:

@@ -262,6 +262,32 @@ def plan(
         raise typer.Exit(2) from None
 
 
+@app.command()
+def doctor(
+    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")] = Path("."),
+    redis: Annotated[
+        str | None,
+        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
+    ] = None,
+) -> None:
+    """Looks at the settings of a repository's Redis and at a sample of what it holds, and says what
+    to change and what that would gain. Changes nothing.
+
+    Exit codes: 0, 1 if rows are in danger, 2 if there is nothing to look at.
+    """
+    from rich.console import Console
+
+    from hotfeast.server.doctor_report import examine_and_report
+    from hotfeast.server.errors import StartFailure
+
+    try:
+        code = examine_and_report(repo, redis, Console())
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
 class OnInvalid(StrEnum):
     """What becomes of invalid rows."""
 

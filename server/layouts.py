@@ -147,7 +147,12 @@ class Schemas:
         return schemas
 
 
+def schemas_key(project: str) -> str:
+    """The Redis key of the hash that a project's schemas are recorded in."""
+    return _KEY.format(project)
+
+
 def _place(project: str, time_field: bytes, number: int) -> tuple[str, str]:
     """Where a schema is recorded: the Redis key and the field of its hash."""
     view = time_field.decode().removeprefix(_PREFIX)
-    return _KEY.format(project), f"{view}:{number:08x}"
+    return schemas_key(project), f"{view}:{number:08x}"

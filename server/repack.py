@@ -182,7 +182,7 @@ def repack(
     try:
         summary = repack_views(
             pool,
-            [write for view in chosen for write in _stored(definitions, view)],
+            [write for view in chosen for write in stored_views(definitions, view)],
             layout,
             keys_at_once=keys_at_once,
             rate=rate,
@@ -252,7 +252,7 @@ def _chosen(
             left_out[name] = problem
 
 
-def _stored(definitions: Definitions, view: ViewDefinition) -> Iterator[WriteDefinition]:
+def stored_views(definitions: Definitions, view: ViewDefinition) -> Iterator[WriteDefinition]:
     """How a view is stored, and each of its versions where these are kept apart.
 
     After Feast has put an earlier version back, the view may be stored where that version is, with
