@@ -32,7 +32,7 @@ SAMPLE = 50
 _SCAN_COUNT = 500
 _SCAN_STEPS = 400
 LISTPACK_VALUE = 1024
-"""What `hash-max-listpack-value` should be for packed rows: bytes of a field that a list can hold."""
+"""What `hash-max-listpack-value` should be for packed rows, in bytes."""
 _VALUE_SETTINGS = ("hash-max-listpack-value", "hash-max-ziplist-value")
 _ENTRY_SETTINGS = ("hash-max-listpack-entries", "hash-max-ziplist-entries")
 # How a finding is told.

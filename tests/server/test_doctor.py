@@ -1,5 +1,6 @@
 """The doctor, against real servers that something is wrong with."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hotfeast.server.materialize import materialize
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
+def lake(tmp_path: Path) -> Iterator[Lake]:
     with LocalRedis("--maxmemory", "100mb") as server:
         lake = Lake(tmp_path, server, 0)
         lake.store.apply(
