@@ -6,6 +6,8 @@ repo_files       functions from the repository's own files, and not from the reg
 registry         Feast's registry to immutable definitions
 plan             definitions to what one request reads, and in what form
 redis_io         connections, one pipelined round trip a request, and writes
+native           the gRPC server: one loop, and grpcio behind it
+doctor           what a Redis is set to and holds (`doctor_report`: as tables)
 layouts          how rows are stored, and the schemas of packed rows
 invalidation     word from Redis of what is written, for the cache of rows
 staleness        how old an answer from the cache may be, by view
