@@ -328,15 +328,19 @@ cdef class Stream:
     cdef int lend(self) except -1:
         """Lets the client send a message that the window is too small for, once those before it
         are taken."""
-        cdef uint32_t size
-        if self.incoming is None or len(self.incoming) < MESSAGE_HEAD or self.lent:
+        cdef size_t have, size
+        if self.incoming is None or self.lent:
             return 0
-        if self.held > <size_t>len(self.incoming):
+        have = len(self.incoming)
+        if have < MESSAGE_HEAD or self.held > have:
             return 0
-        size = MESSAGE_HEAD + get_big(<const uint8_t*><const char*>self.incoming + 1, 4)
+        size = MESSAGE_HEAD + <size_t>get_big(<const uint8_t*><const char*>self.incoming + 1, 4)
+        if have >= size or size > MESSAGE_HEAD + LARGEST_MESSAGE:
+            # It is there, or will be refused, as soon as it is looked at.
+            return 0
         # A quarter of the window may be withheld as not worth a frame.
         if size > STREAM_WINDOW - STREAM_WINDOW // 4:
-            self.lent = size - (STREAM_WINDOW - STREAM_WINDOW // 4)
+            self.lent = <int64_t>size - (STREAM_WINDOW - STREAM_WINDOW // 4)
             self.connection.put_window_update(self.number, <uint32_t>self.lent)
         return 0
 

@@ -48,8 +48,7 @@ def repository_layout(config: RepoConfig) -> str:
     layout = settings.get("layout", LAYOUTS[0]) if isinstance(settings, dict) else settings
     if layout not in LAYOUTS:
         raise StartFailure(
-            f"hotfeast.layout in feature_store.yaml is {layout!r}; "
-            f"use one of {', '.join(LAYOUTS)}"
+            f"hotfeast.layout in feature_store.yaml is {layout!r}; use one of {', '.join(LAYOUTS)}"
         )
     return str(layout)
 

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.http2 import Stream
 from hotfeast.hotpath.reactor import LoopLane, Reactor
@@ -376,16 +377,18 @@ class NativeServer(Reactor):
         context = CallContext(stream.deadline_seconds)
         try:
             if handler.request_deserializer is not None:
-                message = handler.request_deserializer(message)
+                try:
+                    message = handler.request_deserializer(message)
+                except DecodeError:
+                    # As grpcio says it.
+                    context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
             answer = handler.unary_unary(message, context)
             if handler.response_serializer is not None:
                 answer = handler.response_serializer(answer)
         except Aborted:
             code = context.code()
             assert code is not None
-            self.call(
-                partial(self._fail, stream, RequestFailure(code, context.message), began)
-            )
+            self.call(partial(self._fail, stream, RequestFailure(code, context.message), began))
         except Exception as error:
             self.call(partial(self._fail, stream, error, began))
         else:
@@ -435,7 +438,6 @@ class NativeServer(Reactor):
             return None
         self._passed_on += 1
         return PassedOn(self, stream, headers, self._behind, self._passing)
-
 
     def passed_on(self) -> None:
         """A call that was passed on is over."""
@@ -544,5 +546,3 @@ def _headers(metadata: Any) -> list[tuple[bytes, bytes]]:
         if name.encode() not in _NOT_METADATA:
             made.append((name.encode(), data))
     return made
-
-

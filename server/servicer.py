@@ -234,9 +234,7 @@ def failure_of(error: Exception, time_left: float | None) -> RequestFailure | No
         code = grpc.StatusCode.UNAVAILABLE if passing else grpc.StatusCode.INTERNAL
         return RequestFailure(code, f"Redis: {error}")
     if isinstance(error, MemoryError):
-        return RequestFailure(
-            grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request"
-        )
+        return RequestFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request")
     return None
 
 

@@ -535,7 +535,8 @@ def test_timeouts(text: bytes, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"S", b"1", b"1s", b"-1S", b"+1S", b"1.5S", b"123456789S", b"1SS", b"\xb2S", b" 1S"]
+    "text",
+    [b"", b"S", b"1", b"1s", b"-1S", b"+1S", b"1.5S", b"123456789S", b"1SS", b"\xb2S", b" 1S"],
 )  # fmt: skip
 def test_timeouts_that_are_none(text: bytes) -> None:
     with pytest.raises(ValueError, match="grpc-timeout"):
@@ -706,6 +707,15 @@ def test_streams_headers_and_metadata() -> None:
     assert client.connection.open_calls == 0
 
 
+def test_message_that_is_too_large_behind_one_that_is_taken() -> None:
+    """The next message's length is not trusted while somebody is told of the one before it."""
+    for length in (LARGEST + 1, 0x81000000, 0xFFFFFFFF):
+        client = Client()
+        call = client.call(STREAMED, framed(b"a") + b"\0" + length.to_bytes(4, "big") + b"x")
+        assert (call.status, call.messages) == (EXHAUSTED, [b"a"])
+        assert client.ended is None
+
+
 def test_handler_that_ends_the_call_while_it_is_told_of_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -850,9 +860,7 @@ def test_rapid_resets(how: str) -> None:
         if client.connection.failed:
             break
     assert 1900 < i < 2100
-    (goaway,) = [
-        f for f in frames_of(client.connection.to_send()) if isinstance(f, GoAwayFrame)
-    ]
+    (goaway,) = [f for f in frames_of(client.connection.to_send()) if isinstance(f, GoAwayFrame)]
     assert goaway.error_code == ErrorCodes.ENHANCE_YOUR_CALM
 
 
