@@ -450,7 +450,8 @@ cdef class Stream:
         if self.encoding not in (b"gzip", b"deflate"):
             raise Unreadable(
                 UNIMPLEMENTED,
-                f"grpc-encoding is {self.encoding.decode('latin-1')!r}: use gzip, deflate or identity",
+                f"grpc-encoding is {self.encoding.decode('latin-1')!r}: "
+                "use gzip, deflate or identity",
             )
         unpacker = zlib.decompressobj(31 if self.encoding == b"gzip" else 15)
         try:

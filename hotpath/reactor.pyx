@@ -9,7 +9,7 @@ import os
 from collections import deque
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 
 from hotfeast.hotpath.batch cimport Batch
@@ -239,7 +239,7 @@ cdef class Reactor:
                 except Exception as error:
                     self.survive(events[i].data.fd, error)
             # Those that these calls ask for have their turn once others have had theirs.
-            for i in range(len(self.calls)):
+            for _ in range(len(self.calls)):
                 try:
                     self.calls.popleft()()
                 except Exception as error:

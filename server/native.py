@@ -496,7 +496,7 @@ class PassedOn:
     def _run(self, channel: grpc.Channel, headers: Metadata, timeout: float | None) -> None:
         stream, call = self._stream, self._server.call
         try:
-            method = channel.stream_stream(stream.path.decode("utf-8", "replace"))
+            method: Any = channel.stream_stream(stream.path.decode("utf-8", "replace"))
             with self._lock:
                 if self._cancelled:
                     return

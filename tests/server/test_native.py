@@ -61,9 +61,16 @@ class Answer(NamedTuple):
     trailing: list[tuple[str, str | bytes]]
 
 
+def begin(channel: grpc.Channel, method: str, request: bytes, timeout: float) -> Any:
+    """A unary call that is waited for later."""
+    stub: Any = channel.unary_unary(method)
+    return stub.future(request, timeout=timeout)
+
+
 def call(channel: grpc.Channel, method: str, *requests: bytes, **options: Any) -> Answer:
     """Calls with a stream of messages, which unary methods have one of."""
-    rpc: Any = channel.stream_stream(method)(iter(requests), **{"timeout": 20} | options)
+    stub: Any = channel.stream_stream(method)
+    rpc = stub(iter(requests), **{"timeout": 20} | options)
     messages: list[bytes] = []
     with contextlib.suppress(grpc.RpcError):
         messages.extend(rpc)
@@ -101,7 +108,10 @@ def faulty(
 
 
 def location_push() -> Any:
-    columns = {"location_id": ("int32_val", [900]), "temperature": ("double_val", [1.5])}
+    columns: dict[str, tuple[str, list[Any]]] = {
+        "location_id": ("int32_val", [900]),
+        "temperature": ("double_val", [1.5]),
+    }
     return pushing.request(
         columns, [market.NOW], feature_view="location_stats", batch_id="b"
     )  # fmt: skip
@@ -201,7 +211,7 @@ def test_health_is_watched(strict: Served) -> None:
     """More watchers than are passed on at once: those that are too many are told so."""
     watches: list[Any] = []
     try:
-        watch = strict.channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watch: Any = strict.channel.unary_stream("/grpc.health.v1.Health/Watch")
         watches.extend(watch(b"") for _ in range(256))
         assert [next(w) for w in watches] == [b"\x08\x01"] * 256
         with pytest.raises(grpc.RpcError) as error:
@@ -230,13 +240,10 @@ def test_redis_that_hangs(faulty: tuple[Served, LocalRedis]) -> None:
         assert answer.code == grpc.StatusCode.UNAVAILABLE
         assert "Redis did not answer within 1 s" in answer.details
         # Cancelled calls leave nothing behind, and others wait for nobody.
-        waiting = [served.channel.unary_unary(READ).future(USERS, timeout=20) for _ in range(20)]
-        assert served.gateway._native is not None
+        waiting = [begin(served.channel, READ, USERS, 20) for _ in range(20)]
         for each in waiting:
             each.cancel()
-        eventually(
-            lambda: not any(c.open_calls for c in served.gateway._native.connections)  # type: ignore[union-attr]
-        )
+        eventually(lambda: not any(c.open_calls for c in connections(served)))
         assert call(served.channel, CHECK, b"").code == grpc.StatusCode.OK
     finally:
         redis.thaw()
@@ -251,7 +258,7 @@ def test_many_calls_on_one_connection_while_redis_is_slow(
     thaw = threading.Timer(0.4, redis.thaw)
     thaw.start()
     try:
-        waiting = [served.channel.unary_unary(READ).future(USERS, timeout=30) for _ in range(200)]
+        waiting = [begin(served.channel, READ, USERS, 30) for _ in range(200)]
         answers = {each.result() for each in waiting}
     finally:
         thaw.join()
@@ -266,7 +273,7 @@ def test_redis_that_starts_again(faulty: tuple[Served, LocalRedis]) -> None:
         assert expected.code == grpc.StatusCode.OK
         kill()
         redis.start()
-        waiting = [served.channel.unary_unary(READ).future(USERS, timeout=20) for _ in range(20)]
+        waiting = [begin(served.channel, READ, USERS, 20) for _ in range(20)]
         assert [each.result() for each in waiting] == expected.messages * 20
 
 
@@ -305,7 +312,7 @@ def test_three_hundred_connections(strict: Served) -> None:
             )
             for _ in range(300)
         ]
-        waiting = [c.unary_unary(READ).future(USERS, timeout=60) for c in channels]
+        waiting = [begin(c, READ, USERS, 60) for c in channels]
         assert len({each.result() for each in waiting}) == 1
         assert len(connections(strict)) >= 300
 
