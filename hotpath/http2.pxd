@@ -16,13 +16,22 @@ cdef class Stream:
     cdef bint headers_sent
     cdef bytes encoding           # `grpc-encoding` of the request; None for identity
     cdef double deadline          # of the loop's clock, in seconds; 0 for none
-    cdef int64_t send_window
+    cdef int64_t send_window      # less the connection's `initial_window`
     cdef int64_t unacknowledged   # bytes received that no WINDOW_UPDATE has named
     cdef int64_t returned         # those of them that a next one will
-    cdef list outgoing            # parts of DATA that wait for the client's window
+    cdef int64_t owed             # bytes that the client may send once it reads its answers
+    cdef int64_t lent             # bytes beyond the window, for a message that is larger
+    cdef size_t held              # bytes of messages that are not complete, or not taken
+    cdef object outgoing          # deque of parts of DATA that wait for the client's window
     cdef size_t outgoing_at       # bytes of the first part that are sent
+    cdef size_t queued            # bytes of all parts that are not sent
     cdef bytes trailers           # header block that follows them
 
+    cdef int64_t window(self) noexcept
+    cdef int let_send(self) except -1
+    cdef int give_back(self, int64_t count) except -1
+    cdef int lend(self) except -1
+    cdef int give_up(self, int code, str message) except -1
     cdef int write_waiting(self) except -1
     cdef int take_data(self, const uint8_t* at, size_t size) except -1
     cdef int release(self) except -1
@@ -46,14 +55,15 @@ cdef class Connection:
     cdef int64_t send_window
     cdef int64_t initial_window   # the client's, for new streams
     cdef uint32_t largest_frame
-    cdef int64_t unacknowledged
-    cdef int64_t returned
+    cdef int64_t returned         # bytes received that a next WINDOW_UPDATE will name
+    cdef bint widened             # whether more may be sent than was tried
     cdef size_t queued            # bytes of answers that wait for the client's windows
-    cdef size_t held              # bytes of unary calls' messages that are not complete
+    cdef size_t held              # bytes of messages that are not complete, or not taken
     cdef uint32_t continued       # stream whose header block goes on in the next frame, or 0
     cdef bint continued_ends
     cdef bytearray block
-    cdef uint32_t resets
+    cdef double resets
+    cdef double last_reset        # of the loop's clock, in seconds
     cdef bint dirty               # there is something to send that `server.touched` was told of
     cdef bint waits               # what is to be sent does not fit the socket's buffer
 
@@ -66,8 +76,10 @@ cdef class Connection:
     cdef int take_headers(
         self, uint32_t flags, uint32_t number, const uint8_t* at, size_t size
     ) except -1
-    cdef int end_of_headers(self, uint32_t number, const uint8_t* at, size_t size) except -1
-    cdef int open_stream(self, uint32_t number) except -1
+    cdef int end_of_headers(
+        self, uint32_t number, const uint8_t* at, size_t size, bint ends
+    ) except -1
+    cdef int open_stream(self, uint32_t number, bint ends) except -1
     cdef int take_settings(self, uint32_t flags, const uint8_t* at, size_t size) except -1
     cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1
     cdef int put_frame(
@@ -75,9 +87,9 @@ cdef class Connection:
     ) except -1
     cdef int put_block(self, uint32_t number, bytes block, bint ends) except -1
     cdef int write_all_waiting(self) except -1
-    cdef int end_if(self, uint32_t flags, uint32_t number) except -1
     cdef int reset(self, uint32_t number, uint32_t code) except -1
     cdef int fail(self, uint32_t code, str why) except -1
-    cdef int give_back(self, uint32_t number, int64_t count) except -1
+    cdef int put_window_update(self, uint32_t number, uint32_t count) except -1
+    cdef int abandon(self, Stream stream) except -1
     cdef int forget(self, Stream stream) except -1
     cdef int touch(self) except -1

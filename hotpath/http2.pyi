@@ -67,6 +67,10 @@ class Connection:
         """Calls that are not answered."""
 
     @property
+    def unsent(self) -> int:
+        """Bytes of frames that are to be sent."""
+
+    @property
     def congested(self) -> bool:
         """Whether so much waits to be sent that nothing should be read."""
 

@@ -6,14 +6,16 @@ becomes bytes to send. Two kinds of methods are told of differently:
 - those in `server.at_once`: unary ones, told of once their message is complete, with
   `server.answer(stream, message)`;
 - all others: with `server.open(stream, headers)` as they begin. What that returns is then given
-  each message (`message(bytes)`), the end of them (`half_close()`) and, where the client gives up,
-  `cancel()`. Its `Stream` takes `send_headers`, `send_message` and `finish`.
+  each message (`message(bytes, taken)`), the end of them (`half_close()`) and, where the client
+  gives up, `cancel()`. Its `Stream` takes `send_headers`, `send_message` and `finish`, and is told
+  with `took(taken)` that a message is not kept any more.
 
 Everything runs in the one thread that has the connection. What a client can make it keep is
 bounded: streams, header lists, messages, and what it does not read.
 """
 
 import zlib
+from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -79,16 +81,21 @@ cdef enum:
     STREAM_WINDOW = 4194304       # that we give each stream
     CONNECTION_WINDOW = 67108864
     LARGEST_MESSAGE = 67108864
-    # Bytes of incomplete messages that a client can have us keep.
+    # Bytes of messages that a client can have us keep until they are complete and taken.
     MOST_HELD = 268435456
+    # Bytes of a call's answers that wait for the client's windows, above which it may not send
+    # more messages.
+    MOST_UNREAD = 1048576
     # Bytes of answers that a client can have us keep until it takes them.
     MOST_QUEUED = 67108864
     # Bytes that wait to be sent above which no more requests are read from the client.
     MOST_WAITING = 16777216
     # Bytes of a connection's buffer that are kept between answers.
     KEEP_CAPACITY = 1048576
-    # Resets by a client, less the calls it let finish, above which it is told to go.
+    # Calls that a client gave up, less those it let finish, above which it is told to go; and how
+    # many of them are forgotten in a second.
     MOST_RESETS = 2000
+    RESETS_FORGOTTEN = 200
     # gRPC's status codes.
     DEADLINE_EXCEEDED = 4
     RESOURCE_EXHAUSTED = 8
@@ -146,6 +153,14 @@ def percent_encoded(str message not None) -> bytes:
     )
 
 
+class Unreadable(Exception):
+    """A message that cannot be read, and the gRPC status that says so."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def header_block(headers) -> bytes:
     """Names and values as a header block, none of them entered into the client's table."""
     cdef bytes name, value
@@ -175,8 +190,7 @@ cdef class Stream:
         self.connection = connection
         self.number = number
         self.path = path
-        self.outgoing = []
-        self.send_window = connection.initial_window
+        self.outgoing = deque()
 
     @property
     def deadline_seconds(self) -> float | None:
@@ -188,6 +202,11 @@ cdef class Stream:
         """Whether nothing can be answered any more."""
         return self.local_closed
 
+    cdef inline int64_t window(self) noexcept:
+        """Bytes that the client takes on this stream; less than none where it has changed its mind.
+        """
+        return self.send_window + self.connection.initial_window
+
     def answer(self, bytes message not None):
         """Sends a unary call's answer with status OK. Does nothing if the client has given up."""
         cdef Connection connection = self.connection
@@ -197,7 +216,7 @@ cdef class Stream:
             return
         if (
             self.headers_sent or self.outgoing or data > connection.largest_frame
-            or <int64_t>data > self.send_window or <int64_t>data > connection.send_window
+            or <int64_t>data > self.window() or <int64_t>data > connection.send_window
         ):
             self.send_message(message)
             self.finish(0, "", ())
@@ -236,13 +255,14 @@ cdef class Stream:
     def send_message(self, bytes message not None):
         """Sends a message, as the client's windows allow."""
         cdef uint8_t head[MESSAGE_HEAD]
-        if self.local_closed:
+        if self.local_closed or self.trailers is not None:
             return
         self.send_headers(())
         head[0] = 0
         put_big(head + 1, <uint32_t>PyBytes_GET_SIZE(message), 4)
         self.outgoing.append(PyBytes_FromStringAndSize(<const char*>head, MESSAGE_HEAD))
         self.outgoing.append(message)
+        self.queued += MESSAGE_HEAD + PyBytes_GET_SIZE(message)
         self.connection.queued += MESSAGE_HEAD + PyBytes_GET_SIZE(message)
         self.write_waiting()
         self.connection.touch()
@@ -271,35 +291,83 @@ cdef class Stream:
     @property
     def waiting(self) -> int:
         """Bytes of messages that wait for the client's windows."""
-        return sum(map(len, self.outgoing)) - self.outgoing_at
+        return self.queued
 
-    def took(self, int64_t count):
+    def took(self, size_t count):
         """Lets the client send as many more bytes as have been taken of its messages."""
-        if not self.remote_closed:
-            self.connection.give_back(self.number, count)
-            self.connection.touch()
+        cdef int64_t lent
+        if self.call is None:
+            # The call is over, and all of it let go of.
+            return
+        self.held -= count
+        self.connection.held -= count
+        lent = min(self.lent, <int64_t>count)
+        self.lent -= lent
+        self.unacknowledged -= lent
+        self.owed += <int64_t>count - lent
+        self.let_send()
+
+    cdef int let_send(self) except -1:
+        """Lets the client send what it is owed, if it reads its answers."""
+        cdef int64_t owed
+        if self.remote_closed or self.queued > MOST_UNREAD:
+            return 0
+        owed, self.owed = self.owed, 0
+        self.give_back(owed)
+        return self.lend()
+
+    cdef int give_back(self, int64_t count) except -1:
+        """Lets the client send more on this stream, in steps that are worth a frame."""
+        self.returned += count
+        if self.returned >= STREAM_WINDOW // 4:
+            self.connection.put_window_update(self.number, <uint32_t>self.returned)
+            self.unacknowledged -= self.returned
+            self.returned = 0
+        return 0
+
+    cdef int lend(self) except -1:
+        """Lets the client send a message that the window is too small for, once those before it
+        are taken."""
+        cdef size_t have, size
+        if self.incoming is None or self.lent:
+            return 0
+        have = len(self.incoming)
+        if have < MESSAGE_HEAD or self.held > have:
+            return 0
+        size = MESSAGE_HEAD + <size_t>get_big(<const uint8_t*><const char*>self.incoming + 1, 4)
+        if have >= size or size > MESSAGE_HEAD + LARGEST_MESSAGE:
+            # It is there, or will be refused, as soon as it is looked at.
+            return 0
+        # A quarter of the window may be withheld as not worth a frame.
+        if size > STREAM_WINDOW - STREAM_WINDOW // 4:
+            self.lent = <int64_t>size - (STREAM_WINDOW - STREAM_WINDOW // 4)
+            self.connection.put_window_update(self.number, <uint32_t>self.lent)
+        return 0
 
     cdef int write_waiting(self) except -1:
         """Writes what the windows allow of what waits, and the trailers behind the last of it."""
         cdef Connection connection = self.connection
+        cdef int64_t window
         cdef bytes part
         cdef size_t size, room
         while self.outgoing:
             part = self.outgoing[0]
             size = PyBytes_GET_SIZE(part) - self.outgoing_at
             if size == 0:
-                self.outgoing.pop(0)
+                self.outgoing.popleft()
                 self.outgoing_at = 0
                 continue
-            if self.send_window <= 0 or connection.send_window <= 0:
+            window = min(self.window(), connection.send_window)
+            if window <= 0:
                 return 0
-            room = <size_t>min(self.send_window, connection.send_window)
+            room = <size_t>window
             size = min(size, room, <size_t>connection.largest_frame)
             connection.put_frame(
                 DATA, 0, self.number,
                 <const uint8_t*>PyBytes_AS_STRING(part) + self.outgoing_at, size,
             )
             self.outgoing_at += size
+            self.queued -= size
             connection.queued -= size
             self.send_window -= <int64_t>size
             connection.send_window -= <int64_t>size
@@ -310,6 +378,8 @@ cdef class Stream:
                 # What the client may still send is not read.
                 connection.reset(self.number, NO_ERROR)
             connection.forget(self)
+        elif self.owed:
+            self.let_send()
         return 0
 
     cdef int take_data(self, const uint8_t* at, size_t size) except -1:
@@ -317,79 +387,91 @@ cdef class Stream:
         cdef uint32_t length
         cdef const uint8_t* data
         cdef size_t have
-        if self.call is None:
-            if self.incoming is None:
-                self.incoming = bytearray()
-            self.incoming += at[:size]
-            self.connection.held += size
-            if self.connection.held > MOST_HELD:
-                return self.connection.fail(ENHANCE_YOUR_CALM, "too many large messages at once")
-            if len(self.incoming) > LARGEST_MESSAGE + MESSAGE_HEAD:
-                self.finish(
-                    RESOURCE_EXHAUSTED, f"the request is larger than {LARGEST_MESSAGE} bytes", ()
-                )
+        if self.trailers is not None:
+            # The answer ends already; what the client may still send is not read.
             return 0
         if self.incoming is None:
             self.incoming = bytearray()
         self.incoming += at[:size]
+        self.held += size
+        self.connection.held += size
+        if self.connection.held > MOST_HELD:
+            return self.give_up(
+                RESOURCE_EXHAUSTED, f"a connection's messages are more than {MOST_HELD} bytes"
+            )
         while len(self.incoming) >= MESSAGE_HEAD:
             data = <const uint8_t*><const char*>self.incoming
             have = len(self.incoming)
             length = get_big(data + 1, 4)
             if length > LARGEST_MESSAGE:
-                self.give_up(
+                return self.give_up(
                     RESOURCE_EXHAUSTED, f"a message is larger than {LARGEST_MESSAGE} bytes"
                 )
+            if self.call is None:
+                if have > MESSAGE_HEAD + <size_t>length:
+                    return self.give_up(INTERNAL, "a unary call has one message; this has more")
                 return 0
-            if have < MESSAGE_HEAD + length:
-                return 0
+            if have < MESSAGE_HEAD + <size_t>length:
+                return self.lend()
             message = bytes(self.incoming[MESSAGE_HEAD : MESSAGE_HEAD + length])
             flag = data[0]
             del self.incoming[: MESSAGE_HEAD + length]
             try:
                 message = self.plain(message, flag)
-            except ValueError as error:
-                self.give_up(INTERNAL, str(error))
-                return 0
+            except Unreadable as error:
+                return self.give_up(error.code, str(error))
             self.call.message(message, MESSAGE_HEAD + length)
+            if self.incoming is None:
+                # Whoever was told of the message has ended the call.
+                return 0
         return 0
 
-    def give_up(self, int code, str message not None):
-        """Ends a call that somebody handles because of what the client sent."""
+    cdef int give_up(self, int code, str message) except -1:
+        """Ends a call because of what the client sent."""
         call, self.call = self.call, None
-        self.incoming = None
+        self.release()
         if call is not None:
             call.cancel()
         self.finish(code, message, ())
+        return 0
 
     def plain(self, bytes message not None, int flag) -> bytes:
         """A message as it was before it was compressed.
 
         Raises:
-            ValueError: It is compressed in no way that is known, or not as it says, or too large.
+            Unreadable: It is compressed in no way that is known, or not as it says, or too large.
         """
         if flag == 0:
             return message
-        if flag != 1 or self.encoding not in (b"gzip", b"deflate"):
-            raise ValueError(
-                f"a message has the compression flag {flag} and grpc-encoding "
-                f"{(self.encoding or b'identity').decode('latin-1')!r}; use gzip, deflate or none"
+        if flag != 1 or self.encoding is None:
+            raise Unreadable(
+                INTERNAL, f"a message has the compression flag {flag}, without a grpc-encoding"
+            )
+        if self.encoding not in (b"gzip", b"deflate"):
+            raise Unreadable(
+                UNIMPLEMENTED,
+                f"grpc-encoding is {self.encoding.decode('latin-1')!r}: "
+                "use gzip, deflate or identity",
             )
         unpacker = zlib.decompressobj(31 if self.encoding == b"gzip" else 15)
         try:
             data = unpacker.decompress(message, LARGEST_MESSAGE + 1)
         except zlib.error as error:
-            raise ValueError(f"a message is not what its grpc-encoding says: {error}") from None
-        if len(data) > LARGEST_MESSAGE or not unpacker.eof:
-            raise ValueError(
-                f"a compressed message is cut, or larger than {LARGEST_MESSAGE} bytes"
+            raise Unreadable(
+                INTERNAL, f"a message is not what its grpc-encoding says: {error}"
+            ) from None
+        if len(data) > LARGEST_MESSAGE:
+            raise Unreadable(
+                RESOURCE_EXHAUSTED, f"a message is larger than {LARGEST_MESSAGE} bytes, unpacked"
             )
+        if not unpacker.eof:
+            raise Unreadable(INTERNAL, "a compressed message is cut")
         return data
 
     cdef int release(self) except -1:
-        """Lets go of what has come of a message that is answered at once."""
-        if self.incoming is not None and self.call is None:
-            self.connection.held -= len(self.incoming)
+        """Lets go of what has come and is not taken."""
+        self.connection.held -= self.held
+        self.held = 0
         self.incoming = None
         return 0
 
@@ -401,9 +483,8 @@ cdef class Stream:
             return 0
         if self.call is not None:
             if incoming is not None and len(incoming) > 0:
-                self.give_up(INTERNAL, "the last message is cut")
-            else:
-                self.call.half_close()
+                return self.give_up(INTERNAL, "the last message is cut")
+            self.call.half_close()
             return 0
         self.release()
         if incoming is None or len(incoming) < MESSAGE_HEAD:
@@ -415,8 +496,8 @@ cdef class Stream:
             return 0
         try:
             message = self.plain(bytes(incoming[MESSAGE_HEAD:]), incoming[0])
-        except ValueError as error:
-            self.finish(INTERNAL, str(error), ())
+        except Unreadable as error:
+            self.finish(error.code, str(error), ())
             return 0
         self.connection.server.answer(self, message)
         return 0
@@ -483,6 +564,11 @@ cdef class Connection:
         return len(self.streams)
 
     @property
+    def unsent(self) -> int:
+        """Bytes of frames that are to be sent."""
+        return self.out_size - self.out_at
+
+    @property
     def congested(self) -> bool:
         """Whether so much waits to be sent that nothing should be read."""
         return self.out_size - self.out_at > MOST_WAITING
@@ -498,14 +584,28 @@ cdef class Connection:
 
     def lost(self):
         """The client is gone: everybody who handles one of its calls is told."""
-        streams = list(self.streams.values())
-        self.streams.clear()
+        cdef Stream stream
+        streams, self.streams = self.streams, {}
         self.failed = True
-        for stream in streams:
-            (<Stream>stream).local_closed = True
-            call, (<Stream>stream).call = (<Stream>stream).call, None
-            if call is not None:
+        calls = []
+        for stream in streams.values():
+            stream.local_closed = True
+            if stream.call is not None:
+                calls.append(stream.call)
+            stream.release()
+            stream.outgoing.clear()
+            stream.queued = 0
+            stream.call = None
+        self.queued = 0
+        failure = None
+        for call in calls:
+            try:
                 call.cancel()
+            except Exception as error:
+                # The others are told all the same.
+                failure = error
+        if failure is not None:
+            raise failure
 
     def make_input(self, size_t wanted):
         """Makes room for `wanted` more bytes of input."""
@@ -527,9 +627,13 @@ cdef class Connection:
         cdef const uint8_t* at = self.input
         cdef const uint8_t* end = at + self.input_size
         cdef size_t size
+        if self.failed:
+            self.input_size = 0
+            return 0
         if not self.greeted:
             size = min(self.input_size, <size_t>len(PREFACE))
             if memcmp(at, PyBytes_AS_STRING(PREFACE), size) != 0:
+                self.input_size = 0
                 return self.fail(PROTOCOL_ERROR, "no HTTP/2 preface")
             if size < <size_t>len(PREFACE):
                 return 0
@@ -549,6 +653,9 @@ cdef class Connection:
         if self.failed:
             self.input_size = 0
             return 0
+        if self.widened:
+            self.widened = False
+            self.write_all_waiting()
         self.input_size = <size_t>(end - at)
         memmove(self.input, at, self.input_size)
         return 0
@@ -563,28 +670,27 @@ cdef class Connection:
         if kind == DATA:
             if number == 0 or number > self.last_number:
                 return self.fail(PROTOCOL_ERROR, "DATA on a stream that is not open")
-            self.unacknowledged += <int64_t>size
-            if self.unacknowledged > CONNECTION_WINDOW:
-                return self.fail(FLOW_CONTROL_ERROR, "more than the connection's window")
+            # What is kept of it is bounded by `held`, and by the stream's window.
+            self.returned += <int64_t>size
+            if self.returned >= CONNECTION_WINDOW // 4:
+                self.put_window_update(0, <uint32_t>self.returned)
+                self.returned = 0
             stream = self.streams.get(number)
-            if stream is None or stream.remote_closed:
+            if stream is None:
                 # Answered, or given up, before all had come.
-                self.give_back(0, <int64_t>size)
-                if stream is not None:
-                    return self.fail(STREAM_CLOSED, "DATA behind the end of a stream")
                 return 0
+            if stream.remote_closed:
+                return self.fail(STREAM_CLOSED, "DATA behind the end of a stream")
             if flags & PADDED:
                 if size < 1 or at[0] >= size:
                     return self.fail(PROTOCOL_ERROR, "padding longer than its frame")
                 padding = 1 + <size_t>at[0]
                 at += 1
             stream.unacknowledged += <int64_t>size
-            if stream.unacknowledged > STREAM_WINDOW:
+            if stream.unacknowledged > STREAM_WINDOW + stream.lent:
                 return self.fail(FLOW_CONTROL_ERROR, "more than the stream's window")
-            if stream.call is None:
-                self.give_back(number, <int64_t>size)
-            elif padding:
-                self.give_back(number, <int64_t>padding)
+            if flags & END_STREAM == 0:
+                stream.give_back(<int64_t>(size if stream.call is None else padding))
             if size > padding:
                 stream.take_data(at, size - padding)
             if flags & END_STREAM and number in self.streams:
@@ -602,26 +708,16 @@ cdef class Connection:
                 number, self.continued = self.continued, 0
                 block = bytes(self.block)
                 self.block = None
-                flags = END_STREAM if self.continued_ends else 0
-                self.end_of_headers(
-                    number, <const uint8_t*>PyBytes_AS_STRING(block), len(block)
+                return self.end_of_headers(
+                    number, <const uint8_t*>PyBytes_AS_STRING(block), len(block),
+                    self.continued_ends,
                 )
-                self.end_if(flags, number)
             return 0
         if kind == RST_STREAM:
             if number == 0 or number > self.last_number or size != 4:
                 return self.fail(PROTOCOL_ERROR, "RST_STREAM of no stream")
             stream = self.streams.get(number)
-            if stream is not None:
-                stream.local_closed = True
-                call = stream.call
-                self.forget(stream)
-                if call is not None:
-                    call.cancel()
-                self.resets += 2
-                if self.resets > MOST_RESETS:
-                    return self.fail(ENHANCE_YOUR_CALM, "too many calls given up")
-            return 0
+            return 0 if stream is None else self.abandon(stream)
         if kind == SETTINGS:
             if number != 0:
                 return self.fail(PROTOCOL_ERROR, "SETTINGS on a stream")
@@ -667,11 +763,13 @@ cdef class Connection:
             self.continued_ends = flags & END_STREAM != 0
             self.block = bytearray(at[:size])
             return 0
-        self.end_of_headers(number, at, size)
-        return self.end_if(flags, number)
+        return self.end_of_headers(number, at, size, flags & END_STREAM != 0)
 
-    cdef int end_of_headers(self, uint32_t number, const uint8_t* at, size_t size) except -1:
+    cdef int end_of_headers(
+        self, uint32_t number, const uint8_t* at, size_t size, bint ends
+    ) except -1:
         """Takes a whole header block."""
+        cdef Stream stream
         cdef int outcome
         clear_headers(&self.headers)
         outcome = self.decoder.decode(at, size, &self.headers)
@@ -679,17 +777,23 @@ cdef class Connection:
             raise MemoryError
         if outcome == HPACK_MALFORMED:
             return self.fail(COMPRESSION_ERROR, "malformed header block")
-        if number in self.streams:
-            # A client's trailers, which gRPC has not.
-            return 0
+        stream = self.streams.get(number)
+        if stream is not None:
+            # A client's trailers, which gRPC has not; what they say is not read.
+            if ends and not stream.remote_closed:
+                return stream.end_of_request()
+            self.reset(number, STREAM_CLOSED if stream.remote_closed else PROTOCOL_ERROR)
+            return self.abandon(stream)
         if number <= self.last_number:
-            return 0 if number in self.streams else self.fail(
+            # Trailers, too, of a call that was answered before they had come.
+            return 0 if ends else self.fail(
                 STREAM_CLOSED, "HEADERS on a stream that was closed"
             )
         self.last_number = number
         if outcome == HPACK_TOO_LARGE:
             self.streams[number] = stream = Stream(self, number, b"")
-            (<Stream>stream).finish(
+            stream.remote_closed = ends
+            stream.finish(
                 RESOURCE_EXHAUSTED, f"metadata of more than {LARGEST_HEADERS} bytes", ()
             )
             return 0
@@ -699,9 +803,9 @@ cdef class Connection:
             or self.queued > MOST_QUEUED
         ):
             return self.reset(number, REFUSED_STREAM)
-        return self.open_stream(number)
+        return self.open_stream(number, ends)
 
-    cdef int open_stream(self, uint32_t number) except -1:
+    cdef int open_stream(self, uint32_t number, bint ends) except -1:
         """Begins a call, whose headers have just been decoded."""
         cdef Header* header
         cdef const uint8_t* name
@@ -728,7 +832,10 @@ cdef class Connection:
                     timeout = value[: header.value_size]
             elif header.name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
                 encoding = value[: header.value_size]
+        if not path:
+            return self.reset(number, PROTOCOL_ERROR)
         stream = Stream(self, number, path)
+        stream.remote_closed = ends
         self.streams[number] = stream
         if not grpc or not post:
             # As gRPC has it: a caller that does not speak gRPC is answered in HTTP.
@@ -745,8 +852,10 @@ cdef class Connection:
                 return 0
         if path not in self.server.at_once:
             call = self.server.open(stream, self.header_list())
-            if stream.number in self.streams:
+            if number in self.streams:
                 stream.call = call
+        if ends and number in self.streams:
+            stream.end_of_request()
         return 0
 
     def header_list(self) -> list[tuple[bytes, bytes]]:
@@ -762,18 +871,8 @@ cdef class Connection:
             ))
         return made
 
-    cdef int end_if(self, uint32_t flags, uint32_t number) except -1:
-        cdef Stream stream
-        if flags & END_STREAM and not self.failed:
-            stream = self.streams.get(number)
-            if stream is not None and not stream.remote_closed:
-                stream.end_of_request()
-        return 0
-
     cdef int take_settings(self, uint32_t flags, const uint8_t* at, size_t size) except -1:
         cdef uint32_t setting, value
-        cdef int64_t change
-        cdef Stream stream
         if flags & ACK:
             return 0 if size == 0 else self.fail(FRAME_SIZE_ERROR, "malformed SETTINGS")
         if size % 6 != 0:
@@ -786,10 +885,8 @@ cdef class Connection:
             if setting == SETTINGS_INITIAL_WINDOW_SIZE:
                 if value > 0x7FFFFFFF:
                     return self.fail(FLOW_CONTROL_ERROR, "window too large")
-                change = <int64_t>value - self.initial_window
+                # Of open streams, too: theirs are counted from here.
                 self.initial_window = value
-                for stream in self.streams.values():
-                    stream.send_window += change
             elif setting == SETTINGS_MAX_FRAME_SIZE:
                 if not 16384 <= value <= 16777215:
                     return self.fail(PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
@@ -797,7 +894,7 @@ cdef class Connection:
             elif setting == SETTINGS_ENABLE_PUSH and value > 1:
                 return self.fail(PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
         self.put_frame(SETTINGS, ACK, 0, at, 0)
-        self.write_all_waiting()
+        self.widened = True
         return self.touch()
 
     cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1:
@@ -812,21 +909,17 @@ cdef class Connection:
                 return self.fail(
                     FLOW_CONTROL_ERROR if count else PROTOCOL_ERROR, "window out of range"
                 )
-            self.write_all_waiting()
-            return self.touch()
+            self.widened = True
+            return 0
         if number > self.last_number:
             return self.fail(PROTOCOL_ERROR, "WINDOW_UPDATE on a stream that is not open")
         stream = self.streams.get(number)
         if stream is None:
             return 0
         stream.send_window += count
-        if count == 0 or stream.send_window > 0x7FFFFFFF:
-            call, stream.call = stream.call, None
-            if call is not None:
-                call.cancel()
-            stream.local_closed = True
+        if count == 0 or stream.window() > 0x7FFFFFFF:
             self.reset(number, FLOW_CONTROL_ERROR if count else PROTOCOL_ERROR)
-            return self.forget(stream)
+            return self.abandon(stream)
         stream.write_waiting()
         return self.touch()
 
@@ -836,7 +929,7 @@ cdef class Connection:
             if self.send_window <= 0:
                 break
             stream.write_waiting()
-        return 0
+        return self.touch()
 
     # ------------------------------------------------------------ frames out
 
@@ -852,6 +945,11 @@ cdef class Connection:
         cdef size_t capacity = self.out_capacity if self.out_capacity else 32768
         if self.out_at == self.out_size:
             self.out_at = self.out_size = 0
+        elif self.out_at > self.out_size // 2 and self.out_size + wanted > capacity:
+            # What is sent is let go of even where something always waits.
+            memmove(self.out, self.out + self.out_at, self.out_size - self.out_at)
+            self.out_size -= self.out_at
+            self.out_at = 0
         while capacity < self.out_size + wanted:
             capacity *= 2
         if capacity != self.out_capacity:
@@ -918,36 +1016,35 @@ cdef class Connection:
         self.lost()
         return self.touch()
 
-    cdef int give_back(self, uint32_t number, int64_t count) except -1:
-        """Lets the client send more, in steps that are worth a frame."""
+    cdef int put_window_update(self, uint32_t number, uint32_t count) except -1:
         cdef uint8_t data[4]
-        cdef Stream stream = self.streams.get(number) if number else None
-        if number and stream is None:
-            return 0
-        self.returned += count
-        if self.returned >= CONNECTION_WINDOW // 4:
-            put_big(data, <uint32_t>self.returned, 4)
-            self.put_frame(WINDOW_UPDATE, 0, 0, data, 4)
-            self.unacknowledged -= self.returned
-            self.returned = 0
-        if stream is not None:
-            stream.returned += count
-            if stream.returned >= STREAM_WINDOW // 4:
-                put_big(data, <uint32_t>stream.returned, 4)
-                self.put_frame(WINDOW_UPDATE, 0, number, data, 4)
-                stream.unacknowledged -= stream.returned
-                stream.returned = 0
+        put_big(data, count, 4)
+        self.put_frame(WINDOW_UPDATE, 0, number, data, 4)
+        return self.touch()
+
+    cdef int abandon(self, Stream stream) except -1:
+        """The client has given a call up, or made us reset it."""
+        cdef double now = self.server.clock()
+        call = stream.call
+        stream.local_closed = True
+        self.forget(stream)
+        self.resets = max(0.0, self.resets - RESETS_FORGOTTEN * (now - self.last_reset))
+        # `forget` has counted it as one that was let finish.
+        self.resets += 2
+        self.last_reset = now
+        if call is not None:
+            call.cancel()
+        if self.resets > MOST_RESETS:
+            return self.fail(ENHANCE_YOUR_CALM, "too many calls given up")
         return 0
 
     cdef int forget(self, Stream stream) except -1:
         """The call is over."""
         if self.streams.pop(stream.number, None) is not None:
-            if self.resets:
-                self.resets -= 1
-            # What has come and nobody has taken is given back to the connection.
-            self.give_back(0, stream.unacknowledged - stream.returned)
+            self.resets = max(0.0, self.resets - 1)
             stream.release()
-            self.queued -= stream.waiting
+            self.queued -= stream.queued
+            stream.queued = 0
             stream.outgoing.clear()
             stream.outgoing_at = 0
         stream.call = None

@@ -32,12 +32,15 @@ cdef class Reactor:
     cdef list dirty               # connections with something to send
     cdef list idle                # lanes
     cdef list busy
+    cdef list paused              # listening sockets, while there are no descriptors left
+    cdef double accept_again      # monotonic seconds
     cdef bint stopping
 
     cdef int watch(self, int descriptor, object what, uint32_t events) except -1
     cdef int rewatch(self, int descriptor, uint32_t events) except -1
     cdef int take(self, int descriptor, uint32_t events) except -1
     cdef int accept_all(self, int descriptor) except -1
+    cdef int resume_accepting(self) except -1
     cdef int read_connection(self, Connection connection) except -1
     cdef int flush(self, Connection connection) except -1
     cdef int drop_connection(self, Connection connection) except -1

@@ -8,7 +8,7 @@ wait or compute for long is done by other threads, which have the loop called ba
 import os
 from collections import deque
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 
@@ -52,7 +52,7 @@ cdef extern from "<sys/eventfd.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     int accept4(int fd, void* address, void* size, int flags)
     int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
-    int SOCK_NONBLOCK, SOCK_CLOEXEC
+    int SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_KEEPALIVE
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int IPPROTO_TCP "6"
@@ -63,6 +63,8 @@ cdef enum:
     READ_SIZE = 65536
     # Milliseconds between two looks at the deadlines of reads that are under way.
     DEADLINE_LOOKS = 2
+    # Milliseconds before clients are accepted again when there were no descriptors left.
+    ACCEPT_PAUSE = 50
 
 
 cdef double now() noexcept nogil:
@@ -106,6 +108,7 @@ cdef class Reactor:
         self.dirty = []
         self.idle = []
         self.busy = []
+        self.paused = []
         self.poller = epoll_create1(EPOLL_CLOEXEC)
         self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.poller < 0 or self.waker < 0:
@@ -230,6 +233,8 @@ cdef class Reactor:
             timeout = -1
             if self.busy:
                 timeout = DEADLINE_LOOKS
+            elif self.paused:
+                timeout = ACCEPT_PAUSE
             if self.calls:
                 timeout = 0
             with nogil:
@@ -252,16 +257,31 @@ cdef class Reactor:
             while self.dirty:
                 dirty, self.dirty = self.dirty, []
                 for connection in dirty:
-                    self.flush(connection)
+                    try:
+                        self.flush(connection)
+                    except Exception as error:
+                        self.survive((<Connection>connection).descriptor, error)
+            if self.paused and now() >= self.accept_again:
+                self.resume_accepting()
         for connection in self.connections:
-            self.drop_connection(connection)
+            try:
+                self.drop_connection(connection)
+            except Exception as error:
+                self.report(error)
+        for lane in self.busy:
+            self.unwatch((<LoopLane>lane).descriptor)
+            self.lane_lost(lane)
+        self.busy = []
 
     def survive(self, int descriptor, object error) -> None:
         """An event or a call has failed, which should not happen: one client pays for it."""
         what = self.watched.get(descriptor)
         self.report(error)
         if isinstance(what, Connection):
-            self.drop_connection(what)
+            try:
+                self.drop_connection(what)
+            except Exception as another:
+                self.report(another)
 
     def report(self, object error) -> None:
         """An error that should not have happened, for whoever keeps a log."""
@@ -321,12 +341,31 @@ cdef class Reactor:
             if client < 0:
                 if errno in (EINTR, ECONNABORTED):
                     continue
-                # Out of descriptors: the client waits in the kernel's queue, and is tried again.
+                if errno in (EMFILE, ENFILE):
+                    # The client waits in the kernel's queue, where looking at it without pause
+                    # would help nobody.
+                    self.paused.append((descriptor, self.watched[descriptor]))
+                    self.accept_again = now() + ACCEPT_PAUSE / 1000.0
+                    self.rewatch(descriptor, 0)
                 return 0
             setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
-            connection = Connection(self, client)
-            self.watch(client, connection, EPOLLIN)
+            # Clients whose machine has gone are found in the end.
+            setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
+            try:
+                connection = Connection(self, client)
+                self.watch(client, connection, EPOLLIN)
+            except Exception:
+                close(client)
+                raise
             self.flush(connection)
+
+    cdef int resume_accepting(self) except -1:
+        """Looks for clients again, for whom there were no descriptors."""
+        paused, self.paused = self.paused, []
+        for descriptor, listener in paused:
+            if self.watched.get(descriptor) is listener:
+                self.rewatch(descriptor, EPOLLIN)
+        return 0
 
     cdef int read_connection(self, Connection connection) except -1:
         cdef ssize_t count
@@ -425,8 +464,10 @@ cdef class Reactor:
         if outcome != DONE:
             self.unwatch(lane.descriptor)
             failure = failure_of(outcome, error, lane.timeout)
-            self.lane_lost(lane)
-            done(None, failure)
+            try:
+                self.lane_lost(lane)
+            finally:
+                done(None, failure)
             return 0
         if lane.sending:
             lane.sending = False
@@ -444,6 +485,9 @@ cdef class Reactor:
         cdef LoopLane lane
         cdef double time = now()
         for lane in list(self.busy):
-            if lane.deadline <= time:
-                self.finish_lane(lane, TIMED_OUT, 0)
+            if lane.deadline <= time and lane.batch is not None:
+                try:
+                    self.finish_lane(lane, TIMED_OUT, 0)
+                except Exception as error:
+                    self.survive(-1, error)
         return 0

@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 # Bytes of the largest request: 10,000 entities with long string keys fit many times.
 _LARGEST_REQUEST = 64 * 1024 * 1024
+# Exit code of a process whose server has ended by itself (EX_SOFTWARE).
+_SOFTWARE_ERROR = 70
 # Seconds between two attempts to reach Redis before the gateway is ready.
 _REDIS_RETRY = 0.5
 
@@ -148,6 +150,8 @@ class Gateway:
             figures=self._metrics.transforms if self._metrics is not None else None,
         )
         self._stopping = threading.Event()
+        self._asked_to_stop = threading.Event()
+        self._broken = False
         clock = Clock(settings.as_of)
         strict = settings.status_mode == "strict"
         self._health = health.HealthServicer(experimental_non_blocking=True)
@@ -217,6 +221,7 @@ class Gateway:
                 address,
                 self._metrics.called if self._metrics is not None else None,
                 cache,
+                self._end,
             )
         try:
             self.port: int = self._server.add_insecure_port(address)
@@ -323,18 +328,29 @@ class Gateway:
             self.metrics_page.stop()
 
     def run(self, say: Callable[[str], None]) -> None:
-        """Serves until SIGTERM or SIGINT, then drains."""
-        asked_to_stop = threading.Event()
+        """Serves until SIGTERM or SIGINT, then drains.
+
+        Raises:
+            SystemExit: The server has ended by itself, so that somebody should start it again.
+        """
 
         def on_signal(*_: object) -> None:
-            asked_to_stop.set()
             self._stopping.set()
+            self._asked_to_stop.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
         self.start(say)
-        asked_to_stop.wait()
+        self._asked_to_stop.wait()
         self.stop()
+        if self._broken:
+            raise SystemExit(_SOFTWARE_ERROR)
+
+    def _end(self) -> None:
+        """The server has ended by itself."""
+        self._broken = True
+        self._stopping.set()
+        self._asked_to_stop.set()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICE_NAMES):

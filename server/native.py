@@ -8,6 +8,7 @@ that grpcio brings (health, reflection), are passed on to a grpcio server on a l
 
 import base64
 import binascii
+import errno
 import logging
 import queue
 import socket
@@ -19,6 +20,7 @@ from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Stream
@@ -46,6 +48,11 @@ _NOT_METADATA = {
 }  # fmt: skip
 # Seconds between two looks at whether the last calls are over.
 _DRAIN_LOOKS = 0.01
+# Seconds that clients have to close their connections once all their calls are answered. Closing
+# them from here while a client writes would lose it the answers that it has not read.
+_LINGER = 0.5
+# Connections to Redis that are opened at once: each takes a thread that requests may need.
+_MOST_OPENING = 4
 
 
 class Aborted(Exception):
@@ -98,6 +105,21 @@ def unary_methods(
     return handlers, frozenset(path for path in handlers if path.endswith(b"/GetOnlineFeatures"))
 
 
+def _listener(family: int, address: tuple[Any, ...], share_port: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 class NativeServer(Reactor):
     """Listens, and answers."""
 
@@ -112,6 +134,7 @@ class NativeServer(Reactor):
         behind: str,
         count: Count | None = None,
         cache: RowCache | None = None,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -124,6 +147,7 @@ class NativeServer(Reactor):
             behind: Address of the grpcio server that everything else is passed on to.
             count: Is told of each call that is over.
             cache: Rows that need not be asked for.
+            ended: Is called where the loop ends by itself, which it should not.
         """
         self._handlers = at_once
         self._reads = reads
@@ -133,10 +157,13 @@ class NativeServer(Reactor):
         self._threads = threads
         self._count = count
         self.cache = cache
+        self._ended = ended
         self._listeners: list[socket.socket] = []
         self._opening = 0
+        self._passed_on = 0
         self._running = threading.Thread(target=self._run, name="native-server", daemon=True)
-        self._draining: float | None = None
+        self._draining = 0.0
+        self._answered: float | None = None
         self._drained = threading.Event()
         self._behind = grpc.insecure_channel(
             behind,
@@ -167,18 +194,23 @@ class NativeServer(Reactor):
             found = socket.getaddrinfo(
                 host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            family, kind, protocol, _, address = found[0]
-            listener = socket.socket(family, kind, protocol)
-            self._listeners.append(listener)
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if share_port:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
         except OSError as error:
             raise StartFailure(f"cannot listen on {host}:{port}: {error}") from error
-        return int(listener.getsockname()[1])
+        missing: OSError | None = None
+        for family, _, _, _, address in found:
+            try:
+                listener = _listener(family, (address[0], port, *address[2:]), share_port)
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise StartFailure(f"cannot listen on {host}:{port}: {error}") from error
+                # A name may have an address of a kind that this machine has not.
+                missing = error
+                continue
+            self._listeners.append(listener)
+            port = int(listener.getsockname()[1])
+        if not self._listeners:
+            raise StartFailure(f"cannot listen on {host}:{port}: {missing}") from missing
+        return port
 
     def start(self) -> None:
         """Accepts clients."""
@@ -210,6 +242,7 @@ class NativeServer(Reactor):
             self.run()
         except BaseException:
             logger.critical("the loop of the gateway's server has ended", exc_info=True)
+            self._ended()
             raise
         finally:
             for lane in self.remove_lanes():
@@ -232,9 +265,14 @@ class NativeServer(Reactor):
         self._look_at_drain()
 
     def _look_at_drain(self) -> None:
-        assert self._draining is not None
-        busy = any(connection.open_calls for connection in self.connections)
-        if not busy or time.monotonic() >= self._draining:
+        now = time.monotonic()
+        clients = self.connections
+        if any(client.open_calls or client.unsent for client in clients):
+            self._answered = None
+        elif self._answered is None:
+            self._answered = now
+        lingered = self._answered is not None and now >= self._answered + _LINGER
+        if not clients or lingered or now >= self._draining:
             # What is answered in this turn is still sent.
             self.stop()
             return
@@ -304,6 +342,9 @@ class NativeServer(Reactor):
     def _in_thread(
         self, stream: Stream, began: float, work: Callable[[float | None], bytes]
     ) -> None:
+        if stream.closed:
+            self.call(partial(self._fail, stream, _given_up(), began))
+            return
         try:
             answer = work(self._time_left(stream))
         except Exception as error:
@@ -337,11 +378,18 @@ class NativeServer(Reactor):
 
     def _handle(self, stream: Stream, message: bytes, began: float) -> None:
         """Runs a handler of grpcio's kind, in a thread."""
+        if stream.closed:
+            self.call(partial(self._fail, stream, _given_up(), began))
+            return
         handler: Any = self._handlers[stream.path]
         context = CallContext(stream.deadline_seconds)
         try:
             if handler.request_deserializer is not None:
-                message = handler.request_deserializer(message)
+                try:
+                    message = handler.request_deserializer(message)
+                except DecodeError:
+                    # As grpcio says it.
+                    context.abort(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
             answer = handler.unary_unary(message, context)
             if handler.response_serializer is not None:
                 answer = handler.response_serializer(answer)
@@ -362,7 +410,7 @@ class NativeServer(Reactor):
 
     def _want_lane(self) -> None:
         """Has one more connection made, unless there are enough."""
-        if self.lane_count + self._opening < _MOST_LANES:
+        if self._opening < _MOST_OPENING and self.lane_count + self._opening < _MOST_LANES:
             self._opening += 1
             self._threads.submit(self._open_lane)
 
@@ -387,9 +435,25 @@ class NativeServer(Reactor):
 
     # ------------------------------------------------------------ all else
 
-    def open(self, stream: Stream, headers: Metadata) -> "PassedOn":
+    def open(self, stream: Stream, headers: Metadata) -> "PassedOn | None":
         """Passes a call on to grpcio."""
+        if self._passed_on == _MOST_PASSED_ON:
+            stream.finish(
+                grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
+                f"{_MOST_PASSED_ON} streams and calls of other services are open already",
+                (),
+            )
+            return None
+        self._passed_on += 1
         return PassedOn(self, stream, headers, self._behind, self._passing)
+
+    def passed_on(self) -> None:
+        """A call that was passed on is over."""
+        self._passed_on -= 1
+
+
+def _given_up() -> RequestFailure:
+    return RequestFailure(grpc.StatusCode.CANCELLED, "the client has given up")
 
 
 class PassedOn:
@@ -440,7 +504,7 @@ class PassedOn:
     def _run(self, channel: grpc.Channel, headers: Metadata, timeout: float | None) -> None:
         stream, call = self._stream, self._server.call
         try:
-            method: Any = channel.stream_stream(stream.path.decode())
+            method: Any = channel.stream_stream(stream.path.decode("utf-8", "replace"))
             with self._lock:
                 if self._cancelled:
                     return
@@ -460,6 +524,7 @@ class PassedOn:
         finally:
             # Whoever waits for the client's next message is let go.
             self._messages.put(None)
+            call(self._server.passed_on)
         call(partial(stream.finish, code.value[0], details or "", _headers(trailing)))
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
+from hpack import Encoder
+from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
 
 from hotfeast.hotpath import rules
 from hotfeast.hotpath.batch import Batch
@@ -20,6 +22,7 @@ from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
 from hotfeast.hotpath.hpack import HeaderDecoder
+from hotfeast.hotpath.http2 import Connection
 from hotfeast.hotpath.kernel import Kernel
 from hotfeast.hotpath.latest import LatestRows
 from hotfeast.hotpath.packed import settle_reply
@@ -29,6 +32,7 @@ from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_response
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import WriteBatch, WritePlan
+from tests.hotpath import http2_client
 from tests.hotpath.helpers import (
     array_reply,
     delimited,
@@ -147,6 +151,49 @@ def write_over(descriptor: int) -> None:
     batch = WriteBatch(WRITE_PLAN, keys, features, times, TimeColumn.none(15))
     exchange_writes(descriptor, batch, 1)
 
+
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SettingsFrame(0).serialize()
+WIDE = (
+    SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 20}).serialize()
+    + WindowUpdateFrame(0, window_increment=1 << 20).serialize()
+)
+
+
+def call_bytes(number: int, path: bytes, data: bytes, *, flags: tuple[str, ...]) -> bytes:
+    """A call whose headers name no entry of the client's table."""
+    block = Encoder().encode([
+        (name, value, True) for name, value in http2_client.request_headers(path)
+    ])  # fmt: skip
+    head = HeadersFrame(number, block, flags=["END_HEADERS"]).serialize()
+    return head + DataFrame(number, data, flags=flags).serialize()
+
+
+def any_call(path: bytes, data: bytes, *flags: str, then: bytes = b"") -> tuple[bytes, ...]:
+    """A call on stream NUMB."""
+    number = int.from_bytes(b"NUMB", "big")
+    return call_bytes(number, path, data, flags=flags), then
+
+
+MESSAGE = http2_client.framed(b"abc" * 100)
+RESET = b"\0\0\4\3\0NUMB\0\0\0\x08"
+CALLS = [
+    any_call(http2_client.ECHO, MESSAGE, "END_STREAM"),
+    any_call(http2_client.STREAMED, MESSAGE * 3, "END_STREAM"),
+    any_call(http2_client.LATER, MESSAGE, "END_STREAM", then=RESET),
+    any_call(http2_client.STREAMED, MESSAGE[:-1], then=RESET),
+    any_call(http2_client.ECHO, MESSAGE * 2, "END_STREAM"),
+    any_call(http2_client.STREAMED, b"\1" + MESSAGE[1:], "END_STREAM"),
+    any_call(http2_client.ECHO, b"\0\xff\xff\xff\xff"),
+    any_call(b"", b"", "END_STREAM"),
+]
+CONVERSATION = (
+    GREETING
+    + SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 10}).serialize()
+    + b"".join(
+        call_bytes(2 * i + 1, path, MESSAGE, flags=("END_STREAM",))
+        for i, path in enumerate((http2_client.ECHO, http2_client.LATER, http2_client.STREAMED) * 2)
+    )
+)
 
 HEADERS = b"\x40\x04name\x05value\x82\xbe"
 
@@ -306,6 +353,73 @@ def test_memory_is_flat_over_large_replies_on_one_connection() -> None:
 @pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
 def test_memory_is_flat_over_writes() -> None:
     assert growth(write, LOOPS // 4) < ALLOWED_GROWTH // 4
+
+
+def converse(*, fail: bool = False) -> None:
+    """A connection with calls of all kinds, all of which end, or all of which are cut off."""
+    server = http2_client.Server()
+    connection = Connection(server, 7)
+    connection.receive(CONVERSATION)
+    if not fail:
+        for stream, message in server.kept:
+            stream.answer(message)
+        connection.receive(WIDE)
+        connection.leave()
+    else:
+        connection.receive(bytes(9))
+        assert connection.failed
+    assert connection.open_calls == 0
+    assert connection.to_send()
+    # Theirs are references to each other that end with a server only.
+    server.kept.clear()
+    server.handlers.clear()
+
+
+def one_more_call(connection: Connection, number: int) -> None:
+    """A call on a connection that lives on: answered, given up, or failed."""
+    head = CALLS[number // 2 % len(CALLS)]
+    connection.receive(b"".join(part.replace(b"NUMB", number.to_bytes(4, "big")) for part in head))
+    connection.to_send()
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+@pytest.mark.parametrize("fail", [False, True])
+def test_memory_is_flat_over_connections(fail: bool) -> None:
+    assert growth(lambda: converse(fail=fail), LOOPS // 20) < ALLOWED_GROWTH // 20
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_over_calls_of_one_connection() -> None:
+    server = http2_client.Server()
+    connection = Connection(server, 7)
+    connection.receive(GREETING)
+    widest = WindowUpdateFrame(0, window_increment=(1 << 31) - 65536)
+    connection.receive(widest.serialize())
+    numbers = itertools.count(1, 2)
+
+    def loop() -> None:
+        server.time += 1
+        server.kept.clear()
+        server.handlers.clear()
+        server.deadlines.clear()
+        one_more_call(connection, next(numbers))
+
+    assert growth(loop, LOOPS // 2) < ALLOWED_GROWTH // 2
+    assert not connection.failed
+    assert connection.open_calls == 0
+
+
+def test_calls_that_are_over_are_freed_at_once() -> None:
+    """No call and no connection waits for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for fail in (False, True) * 20:
+            converse(fail=fail)
+        assert len(gc.get_objects()) - before < 20
+    finally:
+        gc.enable()
 
 
 def objects() -> list[object]:
