@@ -72,7 +72,7 @@ def counts(
 @app.command()
 def full(
     entities: Annotated[
-        int, typer.Option(min=1000, help="Entities in Redis: 100,000 take 2 GiB.")
+        int, typer.Option(min=1000, help="Entities in Redis: 100,000 take 2.5 GiB.")
     ] = MANY_ENTITIES,
     layouts: Annotated[
         list[Layout] | None,

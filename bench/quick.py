@@ -24,7 +24,7 @@ from bench.verdict import Verdict
 _ECHO = echo_name(EchoKind.SYNC)
 _ROUNDS = 40
 # Seconds for each peer.
-_SECONDS = {1: 4.0, 100: 6.0}
+_SECONDS = {1: 3.0, 100: 5.0}
 CASES = (Case("rows_1", 1, 200), Case("rows_100", 100, 50))
 
 OVER_FLOOR = 1.15

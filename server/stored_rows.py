@@ -108,9 +108,8 @@ class StoredRows:
         plan = _plan(project, view)
         (read,) = plan.definition.views
         found: list[Sequence[bytes | None]] = []
-        for at, packed, *values in self._read(
-            keys, (read.time_field, read.row_field, *view.fields)
-        ):
+        fields = (read.time_field, read.row_field, *view.fields)
+        for at, packed, *values in self._read(keys, fields):
             if at is None or layout_of(at) != _PACKED:
                 found.append(values)
             elif packed is not None and (unpacked := self._unpacked(plan, at, packed)) is not None:

@@ -255,7 +255,7 @@ def test_kernels_are_proved_on_rows_of_every_layout(
     )
     with LocalRedis() as other, server.client() as first, other.client() as client:
         # The same rows of Feast's in a store of this test's own.
-        for key in first.keys():
+        for key in first.scan_iter():
             client.restore(key, 0, first.dump(key))
         writer = ViewWriter(
             store.repo_path, "users", redis_url=other.url, layout=layout, patience=1
