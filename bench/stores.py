@@ -136,7 +136,7 @@ def _save(rows: Rows, layout: Layout, folder: Path) -> None:
 
 @contextmanager
 def _start(rows: Rows, encoding: Encoding, layout: Layout, folder: Path) -> Iterator[Store]:
-    limits = _HASH_TABLES
+    limits: tuple[str, ...] = _HASH_TABLES
     if encoding is Encoding.LISTPACK:
         limits = () if layout is Layout.FEAST else LONG_VALUES
     server = LocalRedis("--save", "", *limits, data_dir=folder).start(_LOAD_LIMIT)
