@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 EXTENSIONS := $(VENV)/.extensions
 SOURCES := $(wildcard hotpath/*.pyx hotpath/*.pxd) setup.py
 ASAN_VENV := .venv-asan
+JOBS ?= auto
 FEAST_VENV := .venv-feast-$(FEAST)
 
 .PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts lint format clean
@@ -29,9 +30,9 @@ demo: $(EXTENSIONS)
 serve: $(EXTENSIONS)
 	@PYTHONPATH=. $(BIN)/python feature_repo/demo.py serve
 
-## test: the test suite
+## test: the test suite, in as many processes as there are cores
 test: $(EXTENSIONS)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 ## test-parity-long: 2,000 generated repositories and a new seed, for a night
 test-parity-long: $(EXTENSIONS)

@@ -21,9 +21,9 @@ sweep        latency in a closed loop, by rows, features, keys and misses
 growth       how it grows with rows and with features
 open_loop    latency at fixed rates, by workers
 throughput   answers a second, from the client in C
-memory       what Redis needs, by layout
+memory       what Redis needs, by layout and by its limits of lists
 stages       the stages of the hot path on their own (`test_stages.py`), per row and per value
-quick        the most important budgets, in two minutes
+quick        the most important budgets, in less than three minutes
 counts       instructions of the stages (`count_stages`), beside those in `counts.json`
 writes       all of the next three, with verdicts
 write_rates  materialization beside Feast and Redis alone, and its memory

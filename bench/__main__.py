@@ -12,7 +12,7 @@ from rich.console import Console
 from bench.data import ENTITIES, LAYOUTS, MANY_ENTITIES, Layout
 
 app = typer.Typer(
-    help="Benchmarks of the gateway, side by side with Feast and with the floor below both.",
+    help="Benchmarks of the gateway, side by side with Feast and with a floor of grpcio and Redis.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
@@ -72,10 +72,11 @@ def counts(
 @app.command()
 def full(
     entities: Annotated[
-        int, typer.Option(min=1000, help="Entities in Redis: 100,000 take 2 GiB.")
+        int, typer.Option(min=1000, help="Entities in Redis: 100,000 take 2.5 GiB.")
     ] = MANY_ENTITIES,
     layouts: Annotated[
-        list[Layout] | None, typer.Option("--layout", help="Again for each; all unless given.")
+        list[Layout] | None,
+        typer.Option("--layout", help="Again for each; feast and packed unless given."),
     ] = None,
 ) -> None:
     """Reads, from every side, beside Feast and the floor; exit code 1 past a budget.
@@ -85,13 +86,8 @@ def full(
     from bench.full import run
     from bench.verdict import verdict_table
 
-    chosen = layouts or list(LAYOUTS)
-    if missing := sorted(set(chosen) - set(LAYOUTS)):
-        raise typer.BadParameter(
-            f"{missing[0].value} cannot be written and served", param_hint="--layout"
-        )
     try:
-        text, verdicts = run(entities, chosen, console.log)
+        text, verdicts = run(entities, layouts or list(LAYOUTS), console.log)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--layout") from error
     print(text)

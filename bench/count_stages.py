@@ -8,8 +8,9 @@ told to end a part of its count there.
 The input is fixed: reads are of 50 features of 5 views, int64 and double in turn, writes of one
 view of 10. Replies have 100 rows. Requests and pushes have 1,000, since the table of entities has a
 random seed, and since Python's objects, which another build of Python makes at another cost, are as
-many for few rows as for many. The input is made here and not read from Redis, so that a count needs
-no server and no Feast.
+many for few rows as for many. A client's connection has 1,000 calls, one at a time, of a row each,
+with the headers that gRPC's own client sends. The input is made here and not read from Redis, so
+that a count needs no server and no Feast.
 """
 
 import gc
@@ -22,6 +23,9 @@ from collections.abc import Callable
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import Any, NoReturn
+
+import hpack
 
 from hotfeast.hotpath import splice
 from hotfeast.hotpath.batch import Batch
@@ -35,6 +39,7 @@ from hotfeast.hotpath.definition import (
     ViewRead,
     WriteDefinition,
 )
+from hotfeast.hotpath.http2 import Connection, Stream
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.push import PushBatch
 from hotfeast.hotpath.reply import Reply
@@ -49,7 +54,17 @@ FEATURES_PER_VIEW = 10
 TURNS = 10
 PARTS_PER_STAGE = 3
 
+CALLS = 1000
+
 _JOIN_KEY = "entity"
+_PATH = "/hotfeast.serving.v1.FeatureServing/GetOnlineFeatures"
+# Kinds and flags of HTTP/2's frames.
+_DATA, _HEADERS, _SETTINGS, _WINDOW_UPDATE = 0, 1, 4, 8
+_END_STREAM, _END_HEADERS = 1, 4
+_SETTING_INITIAL_WINDOW_SIZE = 4
+_WINDOW = 4 << 20
+# Bytes of an answer of 50 features; about.
+_ANSWER = bytes(1500)
 _INT64, _DOUBLE = 4, 5
 _NOW = 1_700_000_000
 _MIX = 2_654_435_761
@@ -179,6 +194,67 @@ def _scan(reply: Reply, batch: Batch, data: bytes) -> bool:
     return reply.feed(data)
 
 
+class _Answering:
+    """What a `Connection` tells of its calls: each is answered with the same bytes."""
+
+    at_once = frozenset({_PATH.encode()})
+
+    def answer(self, stream: Stream, _message: bytes) -> None:
+        """Answers a call."""
+        stream.answer(_ANSWER)
+
+    def open(self, stream: Stream, _headers: Any) -> NoReturn:
+        """There are no other methods."""
+        raise RuntimeError(f"{stream.path!r} is not answered at once")
+
+    def clock(self) -> float:
+        """When calls begin."""
+        return 0.0
+
+    def touched(self, _connection: Connection) -> None:
+        """Nobody waits for what is to be sent."""
+
+
+def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    return struct.pack(">I", len(content))[1:] + struct.pack(">BBI", kind, flags, stream) + content
+
+
+def _calls() -> bytes:
+    """What a client sends: its greeting, and calls one after another."""
+    encoder = hpack.Encoder()
+    message = _request(1)
+    frames = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        _frame(_SETTINGS, 0, 0, struct.pack(">HI", _SETTING_INITIAL_WINDOW_SIZE, _WINDOW)),
+        _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", (1 << 31) - 1 - 65535)),
+    ]
+    for call in range(CALLS):
+        block = encoder.encode(
+            [
+                (":scheme", "http"),
+                (":method", "POST"),
+                (":authority", "127.0.0.1:6570"),
+                (":path", _PATH),
+                ("te", "trailers"),
+                ("content-type", "application/grpc"),
+                ("user-agent", "grpc-python/1.85.0 grpc-c/52.0.0 (linux; chttp2)"),
+                ("grpc-accept-encoding", "identity, deflate, gzip"),
+                hpack.NeverIndexedHeaderTuple("grpc-timeout", f"{900 + call % 100}m"),
+            ]
+        )
+        number = 2 * call + 1
+        frames.append(_frame(_HEADERS, _END_HEADERS, number, block))
+        body = struct.pack(">BI", 0, len(message)) + message
+        frames.append(_frame(_DATA, _END_STREAM, number, body))
+    return b"".join(frames)
+
+
+def _serve(server: _Answering, received: bytes) -> tuple[Connection, bytes]:
+    connection = Connection(server, 0)
+    connection.receive(received)
+    return connection, connection.to_send()
+
+
 def _stages() -> dict[str, tuple[Callable[[], object], int, str]]:
     """For each stage: what runs it, what its count is divided by, and what that is."""
     plan, answer = _read_plan(), _reply()
@@ -196,6 +272,11 @@ def _stages() -> dict[str, tuple[Callable[[], object], int, str]]:
     if last != _value(ROWS - 1, VIEWS * FEATURES_PER_VIEW - 1):
         raise RuntimeError("the response is not the one to the request")
 
+    server, calls = _Answering(), _calls()
+    connection, sent = _serve(server, calls)
+    if connection.failed or connection.open_calls or sent.count(_ANSWER) != CALLS:
+        raise RuntimeError("the client's calls are not all answered")
+
     pushed = _push()
     push = PushBatch(pushed)
     columns, times = push.columns, push.event_timestamps
@@ -205,6 +286,7 @@ def _stages() -> dict[str, tuple[Callable[[], object], int, str]]:
     write_plan = _write_plan()
     values, written = ROWS * VIEWS * FEATURES_PER_VIEW, MANY_ROWS * FEATURES_PER_VIEW
     return {
+        "http2 request": (partial(_serve, server, calls), CALLS, "request"),
         "parse request": (partial(Request, asked), MANY_ROWS, "row"),
         "build keys and commands": (partial(Batch, plan, request), MANY_ROWS, "row"),
         "scan reply": (partial(_scan, reply, batch, answer), values, "value"),

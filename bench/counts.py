@@ -14,7 +14,7 @@ What a count depends on besides the code, and what is done about it:
 - the compiler, and CPython, whose objects the stages make: `counts.json` has a set of counts for
   each toolchain that counts were taken with. A toolchain without a set is held against the set that
   was taken last, within 20%, and that is said: between GCC 11 and 12 stages differed by up to 10%,
-  between GCC and clang by up to 50%. `--update` adds the set that is missing.
+  between GCC and clang by up to 65%. `--update` adds the set that is missing.
 """
 
 import json
@@ -60,8 +60,8 @@ class Counts:
 
     Attributes:
         toolchain: What compiled the hot path, and the Python that runs it.
-        instructions: By stage the instructions of one row or value.
-        units: By stage which of the two.
+        instructions: By stage the instructions of one row, value or request.
+        units: By stage which of them.
     """
 
     toolchain: str
@@ -75,7 +75,7 @@ class Comparison:
 
     Attributes:
         stage: Its name.
-        unit: Row or value.
+        unit: Row, value or request.
         counted: Instructions for one of them, now.
         kept: The same as the file has it; None for a stage that it does not have.
         tolerance: By what share `counted` may be above it.

@@ -1,9 +1,10 @@
 """What is measured: the gateway, Feast in three forms, and the floor below them.
 
-The floor is what no gateway of this kind can get below: an `echo`, a gRPC server that answers the
-very same bytes without doing anything, in three builds of which the best one counts, plus `raw`,
-one plain socket that sends Redis the very commands that the gateway sends and reads the whole reply
-without looking at it.
+The floor is what no gateway on grpcio can get below: an `echo`, a server of grpcio's that answers
+the very same bytes without doing anything, in three builds of which the best one counts, plus
+`raw`, one plain socket that sends Redis the very commands that the gateway sends and reads the
+whole reply without looking at it. The gateway's own server, which clients speak with unless it is
+told otherwise, is not grpcio's, so that it can get below.
 """
 
 import http.client
@@ -106,8 +107,8 @@ class Case:
 class Plans:
     """What the gateway sends to Redis for a request."""
 
-    def __init__(self, store: FeatureStore) -> None:
-        self.book = PlanBook(read_definitions(store), generation=1)
+    def __init__(self, store: FeatureStore, layout: Layout = Layout.FEAST) -> None:
+        self.book = PlanBook(read_definitions(store, layout.value), generation=1)
 
     def batch(self, request: bytes) -> Batch:
         """The request with its commands."""
@@ -260,7 +261,7 @@ def open_peers(
 
 
 def _raw_reads(store: Store, raw: RawSocket, asked: Sequence[_Asked]) -> list[list[RawRead]]:
-    plans = Plans(store.feast)
+    plans = Plans(store.feast, store.layout)
     reads = []
     for a in asked:
         plans.follow(a.requests[0], store.client)

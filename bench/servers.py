@@ -93,10 +93,10 @@ def _say_when_healthy(port: int) -> None:
 
 
 class EchoKind(StrEnum):
-    """What an echo server is built of."""
+    """What an echo server is built of; grpcio's server in each case."""
 
     SYNC = "sync"
-    """Threads, as the gateway is."""
+    """Threads, as the gateway is with `--server grpcio`."""
     ASYNCIO = "asyncio"
     UVLOOP = "uvloop"
     """asyncio on uvloop."""
@@ -116,13 +116,14 @@ Methods = Mapping[str, Sequence[Prepared]]
 def echo(
     prepared: Path,
     redis_port: Annotated[int, typer.Option(help="Where answers with a read have it done.")] = 0,
-    threads: Annotated[int, typer.Option(help="As many as the gateway has.")] = 16,
+    threads: Annotated[
+        int, typer.Option(help="As many as the gateway has with --server grpcio.")
+    ] = 16,
     kind: Annotated[EchoKind, typer.Option(help="What it is built of.")] = EchoKind.SYNC,
 ) -> None:
     """Answers with prepared bytes, one list of them for each method, in turn.
 
-    The file is a pickled `dict[str, list[Prepared]]`. Only the sync kind reads from Redis; it is
-    built as the gateway's server is.
+    The file is a pickled `dict[str, list[Prepared]]`. Only the sync kind reads from Redis.
     """
     methods: Methods = pickle.loads(prepared.read_bytes())
     if kind is EchoKind.SYNC:

@@ -21,6 +21,7 @@ from bench.raw import RawSocket
 from bench.stages import KEYS, PARSE, ROWS, SCAN, SPLICE
 from bench.stores import Encoding, Store, open_store
 from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.packed import settle_reply
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_response
@@ -44,9 +45,10 @@ class Material:
         return Batch(self.book.find(request).compiled, request)
 
     def scanned(self, batch: Batch, reply: Reply) -> Reply:
-        """The reply, scanned into the buffers of `reply`."""
+        """The reply, scanned into the buffers of `reply` and looked through for packed rows."""
         reply.start(batch)
         assert reply.feed(self.reply)
+        assert settle_reply(batch, reply)
         return reply
 
     def answer(self, reply: Reply) -> bytes:

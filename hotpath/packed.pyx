@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from hotfeast.hotpath.batch cimport Ask, Batch, Lookup
-from hotfeast.hotpath.plan cimport Recipe, Schema, View
+from hotfeast.hotpath.plan cimport Plan, Recipe, Schema, View
 from hotfeast.hotpath.reply cimport Reply, Span
 from hotfeast.hotpath.values cimport RowTime, parse_row_time
 from hotfeast.hotpath.wire cimport Cursor, get_u32, left, read_span
@@ -52,10 +52,10 @@ cdef inline Mark mark_of_span(Reply reply, const Span* time) noexcept nogil:
 
 
 cdef Unpacked unpack(
-    View* view, Reply reply, const Span* time, const Span* row, Span* cells, uint32_t* unknown
+    View* view, const uint8_t* base, const Span* time, const Span* row, Span* cells,
+    uint32_t* unknown,
 ) noexcept nogil:
-    """Makes a packed row's values and time the cells of the row; a failure changes no cell."""
-    cdef const uint8_t* base = reply.buffer
+    """Makes a packed row's values and time the cells of the row. All spans are of `base`."""
     cdef const uint8_t* at = base + row.at
     cdef Schema* schema = view.schemas
     cdef Cursor c, value
@@ -127,7 +127,7 @@ cdef bint settle_row(
         return False
     if mark == UNMARKED or raw[1].size < 0:
         return True
-    outcome = unpack(view, reply, time, raw + 1, cells, &number)
+    outcome = unpack(view, reply.buffer, time, raw + 1, cells, &number)
     if outcome == READ:
         return False
     if outcome == UNKNOWN:
@@ -157,7 +157,7 @@ cdef void settle_row_again(
         return
     outcome = BROKEN
     if row.size >= 0:
-        outcome = unpack(view, reply, time, row, cells, &number)
+        outcome = unpack(view, reply.buffer, time, row, cells, &number)
     if outcome == UNKNOWN:
         note_unknown(reply, v, number)
         fail_row(view, cells, SPAN_UNKNOWN)
@@ -270,6 +270,56 @@ def settle_reply(Batch batch not None, Reply reply not None) -> bool:
     if settled == SETTLE_NO_MEMORY:
         raise MemoryError
     return settled == SETTLED
+
+
+def unpack_row(
+    Plan plan not None, uint32_t view, bytes timestamp not None, bytes row not None
+) -> list[bytes | None] | int:
+    """The values of a packed row that the caller has read.
+
+    Args:
+        plan: It knows the schemas of rows.
+        view: The index in it of the row's view.
+        timestamp: The time that is stored beside the row.
+        row: The packed row.
+
+    Returns:
+        For each of the view's features in the plan its serialized Value, empty for null and None
+        where the row does not have it; or the number of the row's schema, which the plan does not
+        know.
+
+    Raises:
+        IndexError: There is no such view.
+        ValueError: It is no packed row, or of another time.
+    """
+    cdef bytes data = timestamp + row
+    cdef const uint8_t* base = <const uint8_t*><const char*>data
+    cdef Span time, packed
+    cdef Span* cells
+    cdef uint32_t f, count, number = 0
+    cdef Unpacked outcome
+    if view >= plan.view_count:
+        raise IndexError(f"the plan has {plan.view_count} views, not {view + 1}")
+    time.at, time.size = 0, <int32_t>len(timestamp)
+    packed.at, packed.size = <uint32_t>len(timestamp), <int32_t>len(row)
+    count = plan.views[view].feature_count
+    cells = <Span*>calloc(count + 1, sizeof(Span))
+    if cells == NULL:
+        raise MemoryError
+    try:
+        outcome = unpack(&plan.views[view], base, &time, &packed, cells, &number)
+        if outcome == UNKNOWN:
+            return number
+        if outcome == ELSEWHEN:
+            raise ValueError("the packed row is of another time")
+        if outcome != READ:
+            raise ValueError("not a packed row")
+        return [
+            None if cells[f].size < 0 else data[cells[f].at : cells[f].at + cells[f].size]
+            for f in range(count)
+        ]
+    finally:
+        free(cells)
 
 
 def marked_time(bytes timestamp not None, str layout not None) -> bytes:

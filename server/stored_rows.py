@@ -3,6 +3,9 @@
 Keys are found with SCAN, a bounded number of steps of a few hundred keys each, and told apart from
 those of other projects and other entities by their bytes. It is never done for a request. A store
 that cannot be asked, or has nothing yet, only means that there is no sample.
+
+Rows count whatever their layout: the mark of a row's time says whether its values are in Feast's
+fields or in a packed row, of the view's present definition or of an earlier one.
 """
 
 import struct
@@ -14,8 +17,18 @@ from typing import Any
 import redis
 from google.protobuf.message import DecodeError
 
-from hotfeast.hotpath.plan import key_prefix
+from hotfeast.hotpath.definition import (
+    LAYOUTS,
+    FeatureRead,
+    KeyRecipe,
+    ReadDefinition,
+    ViewRead,
+)
+from hotfeast.hotpath.packed import layout_of, unpack_row
+from hotfeast.hotpath.plan import Plan, key_prefix
 from hotfeast.server.feast_api import Value
+from hotfeast.server.layouts import Schemas
+from hotfeast.server.plan import row_hash_field
 
 SAMPLE_ROWS = 64
 """How many rows of a view are taken at most."""
@@ -27,6 +40,9 @@ _SCAN_STEPS = 400
 _SCAN_SECONDS = 0.25
 # Seconds that found keys, or a failure, are remembered: the proofs of many kernels come together.
 _REMEMBERED = 60.0
+# The layout whose rows are not in Feast's fields.
+_PACKED = LAYOUTS[-1]
+_TIME_PREFIX = "_ts:"
 
 
 class StoreUnreadable(Exception):
@@ -57,14 +73,15 @@ class StoredRows:
             pool: Connections to it.
         """
         self._client: Any = redis.Redis(connection_pool=pool)
+        self._schemas = Schemas(pool)
         self._keys: dict[tuple[str, tuple[str, ...], bytes], tuple[float, list[bytes]]] = {}
         self._failure: tuple[float, str] | None = None
 
     def sample(self, project: str, view: StoredView) -> list[list[bytes]]:
         """Rows of a view, each with the serialized `Value` of every wanted feature.
 
-        Null is empty. Rows that have none of the features, or hold bytes that are no `Value`, are
-        left out.
+        Null is empty. Rows that have none of the features, hold bytes that are no `Value`, or are
+        packed in a way that cannot be read, are left out.
 
         Raises:
             StoreUnreadable: Redis did not answer, or does not allow it.
@@ -72,7 +89,7 @@ class StoredRows:
         if self._failure is not None and time.monotonic() < self._failure[0]:
             raise StoreUnreadable(self._failure[1])
         try:
-            stored = self._read(self._find(project, view), view.fields)
+            stored = self._values(project, view, self._find(project, view))
         except (redis.RedisError, OSError) as error:
             words = f"Redis: {(str(error) or type(error).__name__).splitlines()[0]}"
             self._failure = time.monotonic() + _REMEMBERED, words
@@ -83,6 +100,31 @@ class StoredRows:
             if any(value is not None for value in values) and all(map(_is_value, row)):
                 rows.append(row)
         return rows
+
+    def _values(
+        self, project: str, view: StoredView, keys: Sequence[bytes]
+    ) -> list[Sequence[bytes | None]]:
+        """The wanted features of the rows that can be read."""
+        plan = _plan(project, view)
+        (read,) = plan.definition.views
+        found: list[Sequence[bytes | None]] = []
+        fields = (read.time_field, read.row_field, *view.fields)
+        for at, packed, *values in self._read(keys, fields):
+            if at is None or layout_of(at) != _PACKED:
+                found.append(values)
+            elif packed is not None and (unpacked := self._unpacked(plan, at, packed)) is not None:
+                found.append(unpacked)
+        return found
+
+    def _unpacked(self, plan: Plan, at: bytes, packed: bytes) -> list[bytes | None] | None:
+        """The values of a packed row; None where it cannot be read."""
+        try:
+            values = unpack_row(plan, 0, at, packed)
+            if isinstance(values, int) and self._schemas.learn(plan, 0, values):
+                values = unpack_row(plan, 0, at, packed)
+        except ValueError:
+            return None
+        return None if isinstance(values, int) else values
 
     def _find(self, project: str, view: StoredView) -> list[bytes]:
         """Keys of hashes that have a row of a view."""
@@ -122,6 +164,20 @@ class StoredRows:
             if isinstance(answer, redis.exceptions.NoPermissionError):
                 raise answer
         return [nothing if isinstance(a, Exception) else a for a in answers]
+
+
+def _plan(project: str, view: StoredView) -> Plan:
+    """Reads what is wanted of a view. Which features its packed rows hold, it has yet to learn."""
+    storage_name = view.time_field.decode().removeprefix(_TIME_PREFIX)
+    read = ViewRead(
+        name=storage_name,
+        recipe=0,
+        time_field=view.time_field,
+        ttl_seconds=0,
+        features=tuple(FeatureRead(field.hex(), field) for field in view.fields),
+        row_field=row_hash_field(storage_name),
+    )
+    return Plan(ReadDefinition(project, (), (KeyRecipe(()),), (read,)))
 
 
 def _is_key(key: bytes, prefix: bytes, values: int, project: bytes) -> bool:

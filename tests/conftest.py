@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,23 @@ import hotfeast.server.feast_api  # noqa: F401
 from hotfeast.server.local_redis import LocalRedis
 
 logging.getLogger("feast").setLevel(logging.WARNING)
+
+# What other processes of this run have to tell at its end.
+_sections: list[tuple[str, list[str]]] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes what a process of pytest-xdist has to tell."""
+    _sections.extend(getattr(node, "workeroutput", {}).get("sections", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells it."""
+    for title, lines in _sections:
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.definition import LAYOUTS, schema_number
 from hotfeast.hotpath.errors import CorruptRow
-from hotfeast.hotpath.packed import layout_of, marked_time, settle_reply
+from hotfeast.hotpath.packed import layout_of, marked_time, settle_reply, unpack_row
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_response
@@ -81,6 +81,29 @@ def test_packed_row_bytes(lanes: Lanes, client: Any) -> None:
         b"_ts:view": time[:-1] + bytes([time[-1] | 0x80]) + b"\x80\x00",
         ROW_FIELD: head + values,
     }
+
+
+def test_a_packed_row_is_unpacked_by_the_schema_that_it_names(lanes: Lanes, client: Any) -> None:
+    """Features of the plan that the row does not have are None, nulls are empty."""
+    row = PackedRow(7, 1_700_000_000 * SECOND, {"h": 3, "f": None})
+    RedisWriter(lanes, 30).write(batch := batch_of("packed", "less", [row]))
+    stored = client.hgetall(batch.key(0))
+    time, packed = stored[b"_ts:view"], stored[ROW_FIELD]
+    plan = read_plan(False, "new")
+    assert unpack_row(plan, 0, time, packed) == schema_number(hash_fields(SCHEMAS["less"]))
+    plan.add_schema(0, hash_fields(SCHEMAS["less"]))
+    h = Value(int64_val=3).SerializeToString()
+    assert unpack_row(plan, 0, time, packed) == [b"", None, h]
+    later = marked_time(Timestamp(seconds=1_700_000_001).SerializeToString(), "packed")
+    with pytest.raises(ValueError, match="of another time"):
+        unpack_row(plan, 0, later, packed)
+    broken = [packed[:end] for end in range(len(packed))]
+    broken += [packed + b"\0", b"\2" + packed[1:], packed[:-1] + b"\x7f" * 3]
+    for data in broken:
+        with pytest.raises(ValueError, match="packed row"):
+            unpack_row(plan, 0, time, data)
+    with pytest.raises(IndexError):
+        unpack_row(plan, 1, time, packed)
 
 
 @given(

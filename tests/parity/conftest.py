@@ -36,14 +36,28 @@ def bench(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) ->
     made.close()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the seed and the counts, if a test of this folder has run."""
+def _sections() -> list[tuple[str, list[str]]]:
+    """The seed and the counts, if a test of this folder has run."""
     lines = parity_coverage.summary()
-    if lines:
-        terminalreporter.section("parity with Feast")
-        terminalreporter.line(
-            f"repeat with HOTFEAST_PARITY_SEED={parity_coverage.SEED} "
-            f"HOTFEAST_PARITY_REPOS={parity_coverage.REPOS}"
-        )
+    if not lines:
+        return []
+    repeat = (
+        f"repeat with HOTFEAST_PARITY_SEED={parity_coverage.SEED} "
+        f"HOTFEAST_PARITY_REPOS={parity_coverage.REPOS}"
+    )
+    return [("parity with Feast", [repeat, *lines])]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hands what is to be told to the process that tells it, where that is another one."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["sections"] = _sections()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells it."""
+    for title, lines in _sections():
+        terminalreporter.section(title)
         for line in lines:
             terminalreporter.line(line)

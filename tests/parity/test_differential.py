@@ -348,8 +348,9 @@ def compare_layouts(
         if not clashes(repo, request)
     ]
     readers = [place.ours(store, repo.now)]
-    if not any(edit.kind == "drop_time" for edit in edits):
+    if not any(edit.kind in ("drop_time", "set_value") for edit in edits):
         # A row without a time has no layout: who looks for packed rows first takes it for none.
+        # It is one whose time was dropped, or a value that was set where there was no row.
         readers.append(place.ours(store, repo.now, "packed"))
     before = [readers[0].ask(message, strict=True).message for message in messages]
     for layout in ("packed", "dual", "feast"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import redis
 from feast import (
@@ -27,14 +28,21 @@ from feast.types import Float64, Int64, String
 from processes import run_cli
 from rich.console import Console
 
+from hotfeast.hotpath.packed import layout_of
 from hotfeast.server import stored_rows
 from hotfeast.server.cli_plan import show_plan
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.local_redis import LocalRedis
-from hotfeast.server.plan import feature_hash_field, plan_service, time_hash_field
+from hotfeast.server.plan import (
+    feature_hash_field,
+    plan_service,
+    row_hash_field,
+    time_hash_field,
+)
 from hotfeast.server.redis_io import connection_pool
 from hotfeast.server.registry import Definitions, read_definitions
 from hotfeast.server.stored_rows import SAMPLE_ROWS, StoredRows, StoredView, StoreUnreadable
+from hotfeast.server.view_writer import ViewWriter
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 PROJECT = "sample"
@@ -228,6 +236,63 @@ def test_rows_are_what_was_written(rows: StoredRows) -> None:
     assert sorted(spent) == sorted(SPENT if i == 7 else i / 4 for i in range(ROWS))
     assert spent[0.0].WhichOneof("val") is None
     assert spent[SPENT].int64_val == 7
+
+
+@pytest.mark.parametrize("layout", ["packed", "dual"])
+def test_kernels_are_proved_on_rows_of_every_layout(
+    server: LocalRedis, store: FeatureStore, definitions: Definitions, layout: str
+) -> None:
+    """Rows that our own writer stores, beside Feast's: newer ones of the first entities."""
+    replaced = 10
+    table = pa.table(
+        {
+            "user_id": pa.array(range(replaced), pa.int64()),
+            "event_timestamp": pa.array([NOW + timedelta(seconds=1)] * replaced),
+            # One more of the value that the other kernel is wrong for.
+            "spend": pa.array([SPENT, *(1000.5 + i for i in range(1, replaced))]),
+            "visits": pa.array([None, *range(1, replaced)], pa.int64()),
+        }
+    )
+    with LocalRedis() as other, server.client() as first, other.client() as client:
+        # The same rows of Feast's in a store of this test's own.
+        for key in first.scan_iter():
+            client.restore(key, 0, first.dump(key))
+        writer = ViewWriter(
+            store.repo_path, "users", redis_url=other.url, layout=layout, patience=1
+        )
+        assert writer.write_arrow(table).written == replaced
+        marked = client.hgetall(key_of(PROJECT, user_id=1))
+        assert layout_of(marked[USERS.time_field]) == layout
+        pool = connection_pool(store.config, other.url, 1.0)
+        sampled = StoredRows(pool)
+        found = {
+            spend.double_val: visits
+            for spend, visits in (
+                map(Value.FromString, row) for row in sampled.sample(PROJECT, USERS)
+            )
+        }
+        # A packed row counts, not the fields that Feast wrote before it, and with its nulls.
+        assert set(found) == {*table["spend"].to_pylist(), *(i / 4 for i in range(replaced, ROWS))}
+        assert found[SPENT].WhichOneof("val") is None
+        assert found[1001.5].int64_val == 1
+        made = KernelMaker(sampled)
+        (right_read,) = made.prepare(
+            definitions, plan_service(definitions, "serve_right", False)
+        ).on_demand
+        assert right_read.proved is not None
+        assert right_read.proved.stored == ROWS
+        (wrong_read,) = made.prepare(
+            definitions, plan_service(definitions, "serve_wrong", False)
+        ).on_demand
+        assert wrong_read.kernel_refusal.startswith("proof failed on stored rows: wrong is")
+        # Without the record of what packed rows hold, or with bytes that are none, they are left
+        # out; those in Feast's fields stay.
+        client.delete(f"hotfeast:schemas:{PROJECT}")
+        left = ROWS - replaced if layout == "packed" else ROWS
+        assert len(StoredRows(pool).sample(PROJECT, USERS)) == left
+        client.hset(key_of(PROJECT, user_id=1), row_hash_field("users"), b"\x01\x02")
+        assert len(StoredRows(pool).sample(PROJECT, USERS)) == left
+        pool.disconnect()
 
 
 def test_only_keys_of_the_project_and_the_entity_count(
