@@ -6,6 +6,7 @@ worker that takes a dead one's place goes on with its files, so that totals neve
 """
 
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version as installed_version
@@ -32,6 +33,9 @@ from hotfeast.server.registry import RegistryState
 
 # Seconds. The quickest answers take a quarter of a millisecond; Redis has a second by default.
 _BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+# Reads of workers' figures until one succeeds, and seconds between them.
+_READS = 20
+_READ_PAUSE = 0.02
 _READ_TIME = "hotfeast_registry_read_timestamp_seconds"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -352,10 +356,26 @@ class Page:
         self._server.server_close()
 
 
+class _Whole(Collector):
+    """Figures in files that others write, make and remove; read again where one was caught half
+    way."""
+
+    def __init__(self, figures: Collector) -> None:
+        self._figures = figures
+
+    def collect(self) -> list[Metric]:
+        for _ in range(_READS - 1):
+            try:
+                return list(self._figures.collect())
+            except (OSError, ValueError, KeyError, struct.error):
+                time.sleep(_READ_PAUSE)
+        return list(self._figures.collect())
+
+
 def workers_figures(folder: Path) -> Collector:
     """The sum of the figures that workers keep in a folder."""
     collector: Collector = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
-    return collector
+    return _Whole(collector)
 
 
 def forget_gauges(files: WorkerFiles) -> None:
