@@ -32,6 +32,7 @@ bookkeeping      what Feast's registry is told of a materialization
 view_writer      batches of one view into Redis, for engines and for materialize
 materialize, materialize_report  runs over views, and how they are shown
 entity_keys      stored entity keys, told from all others
+terminal         what commands that run for long have in common
 repack, repack_report  stored rows into another layout, and how that is shown
 servicer         the order of the stages, and errors to statuses
 catalog          what is served, for people and tools

@@ -1,7 +1,5 @@
 """A materialization on the terminal: a bar while it runs, and a table of what became of it."""
 
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -30,9 +28,8 @@ from hotfeast.server.materialize import (
     materialize,
     materialize_incremental,
 )
+from hotfeast.server.terminal import consoles, stop_on_signals
 
-# Columns of a table in a file; on a narrower terminal figures are folded, and never cut.
-_FILE_WIDTH = 140
 _STATE_STYLES = {
     "failed": "red", "interrupted": "yellow", "not started": "yellow", "skipped": "yellow"
 }  # fmt: skip
@@ -133,18 +130,8 @@ def run_and_report(
     Returns:
         The exit code: that of the summary, or 2 where it did not start.
     """
-    console, errors = Console(), Console(stderr=True)
-    if not console.is_terminal:
-        console.width = max(console.width, _FILE_WIDTH)
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        stop.set()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.default_int_handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    console, errors = consoles()
+    stop = stop_on_signals()
     try:
         with progress_bars(console) as show:
             options |= {"progress": show, "stop": stop}

@@ -1,7 +1,5 @@
 """A change of layout on the terminal: a bar while it runs, and a table of what became of it."""
 
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +17,7 @@ from rich.table import Table
 
 from hotfeast.server.errors import RequestFailure, StartFailure
 from hotfeast.server.repack import ProgressCallback, RepackSummary, repack
-
-# Columns of a table in a file; on a narrower terminal figures are folded, and never cut.
-_FILE_WIDTH = 140
+from hotfeast.server.terminal import consoles, stop_on_signals
 
 
 @contextmanager
@@ -99,18 +95,8 @@ def run_and_report(repo: Path, layout: str, views: Sequence[str] | None, **optio
     Returns:
         The exit code: that of the summary, or 2 where it did not start.
     """
-    console, errors = Console(), Console(stderr=True)
-    if not console.is_terminal:
-        console.width = max(console.width, _FILE_WIDTH)
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:
-        stop.set()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.default_int_handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
+    console, errors = consoles()
+    stop = stop_on_signals()
     try:
         with progress_bar(console) as show:
             summary = repack(repo, layout, views, progress=show, stop=stop, **options)

@@ -8,7 +8,6 @@ Rows count whatever their layout: the mark of a row's time says whether its valu
 fields or in a packed row, of the view's present definition or of an earlier one.
 """
 
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from hotfeast.hotpath.definition import (
 )
 from hotfeast.hotpath.packed import layout_of, unpack_row
 from hotfeast.hotpath.plan import Plan, key_prefix
+from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.feast_api import Value
 from hotfeast.server.layouts import Schemas
 from hotfeast.server.plan import row_hash_field
@@ -132,6 +132,7 @@ class StoredRows:
         if known is not None and time.monotonic() < known[0]:
             return known[1]
         prefix, suffix = key_prefix(view.join_keys), project.encode()
+        entities = EntityKeys(view.join_keys, project)
         pattern = _escaped(prefix) + b"*" + _escaped(suffix)
         end = time.monotonic() + _SCAN_SECONDS
         # SCAN may give a key more than once.
@@ -139,7 +140,7 @@ class StoredRows:
         cursor = 0
         for _ in range(_SCAN_STEPS):
             cursor, keys = self._client.scan(cursor, match=pattern, count=_SCAN_COUNT)
-            mine = [k for k in keys if _is_key(k, prefix, len(view.join_keys), suffix)]
+            mine = [k for k in keys if entities.read(k) is not None]
             times = self._read(mine, (view.time_field,))
             found |= {k: None for k, (t,) in zip(mine, times, strict=True) if t is not None}
             if cursor == 0 or len(found) >= SAMPLE_ROWS or time.monotonic() > end:
@@ -178,21 +179,6 @@ def _plan(project: str, view: StoredView) -> Plan:
         row_field=row_hash_field(storage_name),
     )
     return Plan(ReadDefinition(project, (), (KeyRecipe(()),), (read,)))
-
-
-def _is_key(key: bytes, prefix: bytes, values: int, project: bytes) -> bool:
-    """Whether a key is one of an entity with these join keys, in this project.
-
-    Source: `feast.infra.key_encoding_utils.serialize_entity_key`, version 3.
-    """
-    if not key.startswith(prefix):
-        return False
-    at = len(prefix)
-    for _ in range(values):
-        if len(key) < at + 8:
-            return False
-        at += 8 + int(struct.unpack_from("<I", key, at + 4)[0])
-    return key[at:] == project
 
 
 def _escaped(text: bytes) -> bytes:

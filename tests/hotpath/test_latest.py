@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,18 +27,6 @@ from tests.hotpath.write_helpers import (
 
 PLAN = WritePlan(definition())
 PLAIN = WritePlan(definition(created=False))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalRedis]:
-    with LocalRedis() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: LocalRedis) -> Iterator[Any]:
-    with server.client() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -42,18 +42,6 @@ from tests.hotpath.packed_helpers import (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[LocalRedis]:
-    with LocalRedis() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: LocalRedis) -> Iterator[Any]:
-    with server.client() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def lanes(server: LocalRedis) -> Lanes:
     return Lanes(redis.ConnectionPool.from_url(server.url))
 

@@ -1,7 +1,6 @@
 """Rows put into another layout: beside writers, after interruptions, and only the project's own."""
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,18 +36,6 @@ from tests.hotpath.packed_helpers import (
 from tests.hotpath.write_helpers import STRING, Row, definition, make_batch
 
 PLACE = "hotfeast:repack:demo"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalRedis]:
-    with LocalRedis() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: LocalRedis) -> Iterator[Any]:
-    with server.client() as made:
-        yield made
 
 
 @pytest.fixture

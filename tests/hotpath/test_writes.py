@@ -3,7 +3,6 @@
 import random
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,18 +48,6 @@ from tests.hotpath.write_helpers import (
 PLAN = WritePlan(definition())
 PLAIN = WritePlan(definition(created=False))
 SECOND = 10**9
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalRedis]:
-    with LocalRedis() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: LocalRedis) -> Iterator[Any]:
-    with server.client() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
