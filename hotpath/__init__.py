@@ -26,5 +26,5 @@ and forgets those that are written; `wire` holds the cursor that all of them sha
 structs of Arrow's C data interface. `hpack` reads and writes the header blocks of HTTP/2, `http2`
 is one connection of it, and `reactor` the loop that clients and Redis share.
 
-No stage imports a later one. Nothing here knows gRPC, Feast or redis-py.
+No stage imports a later one. Nothing here knows grpcio, Feast or redis-py.
 """

@@ -408,10 +408,8 @@ cdef class Reactor:
             connection.shrink()
             if connection.failed:
                 return self.drop_connection(connection)
-        if waits != connection.waits:
+        if waits or connection.waits:
             connection.waits = waits
-            self.rewatch_connection(connection)
-        elif waits:
             self.rewatch_connection(connection)
         return 0
 
