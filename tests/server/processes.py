@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -47,6 +48,17 @@ class Process:
         """Waits until it serves, and returns `host:port`."""
         line = self.wait_for("Hotfeast serves")
         return line.split(" on ")[1].split(" ")[0]
+
+    def workers(self) -> set[int]:
+        """The process ids of its workers."""
+        pid = self.process.pid
+        found = set()
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            # One that ends while it is looked at is none.
+            with suppress(FileNotFoundError):
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.add(child)
+        return found
 
     def stop(self) -> int:
         """Sends SIGTERM and waits."""

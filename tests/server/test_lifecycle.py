@@ -150,18 +150,10 @@ def test_drain_finishes_requests_in_flight(market_store: FeatureStore) -> None:
 def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> None:
     with Process(Path(market_store.repo_path), "--workers", "2") as process:
         address = process.address()
-        children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
-
-        def workers() -> list[int]:
-            names = {
-                int(pid): Path(f"/proc/{pid}/cmdline").read_bytes()
-                for pid in children.read_text().split()
-            }
-            return [pid for pid, line in names.items() if b"spawn_main" in line]
-
-        first = workers()
+        first = process.workers()
         assert len(first) == 2
-        os.kill(first[0], signal.SIGKILL)
+        killed = min(first)
+        os.kill(killed, signal.SIGKILL)
         process.wait_for("ended with exit code -9")
 
         def answered() -> bool:
@@ -170,10 +162,10 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
                 return answer.to_dict()["spend"] == [1.5]
 
         assert all(answered() for _ in range(20))
-        eventually(lambda: len(workers()) == 2 and first[0] not in workers())
-        second = workers()
+        eventually(lambda: len(process.workers() - {killed}) == 2)
+        second = process.workers()
         assert process.stop() == 0
-        assert not any(Path(f"/proc/{pid}").exists() for pid in (*first, *second))
+        assert not any(Path(f"/proc/{pid}").exists() for pid in first | second)
 
 
 def test_workers_end_with_their_supervisor(market_store: FeatureStore) -> None:

@@ -143,8 +143,8 @@ def test_every_worker_is_counted(market_store: FeatureStore) -> None:
     with Process(repo, *options) as process:
         url = process.wait_for("metrics on").split(" on ")[1]
         address = process.address()
-        pids = _worker_pids(process)
-        folder = _figures_folder(pids[0])
+        pids = process.workers()
+        folder = _figures_folder(min(pids))
         seen = 0
         # Connections are spread by the kernel: go on until both workers have had some.
         answered: set[str] = set()
@@ -169,7 +169,7 @@ def test_every_worker_is_counted(market_store: FeatureStore) -> None:
         assert scrape(url)["hotfeast_cache_entries"] == 2
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        eventually(lambda: len(set(_worker_pids(process)) - set(pids)) == 2)
+        eventually(lambda: len(process.workers() - pids) == 2)
 
         def again() -> bool:
             try:
@@ -209,12 +209,6 @@ def test_a_starting_worker_tells_nothing_of_the_registry(tmp_path: Path) -> None
     assert "hotfeast_registry_errors_total 0.0" in page
     assert "hotfeast_registry_readable" not in page
     assert "hotfeast_registry_read_timestamp_seconds" not in page
-
-
-def _worker_pids(process: Process) -> list[int]:
-    children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
-    pids = map(int, children.read_text().split())
-    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def _figures_folder(pid: int) -> Path:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -278,20 +279,13 @@ def test_a_worker_is_replaced_while_the_registry_is_unreadable(
     market.fill(market.apply(repo))
     with Process(repo, "--workers", "2", "--registry-interval", "0.2") as process:
         address = process.address()
-        children = Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
-
-        def workers() -> set[int]:
-            pids = map(int, children.read_text().split())
-            return {
-                pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            }
 
         def spend() -> list[object]:
             with FeatureClient(address) as client:
                 values = client.get_online_features("part", {"user_id": [1]}).to_dict()["spend"]
                 return list(values)
 
-        first = workers()
+        first = process.workers()
         assert len(first) == 2
         hidden = (repo / "registry.db").rename(tmp_path / "hidden.db")
         os.kill(min(first), signal.SIGKILL)
@@ -301,7 +295,7 @@ def test_a_worker_is_replaced_while_the_registry_is_unreadable(
 
         def replaced() -> bool:
             # A worker that cannot start is a child for a while as well.
-            live = workers()
+            live = process.workers()
             return len(live) == 2 and len(_listening(live, address)) == 2
 
         eventually(replaced, timeout=60)
@@ -318,13 +312,12 @@ def _listening(pids: set[int], address: str) -> set[int]:
     inodes = {line[9] for line in lines if line[1].endswith(port) and line[3] == "0A"}
     found = set()
     for pid in pids:
-        for fd in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                target = os.readlink(fd)
-            except FileNotFoundError:
-                continue
-            if target.removeprefix("socket:[").rstrip("]") in inodes:
-                found.add(pid)
+        # The process, or one of its files, may end while it is looked at.
+        with suppress(FileNotFoundError):
+            for fd in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    if os.readlink(fd).removeprefix("socket:[").rstrip("]") in inodes:
+                        found.add(pid)
     return found
 
 
