@@ -120,6 +120,22 @@ def read_modes(entities: Entities = ENTITIES) -> None:
 
 
 @app.command()
+def service_rows(entities: Entities = ENTITIES) -> None:
+    """What one field for all views of a feature service would gain over one a view."""
+    from bench.service_rows import run, table
+
+    console.print(table(run(entities, console.log)))
+
+
+@app.command()
+def shared_reads(entities: Entities = ENTITIES) -> None:
+    """Requests in flight on connections of their own, and in one pipeline."""
+    from bench.shared_reads import run, table
+
+    console.print(table(run(entities, console.log)))
+
+
+@app.command()
 def reload(
     entities: Entities = ENTITIES,
     rounds: Annotated[int, typer.Option(min=1, help="How often the four changes are made.")] = 2,
