@@ -67,11 +67,11 @@ class Call:
 class Connection:
     """One connection, with any number of calls under way."""
 
-    def __init__(self, port: int, answered: Callable[[int, bool], None]) -> None:
+    def __init__(self, port: int, answered: Callable[[int, str], None]) -> None:
         """
         Args:
             port: Of a gRPC server on 127.0.0.1.
-            answered: Is called with each call's ticket and whether it succeeded.
+            answered: Is called with each call's ticket and why it failed; with "" if it did not.
         """
         self._answered = answered
         self._socket = socket.create_connection(("127.0.0.1", port))
@@ -143,10 +143,13 @@ class Connection:
             raise ConnectionError(f"the server goes away: {payload[8:]!r}")
         ended = kind == _RESET or (kind in (_DATA, _HEADERS) and flags & _END_STREAM)
         if ended and stream in self._tickets:
-            # An error is told in headers alone.
-            succeeded = kind != _RESET and stream in self._with_data
+            failure = ""
+            if kind == _RESET:
+                failure = f"reset with code {int.from_bytes(payload, 'big')}"
+            elif stream not in self._with_data:
+                failure = "a status in place of an answer"
             self._with_data.discard(stream)
-            self._answered(self._tickets.pop(stream), succeeded)
+            self._answered(self._tickets.pop(stream), failure)
 
     def close(self) -> None:
         """Closes the connection."""

@@ -7,7 +7,8 @@ slowing the clients down. The requests are sent by a process of its own.
 import multiprocessing
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
@@ -33,10 +34,12 @@ class Load:
     Attributes:
         due: When each had to be sent, in seconds since the start.
         latency: Milliseconds from then to its answer.
+        failures: Requests that failed, by why.
     """
 
     due: Times
     latency: Times
+    failures: Mapping[str, int]
 
 
 class RunningLoad:
@@ -60,16 +63,22 @@ class RunningLoad:
         self._pipe.send((start, length, self._rate if rate is None else rate))
         return start
 
-    def finish(self) -> Load:
+    def finish(self, may_fail: bool = False) -> Load:
         """Waits for all answers.
 
+        Args:
+            may_fail: Whether requests may, as those of a server beyond its limits.
+
         Raises:
-            RuntimeError: A request failed.
+            RuntimeError: Requests failed that may not, or were not answered.
         """
         received = self._pipe.recv()
         if isinstance(received, str):
             raise RuntimeError(received)
-        return Load(received[:, 0], received[:, 1])
+        due, latency, failures = received
+        if failures and not may_fail:
+            raise RuntimeError(f"requests failed: {failures}")
+        return Load(due, latency, failures)
 
 
 @contextmanager
@@ -106,12 +115,14 @@ def _send(port: int, method: str, requests: list[bytes], connections: int, pipe:
     """The process that sends."""
     try:
         client = _Client(port, Call(method, requests), connections)
-        client.run([0.0] * len(requests), time.time())
+        _, failures = client.run([0.0] * len(requests), time.time())
+        if failures:
+            raise RuntimeError(f"requests failed: {failures}")
         pipe.send("ready")
         while True:
             start, length, rate = pipe.recv()
             due = np.arange(0, length, 1 / rate)
-            pipe.send(np.column_stack([due, client.run(due.tolist(), start)]))
+            pipe.send((due, *client.run(due.tolist(), start)))
     except Exception as error:
         pipe.send(f"the load ended: {type(error).__name__}: {error}")
 
@@ -121,26 +132,27 @@ class _Client:
         self._call = call
         self._taken: list[float] = []
         self._left = 0
-        self._failed = 0
+        self._failures: Counter[str] = Counter()
         self._connections = [Connection(port, self._answered) for _ in range(connections)]
 
-    def _answered(self, ticket: int, succeeded: bool) -> None:
+    def _answered(self, ticket: int, failure: str) -> None:
         self._taken[ticket] = time.time()
         self._left -= 1
-        self._failed += not succeeded
+        if failure:
+            self._failures[failure] += 1
 
-    def run(self, due: Sequence[float], start: float) -> npt.NDArray[np.float64]:
+    def run(self, due: Sequence[float], start: float) -> tuple[Times, dict[str, int]]:
         """Sends one request at each time, in seconds since `start`.
 
         Returns:
-            Milliseconds from its time to its answer.
+            Milliseconds from its time to its answer, and how many failed, by why.
 
         Raises:
-            RuntimeError: A request failed, or was not answered.
+            RuntimeError: A request was not answered.
         """
         self._taken = [0.0] * len(due)
         self._left = len(due)
-        self._failed = 0
+        self._failures.clear()
         at = 0
         while self._left:
             now = time.time()
@@ -156,7 +168,5 @@ class _Client:
             # Not poll, whose time is in whole milliseconds.
             for connection in select.select(self._connections, [], [], wait)[0]:
                 connection.receive()
-        if self._failed:
-            raise RuntimeError(f"{self._failed} requests failed")
-        latency: npt.NDArray[np.float64] = (np.array(self._taken) - start - np.array(due)) * 1e3
-        return latency
+        latency: Times = (np.array(self._taken) - start - np.array(due)) * 1e3
+        return latency, dict(self._failures)

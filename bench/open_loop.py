@@ -5,7 +5,7 @@ due, so that a server that falls behind cannot hide it (`bench.load`).
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +61,7 @@ class Point:
         offered: Requests a second that were sent.
         answered: Answers a second until the last one.
         p50_ms, p99_ms: From the time a request was due.
+        failures: Requests that failed, by why; none of the gateway's may.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Point:
     answered: float
     p50_ms: float
     p99_ms: float
+    failures: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -77,6 +79,7 @@ class Point:
             "answered": round(self.answered, 1),
             "p50_ms": round(self.p50_ms, 4),
             "p99_ms": round(self.p99_ms, 4),
+            "failures": dict(self.failures),
         }
 
 
@@ -122,13 +125,19 @@ def _raise_rate(
         for rate in rates:
             say(f"open loop: {name}, {rate} requests/s")
             load.begin(_SECONDS, rate)
-            taken = load.finish()
+            taken = load.finish(may_fail=not name.startswith(Peer.OURS))
             p50, p99 = np.percentile(taken.latency, [50, 99])
             end = float((taken.due + taken.latency / 1e3).max())
-            points.append(Point(name, rate, len(taken.due) / end, float(p50), float(p99)))
-            if p99 > _BEHIND_MS:
+            answered = (len(taken.due) - sum(taken.failures.values())) / end
+            points.append(Point(name, rate, answered, float(p50), float(p99), taken.failures))
+            if p99 > _BEHIND_MS or taken.failures:
                 break
     return points
+
+
+def _cell(point: Point) -> str:
+    failed = sum(point.failures.values())
+    return f"{point.p50_ms:.3g} / {point.p99_ms:.3g}" + (f", {failed} failed" if failed else "")
 
 
 def to_markdown(points: Sequence[Point]) -> str:
@@ -142,8 +151,6 @@ def to_markdown(points: Sequence[Point]) -> str:
         "|" + "---|" * (len(rates) + 1),
     ]
     for name, at in by_name.items():
-        cells = (
-            f"{at[rate].p50_ms:.3g} / {at[rate].p99_ms:.3g}" if rate in at else "" for rate in rates
-        )
+        cells = (_cell(at[rate]) if rate in at else "" for rate in rates)
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
