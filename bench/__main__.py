@@ -128,6 +128,14 @@ def service_rows(entities: Entities = ENTITIES) -> None:
 
 
 @app.command()
+def packed_forms() -> None:
+    """What other forms of packed rows would take of Redis' memory."""
+    from bench.packed_forms import measure, table
+
+    console.print(table(measure()))
+
+
+@app.command()
 def shared_reads(entities: Entities = ENTITIES) -> None:
     """Requests in flight on connections of their own, and in one pipeline."""
     from bench.shared_reads import run, table
