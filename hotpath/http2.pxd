@@ -41,7 +41,8 @@ cdef class Stream:
 cdef class Connection:
     cdef readonly int descriptor
     cdef readonly bint failed     # nothing more is read; what is to be sent is the end
-    cdef readonly bint leaving    # the client has been told to go elsewhere
+    cdef readonly bint leaving    # the client has been warned to go elsewhere
+    cdef readonly bint left       # no more calls are taken
     cdef object server
     cdef HeaderDecoder decoder
     cdef HeaderList headers
@@ -88,6 +89,7 @@ cdef class Connection:
     cdef int put_block(self, uint32_t number, bytes block, bint ends) except -1
     cdef int write_all_waiting(self) except -1
     cdef int reset(self, uint32_t number, uint32_t code) except -1
+    cdef int put_goaway(self, uint32_t last) except -1
     cdef int fail(self, uint32_t code, str why) except -1
     cdef int put_window_update(self, uint32_t number, uint32_t count) except -1
     cdef int abandon(self, Stream stream) except -1

@@ -60,7 +60,11 @@ class Connection:
 
     @property
     def leaving(self) -> bool:
-        """Whether the client has been told to go elsewhere."""
+        """Whether the client has been warned to go elsewhere."""
+
+    @property
+    def left(self) -> bool:
+        """Whether no more calls are taken."""
 
     @property
     def open_calls(self) -> int:
@@ -81,7 +85,10 @@ class Connection:
         """Takes all bytes that are to be sent."""
 
     def leave(self) -> None:
-        """Tells the client to take new calls elsewhere."""
+        """Warns the client to take new calls elsewhere; those that it has begun are taken."""
+
+    def depart(self) -> None:
+        """Takes no more calls, and says so; by itself once the client has answered the warning."""
 
     def lost(self) -> None:
         """The client is gone: everybody who handles one of its calls is told."""

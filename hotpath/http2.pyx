@@ -102,6 +102,11 @@ cdef enum:
     UNIMPLEMENTED = 12
     INTERNAL = 13
 
+    # What a stream's number never exceeds.
+    LAST_STREAM = 0x7FFFFFFF
+
+# Of the PING behind a warning to go elsewhere: whoever answers it has had the warning.
+cdef bytes WARNED = b"goodbye\0"
 cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # `:status: 200` is entry 8 of the static table, the name `content-type` entry 31.
 cdef bytes RESPONSE_HEADERS = b"\x88\x0f\x10\x10application/grpc"
@@ -509,7 +514,8 @@ cdef class Connection:
     Attributes:
         descriptor: The socket's.
         failed: Whether nothing more is read from it, and it is to be closed once all is sent.
-        leaving: Whether the client has been told to go elsewhere.
+        leaving: Whether the client has been warned to go elsewhere.
+        left: Whether no more calls are taken.
     """
 
     def __cinit__(self, object server not None, int descriptor):
@@ -574,13 +580,18 @@ cdef class Connection:
         return self.out_size - self.out_at > MOST_WAITING
 
     def leave(self):
-        """Tells the client to take new calls elsewhere."""
-        cdef uint8_t data[8]
+        """Warns the client to take new calls elsewhere. Those that it has begun by the time it has
+        had the warning are taken."""
         if not self.leaving and not self.failed:
             self.leaving = True
-            put_big(put_big(data, self.last_number, 4), NO_ERROR, 4)
-            self.put_frame(GOAWAY, 0, 0, data, 8)
-            self.touch()
+            self.put_goaway(LAST_STREAM)
+            self.put_frame(PING, 0, 0, <const uint8_t*>PyBytes_AS_STRING(WARNED), 8)
+
+    def depart(self):
+        """Takes no more calls, and says so."""
+        if not self.left and not self.failed:
+            self.leaving = self.left = True
+            self.put_goaway(self.last_number)
 
     def lost(self):
         """The client is gone: everybody who handles one of its calls is told."""
@@ -728,6 +739,8 @@ cdef class Connection:
             if not flags & ACK:
                 self.put_frame(PING, ACK, 0, at, 8)
                 self.touch()
+            elif self.leaving and memcmp(at, PyBytes_AS_STRING(WARNED), 8) == 0:
+                self.depart()
             return 0
         if kind == WINDOW_UPDATE:
             return self.take_window_update(number, at, size)
@@ -798,7 +811,7 @@ cdef class Connection:
             )
             return 0
         if (
-            self.leaving or len(self.streams) >= MOST_STREAMS
+            self.left or len(self.streams) >= MOST_STREAMS
             # Who does not take its answers is given no more of them.
             or self.queued > MOST_QUEUED
         ):
@@ -1000,6 +1013,13 @@ cdef class Connection:
         cdef uint8_t data[4]
         put_big(data, code, 4)
         self.put_frame(RST_STREAM, 0, number, data, 4)
+        return self.touch()
+
+    cdef int put_goaway(self, uint32_t last) except -1:
+        """Says up to which stream calls are taken."""
+        cdef uint8_t data[8]
+        put_big(put_big(data, last, 4), NO_ERROR, 4)
+        self.put_frame(GOAWAY, 0, 0, data, 8)
         return self.touch()
 
     cdef int fail(self, uint32_t code, str why) except -1:

@@ -40,8 +40,8 @@ class Reactor:
     def listen(self, listener: socket.socket) -> None:
         """Accepts connections of a listening socket that does not block."""
 
-    def stop_listening(self, listener: socket.socket) -> None:
-        """Accepts no more connections of a socket, and closes it."""
+    def stop_listening(self, listener: socket.socket, take_waiting: bool = True) -> None:
+        """Accepts no more connections of a socket, but those that wait by now, and closes it."""
 
     @property
     def connections(self) -> list[Connection]:

@@ -136,10 +136,16 @@ cdef class Reactor:
         """Accepts connections of a listening socket that does not block."""
         self.watch(listener.fileno(), listener, EPOLLIN)
 
-    def stop_listening(self, object listener not None) -> None:
-        """Accepts no more connections of a socket, and closes it."""
+    def stop_listening(self, object listener not None, bint take_waiting=True) -> None:
+        """Accepts no more connections of a socket, and closes it.
+
+        Args:
+            listener: The socket.
+            take_waiting: Whether those that wait by now are accepted.
+        """
         cdef int descriptor = listener.fileno()
-        self.accept_all(descriptor)
+        if take_waiting:
+            self.accept_all(descriptor)
         self.unwatch(descriptor)
         listener.close()
 

@@ -39,7 +39,11 @@ catalog          what is served, for people and tools
 watch            the plans in step with the registry
 metrics          figures for Prometheus
 gateway          all of them behind one port: health, reflection, reload, drain
-workers          several gateway processes on one port
+settings         how a gateway runs
+listening        addresses to listen on
+turn_away        no more connections for grpcio's listening socket
+workers          gateway processes on one port, and new ones in their place
+logs             what is logged, and how
 cli              the command line
 cli_plan         what a service reads and computes, as tables
 """

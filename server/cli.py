@@ -168,7 +168,7 @@ def serve(
         typer.Option(help="Judge TTLs at this ISO 8601 time instead of now, for past data."),
     ] = None,
 ) -> None:
-    """Serves a Feast repository until SIGTERM.
+    """Serves a Feast repository until SIGTERM; SIGHUP has all workers replaced.
 
     Exit codes: 0 after a drain, 2 if the repository or an option cannot be served.
     """
@@ -184,20 +184,13 @@ def serve(
         clock = parse_time(as_of) if as_of is not None else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--as-of") from error
-    # Only now: Feast takes seconds to import, and a wrong option should be told at once.
+    # Only now: a wrong option should be told at once.
     from hotfeast.server.errors import StartFailure
-    from hotfeast.server.gateway import Gateway, Settings
+    from hotfeast.server.logs import set_up_logs
+    from hotfeast.server.settings import Settings
     from hotfeast.server.workers import Supervisor
 
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # Feast tells of every look at the registry.
-    logging.getLogger("feast").setLevel(logging.WARNING)
-    # Of a registry server that is away it tells, wrongly, as of a malformed answer.
-    logging.getLogger("feast.errors").setLevel(logging.ERROR)
+    set_up_logs()
     settings = Settings(
         repo=repo,
         host=host,
@@ -221,10 +214,7 @@ def serve(
         metrics=metrics_address,
     )
     try:
-        if workers == 1:
-            Gateway(settings).run(_say)
-        else:
-            Supervisor(settings, workers).run(_say)
+        Supervisor(settings, workers).run(_say)
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
         raise typer.Exit(2) from None

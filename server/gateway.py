@@ -9,8 +9,6 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +27,7 @@ from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.invalidation import Invalidations
 from hotfeast.server.kernels import KernelMaker
-from hotfeast.server.metrics import Metrics, Page, WorkerFiles
+from hotfeast.server.metrics import Metrics, Page
 from hotfeast.server.native import NativeServer, unary_methods
 from hotfeast.server.offline import OfflineWriter
 from hotfeast.server.push import PushService
@@ -46,9 +44,13 @@ from hotfeast.server.redis_io import (
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, methods
+from hotfeast.server.settings import Settings
 from hotfeast.server.stored_rows import StoredRows
 from hotfeast.server.transform_runs import TransformRuns
+from hotfeast.server.turn_away import turn_away
 from hotfeast.server.watch import RegistryWatch
+
+__all__ = ["Gateway", "Settings", "open_repository"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,54 +60,6 @@ _LARGEST_REQUEST = 64 * 1024 * 1024
 _SOFTWARE_ERROR = 70
 # Seconds between two attempts to reach Redis before the gateway is ready.
 _REDIS_RETRY = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a gateway runs. All of it can be pickled, for worker processes."""
-
-    repo: Path
-    """The folder with `feature_store.yaml`."""
-    host: str = "127.0.0.1"
-    port: int = 6570
-    """0 for any free port."""
-    redis_url: str | None = None
-    """Used instead of the repository's connection string."""
-    redis_timeout: float = 1.0
-    """Seconds to connect, and for one round trip."""
-    registry_interval: float = 5.0
-    """Seconds between two looks at the registry."""
-    threads: int = 16
-    """Requests that are worked on at once, streams apart."""
-    transform_threads: int = 1
-    """Requests that run Python transforms at once, beside those `threads`."""
-    transforms: str = "kernel"
-    """How on-demand views are computed: `kernel` where there is one, `python`, or `verify`."""
-    push_streams: int = 16
-    """Push streams that may be open at once."""
-    push_future_limit: float = 86400.0
-    """Seconds that a pushed row's event time may be in the future."""
-    drain: float = 30.0
-    """Seconds that requests in flight have to finish after SIGTERM."""
-    as_of: datetime | None = None
-    """A fixed time to age rows against."""
-    status_mode: str = "strict"
-    server: str = "native"
-    """What clients speak with: `native`, the gateway's own server, or `grpcio`."""
-    transforms_from: str = "registry"
-    """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
-    layout: str | None = None
-    """How rows are stored that their view's tags say nothing of; feature_store.yaml's if None."""
-    cache_mb: int = 0
-    """Megabytes (2^20 bytes) of rows that are kept in memory; 0 for no cache."""
-    cache_staleness: float = 1.0
-    """Seconds that an answer from the cache may be old, for views whose tags do not say."""
-    share_port: bool = False
-    """Whether other processes listen on the same port (SO_REUSEPORT)."""
-    metrics: tuple[str, int] | None = None
-    """Host and port of a page of figures for Prometheus; none if None."""
-    metrics_files: WorkerFiles | None = None
-    """Where a worker keeps its figures, for its supervisor's page."""
 
 
 class Gateway:
@@ -223,15 +177,25 @@ class Gateway:
                 cache,
                 self._end,
             )
-        try:
-            self.port: int = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartFailure(f"cannot listen on {address}: {error}") from error
+        self._address = address
+        self.port = settings.port
+        if self._native is not None or not settings.takes_over:
+            self._listen()
         if self._native is not None:
-            self.port = self._native.bind(settings.host, settings.port, settings.share_port)
+            if settings.listeners:
+                self.port = self._native.adopt(settings.listeners)
+            else:
+                self.port = self._native.bind(settings.host, settings.port)
         self.metrics_page: Page | None = None
         if self._metrics is not None and settings.metrics is not None:
-            self.metrics_page = Page(self._metrics.collector, *settings.metrics)
+            self.metrics_page = Page([self._metrics.collector], *settings.metrics)
+
+    def _listen(self) -> None:
+        """Takes grpcio's address; connections to it wait until the server starts."""
+        try:
+            self.port = self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise StartFailure(f"cannot listen on {self._address}: {error}") from error
 
     def _tell_of(self, cache: RowCache) -> Callable[[], None]:
         metrics = self._metrics
@@ -244,20 +208,24 @@ class Gateway:
         """The watch over the registry."""
         return self._watch
 
-    def start(self, say: Callable[[str], None] = lambda _: None) -> None:
+    def start(
+        self,
+        say: Callable[[str], None] = lambda _: None,
+        say_ready: Callable[[str], None] | None = None,
+    ) -> None:
         """Listens, waits until Redis has answered, and then reports SERVING.
 
         Args:
-            say: Is told why it takes longer, and in the end what is served where.
+            say: Is told why it takes longer.
+            say_ready: Is told in the end what is served where; `say` if None.
 
         Raises:
             StartFailure: There is to be a cache, and Redis refuses what it needs.
         """
         if self.metrics_page is not None:
             say(f"metrics on {self.metrics_page.url}")
-        self._server.start()
-        if self._native is not None:
-            self._native.start()
+        if not self.settings.takes_over:
+            self._accept()
         complained = False
         while not self._stopping.is_set():
             try:
@@ -278,14 +246,26 @@ class Gateway:
         gc.collect()
         gc.freeze()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        if self.settings.takes_over:
+            self._accept()
         book = self._watch.book
         for name, failure in book.failures.items():
             logger.warning("feature service %r cannot be served: %s", name, failure.message)
-        say(
+        (say_ready or say)(
             f"Hotfeast serves project {book.definitions.project!r} on "
             f"{self.settings.host}:{self.port} ({len(book.definitions.services)} feature services, "
             f"{len(book.definitions.views)} feature views, Redis {redis_version})"
         )
+
+    def _accept(self) -> None:
+        """Takes clients."""
+        if self._native is not None:
+            self._server.start()
+            self._native.start()
+            return
+        if self.settings.takes_over:
+            self._listen()
+        self._server.start()
 
     def _open_cache(self, invalidations: Invalidations) -> None:
         for plan in self._watch.book.service_plans:
@@ -303,14 +283,17 @@ class Gateway:
             drain: Seconds that requests in flight have; the settings' if None.
         """
         self._stopping.set()
-        self._health.enter_graceful_shutdown()
         grace = self.settings.drain if drain is None else drain
         if self._native is not None:
             drained = self._native.stop_serving(grace)
+            self._health.enter_graceful_shutdown()
             self._pushes.stop()
             drained.wait()
             self._server.stop(0).wait()
         else:
+            if self.settings.share_port:
+                turn_away(self.port)
+            self._health.enter_graceful_shutdown()
             stopped = self._gate.stop(self._server, grace)
             # Once clients have been told to go elsewhere, so that streams are not opened here
             # again.
@@ -327,8 +310,14 @@ class Gateway:
         if self.metrics_page is not None:
             self.metrics_page.stop()
 
-    def run(self, say: Callable[[str], None]) -> None:
+    def run(
+        self, say: Callable[[str], None], say_ready: Callable[[str], None] | None = None
+    ) -> None:
         """Serves until SIGTERM or SIGINT, then drains.
+
+        Args:
+            say: As for `start`.
+            say_ready: As for `start`.
 
         Raises:
             SystemExit: The server has ended by itself, so that somebody should start it again.
@@ -340,7 +329,7 @@ class Gateway:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
-        self.start(say)
+        self.start(say, say_ready)
         self._asked_to_stop.wait()
         self.stop()
         if self._broken:

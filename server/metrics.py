@@ -8,10 +8,10 @@ worker that takes a dead one's place goes on with its files, so that totals neve
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import grpc
 from prometheus_client import (
@@ -22,14 +22,18 @@ from prometheus_client import (
     start_http_server,
     values,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.errors import StartFailure
-from hotfeast.server.plan import PlanBook
-from hotfeast.server.registry import RegistryState
+from hotfeast.server.settings import WorkerFiles
+
+if TYPE_CHECKING:
+    # With Feast, which a supervisor does without.
+    from hotfeast.server.plan import PlanBook
+    from hotfeast.server.registry import RegistryState
 
 # Seconds. The quickest answers take a quarter of a millisecond; Redis has a second by default.
 _BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -38,18 +42,6 @@ _READS = 20
 _READ_PAUSE = 0.02
 _READ_TIME = "hotfeast_registry_read_timestamp_seconds"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-
-
-class WorkerFiles(NamedTuple):
-    """Where a worker keeps its figures.
-
-    Attributes:
-        folder: The supervisor's.
-        worker: Its number, which no other live worker has.
-    """
-
-    folder: Path
-    worker: int
 
 
 class TransformFigures(NamedTuple):
@@ -68,10 +60,10 @@ class Watch(Protocol):
     """What is told of the registry."""
 
     @property
-    def book(self) -> PlanBook: ...
+    def book(self) -> "PlanBook": ...
 
     @property
-    def state(self) -> RegistryState: ...
+    def state(self) -> "RegistryState": ...
 
 
 class Metrics(grpc.ServerInterceptor):
@@ -307,6 +299,30 @@ class _CacheFigures:
         self._live.set(cache.live)
 
 
+class ReloadFigures(Collector):
+    """What a supervisor counts.
+
+    Attributes:
+        done: Reloads after which all workers were new.
+        failed: Those that a worker without a successor has ended.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.failed = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as Prometheus wants them."""
+        reloads = CounterMetricFamily(
+            "hotfeast_reloads",
+            "Times that all workers were to be replaced (SIGHUP), by outcome: done, failed.",
+            labels=["outcome"],
+        )
+        reloads.add_metric(["done"], self.done)
+        reloads.add_metric(["failed"], self.failed)
+        yield reloads
+
+
 class _WithAge(Collector):
     """Figures, and the registry's age as it is when they are scraped."""
 
@@ -331,7 +347,7 @@ class Page:
         url: Where.
     """
 
-    def __init__(self, figures: Collector, host: str, port: int) -> None:
+    def __init__(self, figures: Sequence[Collector], host: str, port: int) -> None:
         """
         Args:
             figures: What is served.
@@ -342,7 +358,8 @@ class Page:
             StartFailure: The address cannot be had.
         """
         registry = CollectorRegistry()
-        registry.register(_WithAge(figures))
+        for each in figures:
+            registry.register(_WithAge(each))
         try:
             self._server, self._thread = start_http_server(port, host.strip("[]"), registry)
         except OSError as error:

@@ -8,7 +8,6 @@ that grpcio brings (health, reflection), are passed on to a grpcio server on a l
 
 import base64
 import binascii
-import errno
 import logging
 import queue
 import socket
@@ -27,6 +26,7 @@ from hotfeast.hotpath.http2 import Stream
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
 from hotfeast.server.errors import RequestFailure, StartFailure
+from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
 from hotfeast.server.redis_io import Lanes, RedisUnavailable
 from hotfeast.server.request_threads import RequestThreads
 from hotfeast.server.servicer import FeatureServicer, Wanted, failure_of
@@ -38,7 +38,6 @@ Metadata = Sequence[tuple[bytes, bytes]]
 # Connections to Redis that the loop reads with at most; a read that finds none idle takes a thread.
 _MOST_LANES = 64
 _FIRST_LANES = 2
-_BACKLOG = 4096
 # Calls that are passed on to grpcio at once; each takes a thread.
 _MOST_PASSED_ON = 256
 # Headers that are HTTP/2's or gRPC's own, and no metadata of a call.
@@ -48,6 +47,8 @@ _NOT_METADATA = {
 }  # fmt: skip
 # Seconds between two looks at whether the last calls are over.
 _DRAIN_LOOKS = 0.01
+# Seconds after which a client that has been warned to go elsewhere must know.
+_WARNING = 1.0
 # Seconds that clients have to close their connections once all their calls are answered. Closing
 # them from here while a client writes would lose it the answers that it has not read.
 _LINGER = 0.5
@@ -105,21 +106,6 @@ def unary_methods(
     return handlers, frozenset(path for path in handlers if path.endswith(b"/GetOnlineFeatures"))
 
 
-def _listener(family: int, address: tuple[Any, ...], share_port: bool) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share_port:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
 class NativeServer(Reactor):
     """Listens, and answers."""
 
@@ -159,10 +145,11 @@ class NativeServer(Reactor):
         self.cache = cache
         self._ended = ended
         self._listeners: list[socket.socket] = []
+        self._shared = False
         self._opening = 0
         self._passed_on = 0
         self._running = threading.Thread(target=self._run, name="native-server", daemon=True)
-        self._draining = 0.0
+        self._draining = self._warned = 0.0
         self._answered: float | None = None
         self._drained = threading.Event()
         self._behind = grpc.insecure_channel(
@@ -176,13 +163,12 @@ class NativeServer(Reactor):
         )
         self._passing = ThreadPoolExecutor(_MOST_PASSED_ON, thread_name_prefix="passed-on")
 
-    def bind(self, host: str, port: int, share_port: bool) -> int:
+    def bind(self, host: str, port: int) -> int:
         """Takes an address; nothing is accepted before `start`.
 
         Args:
             host: An address or a name; brackets around an IPv6 address may be there or not.
             port: 0 for any free one.
-            share_port: Whether other processes listen on the same port.
 
         Returns:
             The port.
@@ -190,30 +176,28 @@ class NativeServer(Reactor):
         Raises:
             StartFailure: It cannot be had.
         """
+        self._listeners = bind_all(host, port, share_port=False)
         try:
-            found = socket.getaddrinfo(
-                host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-        except OSError as error:
-            raise StartFailure(f"cannot listen on {host}:{port}: {error}") from error
-        missing: OSError | None = None
-        for family, _, _, _, address in found:
-            try:
-                listener = _listener(family, (address[0], port, *address[2:]), share_port)
-            except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise StartFailure(f"cannot listen on {host}:{port}: {error}") from error
-                # A name may have an address of a kind that this machine has not.
-                missing = error
-                continue
-            self._listeners.append(listener)
-            port = int(listener.getsockname()[1])
-        if not self._listeners:
-            raise StartFailure(f"cannot listen on {host}:{port}: {missing}") from missing
-        return port
+            listen_all(self._listeners, host)
+        except StartFailure:
+            close_all(self._listeners)
+            raise
+        return port_of(self._listeners)
+
+    def adopt(self, listeners: Sequence[socket.socket]) -> int:
+        """Takes sockets that are bound, and that others may listen on, too.
+
+        Returns:
+            Their port.
+        """
+        self._listeners = list(listeners)
+        self._shared = True
+        return port_of(listeners)
 
     def start(self) -> None:
         """Accepts clients."""
+        if self._shared:
+            listen_all(self._listeners, self._listeners[0].getsockname()[0])
         for listener in self._listeners:
             self.listen(listener)
         self._running.start()
@@ -228,8 +212,7 @@ class NativeServer(Reactor):
             What is set when it has ended.
         """
         if not self._running.is_alive():
-            for listener in self._listeners:
-                listener.close()
+            close_all(self._listeners)
             self._drained.set()
             return self._drained
         self.call(partial(self._drain, time.monotonic() + grace))
@@ -257,17 +240,22 @@ class NativeServer(Reactor):
 
     def _drain(self, until: float) -> None:
         for listener in self._listeners:
-            self.stop_listening(listener)
+            # Who waits at a socket that others have, too, is theirs.
+            self.stop_listening(listener, not self._shared)
         self._listeners = []
         for connection in self.connections:
             connection.leave()
         self._draining = until
+        self._warned = time.monotonic()
         self._look_at_drain()
 
     def _look_at_drain(self) -> None:
         now = time.monotonic()
         clients = self.connections
-        if any(client.open_calls or client.unsent for client in clients):
+        if now >= self._warned + _WARNING:
+            for client in clients:
+                client.depart()
+        if any(client.open_calls or client.unsent or not client.left for client in clients):
             self._answered = None
         elif self._answered is None:
             self._answered = now

@@ -1,41 +1,71 @@
-"""Several gateway processes on one port, under one supervisor.
+"""The worker processes of a gateway, under the supervisor that was started.
 
-The kernel spreads connections over the workers (SO_REUSEPORT). The supervisor holds the port, tells
-when all workers are ready, starts a worker anew when it dies, and passes on SIGTERM.
+Each worker has listening sockets of its own on the one port, over which the kernel spreads
+connections (SO_REUSEPORT). The supervisor holds the port and these sockets, tells when all workers
+are ready, starts a worker anew when it dies, and passes on SIGTERM.
+
+SIGHUP has all workers replaced, one after another and with the same options. A successor starts
+beside the worker that it is for, and takes clients once it is ready; only then does that worker
+drain. The two have the same listening sockets, so that a connection which nobody has accepted is
+not lost with either. (grpcio's server cannot be given a socket; see `hotfeast.server.drain`.) A
+successor that cannot start leaves the workers as they are.
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hotfeast.server.errors import StartFailure
-from hotfeast.server.gateway import Gateway, Settings
-from hotfeast.server.metrics import Page, WorkerFiles, forget_gauges, workers_figures
+from hotfeast.server.listening import bind_all, close_all, port_of
+from hotfeast.server.logs import set_up_logs
+from hotfeast.server.metrics import (
+    Page,
+    ReloadFigures,
+    forget_gauges,
+    workers_figures,
+)
+from hotfeast.server.settings import Settings, WorkerFiles
 
 logger = logging.getLogger(__name__)
 
 # Seconds before a worker that died young is started again, so that a fault does not spin.
 _RESTART_PAUSE = 1.0
+# Seconds between two looks at signals, and at workers that take long to drain.
+_LOOKS = 0.2
+# Seconds beyond those for its requests after which a worker that still drains is killed.
+_DRAIN_PATIENCE = 5.0
+
+Say = Callable[[str], None]
 
 
-def _work(settings: Settings, ready: Connection) -> None:
+def _work(settings: Settings, tell: Connection) -> None:
     """A worker process: a gateway that reports through a pipe."""
+    # Meant for the supervisor, also where a terminal sends it to all.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+    set_up_logs()
+    # Only here: the supervisor does not need Feast, and what it takes.
+    from hotfeast.server.gateway import Gateway
+
     try:
-        Gateway(settings).run(lambda line: ready.send(("line", line)))
+        Gateway(settings).run(
+            lambda line: tell.send(("line", line)), lambda line: tell.send(("ready", line))
+        )
     except StartFailure as failure:
-        ready.send(("failed", str(failure)))
+        tell.send(("failed", str(failure)))
 
 
 def _end_with_parent() -> None:
@@ -44,6 +74,60 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Slot:
+    """A place for a worker.
+
+    Attributes:
+        index: Its number, for people.
+        listeners: The sockets that its worker listens on.
+        worker: Who serves there; None while there is nobody.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.listeners: list[socket.socket] = []
+        self.worker: _Worker | None = None
+
+
+class _Worker:
+    """A worker process, as its supervisor sees it.
+
+    Attributes:
+        slot: Where it serves, or is to serve.
+        number: Of its figures; no other live worker has it.
+        pipe: What it tells.
+        ready: Whether it serves.
+        failure: Why it could not start.
+        leave_by: Monotonic seconds when it is killed.
+    """
+
+    def __init__(self, context: SpawnContext, settings: Settings, slot: _Slot, number: int) -> None:
+        self.slot = slot
+        self.number = number
+        self.ready = False
+        self.failure = ""
+        self.leave_by = math.inf
+        self.started = time.monotonic()
+        self.pipe, sender = context.Pipe(duplex=False)
+        self.process = context.Process(
+            target=_work, args=(settings, sender), name=f"hotfeast-{slot.index}"
+        )
+        self.process.start()
+        sender.close()
+
+    def drain(self, patience: float) -> None:
+        """Asks it to end."""
+        self.leave_by = time.monotonic() + patience
+        if self.process.is_alive():
+            self.process.terminate()
+
+    def kill_if_late(self, now: float) -> None:
+        """Ends it if it has been asked to for too long."""
+        if now > self.leave_by and self.process.is_alive():
+            logger.warning("%s has not drained in time; killing it", self.process.name)
+            self.process.kill()
 
 
 class Supervisor:
@@ -55,121 +139,201 @@ class Supervisor:
         Raises:
             StartFailure: The port, or that of the metrics, cannot be had.
         """
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            # Bound, never listening: it keeps the port from others, and gets no connections.
-            self._socket.bind((settings.host.strip("[]"), settings.port))
-        except OSError as error:
-            raise StartFailure(f"cannot listen on {settings.host}:{settings.port}: {error}") from (
-                error
-            )
+        if settings.port:
+            # Others could share it as the workers do, unknowingly: it must be nobody's.
+            close_all(bind_all(settings.host, settings.port, share_port=False))
+        # Bound, never listening: they keep the port from others, and get no connections.
+        self._holders = bind_all(settings.host, settings.port, share_port=True)
         self._figures: TemporaryDirectory[str] | None = None
         self._page: Page | None = None
+        self._reloads = ReloadFigures()
         if settings.metrics is not None:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
-            self._page = Page(workers_figures(Path(self._figures.name)), *settings.metrics)
+            figures = workers_figures(Path(self._figures.name))
+            self._page = Page((figures, self._reloads), *settings.metrics)
         self._settings = replace(
-            settings, port=self._socket.getsockname()[1], share_port=True, metrics=None
+            settings, port=port_of(self._holders), share_port=True, metrics=None
         )
-        self._count = count
         # Not fork: gRPC's threads do not survive one.
         self._context = multiprocessing.get_context("spawn")
-        self._workers: dict[int, tuple[BaseProcess, Connection, float]] = {}
+        self._slots = [_Slot(index) for index in range(count)]
+        self._workers: dict[Connection, _Worker] = {}
+        self._complete = False
         self._stopping = False
+        self._reload_wanted = False
+        # Of a reload: who is still to be replaced, by whom now, and who drains.
+        self._to_replace: deque[_Slot] = deque()
+        self._successor: _Worker | None = None
+        self._leaving: _Worker | None = None
 
-    def run(self, say: Callable[[str], None]) -> None:
+    def run(self, say: Say) -> None:
         """Serves until SIGTERM or SIGINT, then drains all workers.
 
         Args:
-            say: Is told when all workers are ready, and of workers that died.
+            say: Is told when all workers are ready, of workers that died, and of reloads.
 
         Raises:
             StartFailure: A worker could not start, before all had once been ready.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
         if self._page is not None:
             say(f"metrics on {self._page.url}")
-        ready: set[int] = set()
         try:
-            for index in range(self._count):
-                self._launch(index)
+            for slot in self._slots:
+                self._fill(slot)
             while not self._stopping:
-                self._turn(ready, say)
+                self._turn(say)
         finally:
             self._stop_all()
 
-    def _on_signal(self, *_: object) -> None:
+    def _on_stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _launch(self, index: int) -> None:
-        receiver, sender = self._context.Pipe(duplex=False)
-        settings = replace(self._settings, metrics_files=self._files(index))
-        process = self._context.Process(
-            target=_work, args=(settings, sender), name=f"hotfeast-{index}"
+    def _on_reload(self, *_: object) -> None:
+        self._reload_wanted = True
+
+    # ------------------------------------------------------------ workers
+
+    def _fill(self, slot: _Slot) -> None:
+        """Starts a worker that listens on sockets of its own."""
+        if self._settings.server == "native":
+            close_all(slot.listeners)
+            slot.listeners = bind_all(self._settings.host, self._settings.port, share_port=True)
+        slot.worker = self._launch(slot, takes_over=False)
+
+    def _launch(self, slot: _Slot, takes_over: bool) -> _Worker:
+        used = {worker.number for worker in self._workers.values()}
+        number = next(n for n in range(len(used) + 1) if n not in used)
+        settings = replace(
+            self._settings,
+            metrics_files=self._files(number),
+            listeners=tuple(slot.listeners),
+            takes_over=takes_over,
         )
-        process.start()
-        sender.close()
-        self._workers[index] = (process, receiver, time.monotonic())
+        worker = _Worker(self._context, settings, slot, number)
+        self._workers[worker.pipe] = worker
+        return worker
 
-    def _files(self, index: int) -> WorkerFiles | None:
-        return None if self._figures is None else WorkerFiles(Path(self._figures.name), index)
+    def _files(self, number: int) -> WorkerFiles | None:
+        return None if self._figures is None else WorkerFiles(Path(self._figures.name), number)
 
-    def _turn(self, ready: set[int], say: Callable[[str], None]) -> None:
-        pipes = {receiver: i for i, (_, receiver, _) in self._workers.items()}
-        for receiver in wait(list(pipes), timeout=0.2):
-            assert isinstance(receiver, Connection)
-            index = pipes[receiver]
+    def _turn(self, say: Say) -> None:
+        for pipe in wait(list(self._workers), timeout=_LOOKS):
+            assert isinstance(pipe, Connection)
+            worker = self._workers[pipe]
             try:
-                kind, text = receiver.recv()
+                kind, text = pipe.recv()
             except EOFError:
-                self._replace(index, say)
-                continue
-            if kind == "failed":
-                if len(ready) < self._count:
-                    raise StartFailure(text)
-                # Its siblings serve on, and the next attempt may find the registry readable.
-                say(f"worker {index} cannot start: {text}")
-                continue
-            if text.startswith("Hotfeast serves"):
-                was_complete = len(ready) == self._count
-                ready.add(index)
-                if len(ready) == self._count and not was_complete:
-                    say(f"{text} with {self._count} workers")
+                self._ended(worker, say)
             else:
-                say(f"worker {index}: {text}")
+                self._told(worker, kind, text, say)
+        for worker in self._workers.values():
+            worker.kill_if_late(time.monotonic())
+        if self._reload_wanted and not self._is_reloading() and self._all_ready():
+            self._reload_wanted = False
+            say("reload: starting new workers")
+            self._to_replace.extend(self._slots)
+            self._replace_next(say)
 
-    def _replace(self, index: int, say: Callable[[str], None]) -> None:
-        process, receiver, started = self._workers[index]
-        process.join()
-        receiver.close()
-        files = self._files(index)
+    def _all_ready(self) -> bool:
+        return all(slot.worker is not None and slot.worker.ready for slot in self._slots)
+
+    def _told(self, worker: _Worker, kind: str, text: str, say: Say) -> None:
+        of = f"worker {worker.slot.index}"
+        if kind == "failed":
+            if not self._complete:
+                raise StartFailure(text)
+            worker.failure = text
+        elif kind == "line":
+            say(f"{of}: {text}" if len(self._slots) > 1 else text)
+        elif worker is self._successor:
+            worker.ready = True
+            self._take_over(worker, say)
+        else:
+            worker.ready = True
+            if not self._complete and self._all_ready():
+                self._complete = True
+                count = len(self._slots)
+                say(f"{text} with {count} workers" if count > 1 else text)
+
+    def _ended(self, worker: _Worker, say: Say) -> None:
+        worker.process.join()
+        worker.pipe.close()
+        del self._workers[worker.pipe]
+        files = self._files(worker.number)
         if files is not None:
             forget_gauges(files)
-        if self._stopping:
-            return
-        say(f"worker {index} ended with exit code {process.exitcode}; starting it again")
-        if time.monotonic() - started < _RESTART_PAUSE:
-            time.sleep(_RESTART_PAUSE)
-        self._launch(index)
+        slot = worker.slot
+        why = worker.failure or f"it ended with exit code {worker.process.exitcode}"
+        if worker is self._successor:
+            self._give_up_reload(slot, why)
+        elif worker is self._leaving:
+            self._leaving = None
+            self._replace_next(say)
+        else:
+            slot.worker = None
+            if worker.failure:
+                # Its siblings serve on, and the next attempt may find the registry readable.
+                say(f"worker {slot.index} cannot start: {why}; starting it again")
+            else:
+                say(
+                    f"worker {slot.index} ended with exit code {worker.process.exitcode}; "
+                    "starting it again"
+                )
+            if self._successor is None or self._successor.slot is not slot:
+                if time.monotonic() - worker.started < _RESTART_PAUSE:
+                    time.sleep(_RESTART_PAUSE)
+                self._fill(slot)
+
+    # ------------------------------------------------------------ reload
+
+    def _is_reloading(self) -> bool:
+        return self._successor is not None or self._leaving is not None
+
+    def _replace_next(self, say: Say) -> None:
+        """Starts the next successor, or is done."""
+        if self._to_replace:
+            self._successor = self._launch(self._to_replace.popleft(), takes_over=True)
+        else:
+            self._reloads.done += 1
+            say(f"reload: done, {len(self._slots)} new workers serve")
+
+    def _take_over(self, worker: _Worker, say: Say) -> None:
+        """A successor serves: the worker that it is for may go."""
+        self._successor = None
+        self._leaving, worker.slot.worker = worker.slot.worker, worker
+        if self._leaving is None:
+            # It has died meanwhile.
+            self._replace_next(say)
+        else:
+            self._leaving.drain(self._settings.drain + _DRAIN_PATIENCE)
+
+    def _give_up_reload(self, slot: _Slot, why: str) -> None:
+        self._reloads.failed += 1
+        self._successor = None
+        self._to_replace.clear()
+        logger.error("reload: worker %d has no successor, and serves on: %s", slot.index, why)
+        if slot.worker is None:
+            # It has died meanwhile.
+            self._fill(slot)
+
+    # ------------------------------------------------------------ the end
 
     def _stop_all(self) -> None:
-        for process, _, _ in self._workers.values():
-            if process.is_alive():
-                process.terminate()
-        end = time.monotonic() + self._settings.drain + 5
-        for process, receiver, _ in self._workers.values():
-            process.join(max(end - time.monotonic(), 0))
-            if process.is_alive():
-                logger.warning("%s has not drained in time; killing it", process.name)
-                process.kill()
-                process.join()
+        # Who has not been accepted by now is to go elsewhere at once.
+        close_all([each for slot in self._slots for each in slot.listeners])
+        for worker in self._workers.values():
+            worker.drain(self._settings.drain + _DRAIN_PATIENCE)
+        for worker in self._workers.values():
+            worker.process.join(max(worker.leave_by - time.monotonic(), 0))
+            worker.kill_if_late(time.monotonic() + _LOOKS)
+            worker.process.join()
             with suppress(OSError):
-                receiver.close()
+                worker.pipe.close()
         if self._page is not None:
             self._page.stop()
         if self._figures is not None:
             self._figures.cleanup()
-        self._socket.close()
+        close_all(self._holders)

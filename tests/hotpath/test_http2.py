@@ -440,24 +440,49 @@ def test_reset_at_every_point() -> None:
 
 
 def test_leaving() -> None:
+    """First a warning, which loses no call; then, once it has come, the end."""
     client = Client()
     number = client.start(LATER, framed(b"abc"))
     client.pump()
     client.connection.leave()
-    sent = client.connection.to_send()
-    (goaway,) = frames_of(sent)
-    assert (goaway.last_stream_id, goaway.error_code) == (number, 0)
+    goaway, ping = frames_of(client.connection.to_send())
+    assert (goaway.last_stream_id, goaway.error_code) == (2**31 - 1, 0)
     client.connection.leave()
     assert client.connection.to_send() == b""
-    assert client.connection.leaving
-    # A call that was on its way is refused, and may be tried elsewhere; older ones are answered.
-    client.feed(headers(number + 2).serialize())
+    assert (client.connection.leaving, client.connection.left) == (True, False)
+    # A call that was on its way, and the answer to another PING.
+    call = block(LATER)
+    client.feed(HeadersFrame(number + 2, call, flags=["END_HEADERS"]).serialize())
+    client.feed(DataFrame(number + 2, framed(b"x"), flags=["END_STREAM"]).serialize())
+    client.feed(PingFrame(0, b"12345678", flags=["ACK"]).serialize())
+    assert client.connection.to_send() == b""
+    assert len(client.server.kept) == 2
+    client.feed(PingFrame(0, ping.opaque_data, flags=["ACK"]).serialize())
+    (goaway,) = frames_of(client.connection.to_send())
+    assert (goaway.last_stream_id, goaway.error_code) == (number + 2, 0)
+    assert client.connection.left
+    client.connection.depart()
+    assert client.connection.to_send() == b""
+    # A call that it should not have begun is refused, and may be tried elsewhere.
+    client.feed(HeadersFrame(number + 4, call, flags=["END_HEADERS"]).serialize())
     (reset,) = frames_of(client.connection.to_send())
-    assert (reset.stream_id, reset.error_code) == (number + 2, ErrorCodes.REFUSED_STREAM)
-    ((stream, message),) = client.server.kept
-    stream.answer(message)
-    assert len(frames_of(client.connection.to_send())) == 3
+    assert (reset.stream_id, reset.error_code) == (number + 4, ErrorCodes.REFUSED_STREAM)
+    for stream, message in client.server.kept:
+        stream.answer(message)
+    assert len(frames_of(client.connection.to_send())) == 6
     assert client.connection.open_calls == 0
+
+
+def test_a_client_that_does_not_answer_the_warning() -> None:
+    client = Client()
+    client.pump()
+    # Also one that answers without having been warned.
+    client.feed(PingFrame(0, b"goodbye\0", flags=["ACK"]).serialize())
+    assert not client.connection.left
+    client.connection.leave()
+    client.connection.depart()
+    sent = frames_of(client.connection.to_send())
+    assert [f.last_stream_id for f in sent if isinstance(f, GoAwayFrame)] == [2**31 - 1, 0]
 
 
 def test_too_many_streams() -> None:

@@ -323,7 +323,7 @@ def test_more_clients_than_descriptors(market_store: FeatureStore) -> None:
         host, port = process.address().split(":")
         with grpc.insecure_channel(f"{host}:{port}") as channel:
             assert call(channel, READ, USERS).code == grpc.StatusCode.OK
-            pid = process.process.pid
+            (pid,) = process.workers()
             used = len(os.listdir(f"/proc/{pid}/fd"))
             limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 10, limits[1]))

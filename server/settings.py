@@ -1,0 +1,71 @@
+"""How a gateway runs."""
+
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+
+class WorkerFiles(NamedTuple):
+    """Where a worker keeps its figures.
+
+    Attributes:
+        folder: The supervisor's.
+        worker: Its number, which no other live worker has.
+    """
+
+    folder: Path
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a gateway runs. All of it can be pickled, for worker processes as they are started."""
+
+    repo: Path
+    """The folder with `feature_store.yaml`."""
+    host: str = "127.0.0.1"
+    port: int = 6570
+    """0 for any free port."""
+    redis_url: str | None = None
+    """Used instead of the repository's connection string."""
+    redis_timeout: float = 1.0
+    """Seconds to connect, and for one round trip."""
+    registry_interval: float = 5.0
+    """Seconds between two looks at the registry."""
+    threads: int = 16
+    """Requests that are worked on at once, streams apart."""
+    transform_threads: int = 1
+    """Requests that run Python transforms at once, beside those `threads`."""
+    transforms: str = "kernel"
+    """How on-demand views are computed: `kernel` where there is one, `python`, or `verify`."""
+    push_streams: int = 16
+    """Push streams that may be open at once."""
+    push_future_limit: float = 86400.0
+    """Seconds that a pushed row's event time may be in the future."""
+    drain: float = 30.0
+    """Seconds that requests in flight have to finish after SIGTERM."""
+    as_of: datetime | None = None
+    """A fixed time to age rows against."""
+    status_mode: str = "strict"
+    server: str = "native"
+    """What clients speak with: `native`, the gateway's own server, or `grpcio`."""
+    transforms_from: str = "registry"
+    """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
+    layout: str | None = None
+    """How rows are stored that their view's tags say nothing of; feature_store.yaml's if None."""
+    cache_mb: int = 0
+    """Megabytes (2^20 bytes) of rows that are kept in memory; 0 for no cache."""
+    cache_staleness: float = 1.0
+    """Seconds that an answer from the cache may be old, for views whose tags do not say."""
+    share_port: bool = False
+    """Whether other processes listen on the same port (SO_REUSEPORT)."""
+    listeners: tuple[socket.socket, ...] = ()
+    """Sockets to listen on, which somebody else has bound and keeps; for `native`."""
+    takes_over: bool = False
+    """Whether clients are only taken once all is ready, since until then others are theirs."""
+    metrics: tuple[str, int] | None = None
+    """Host and port of a page of figures for Prometheus; none if None."""
+    metrics_files: WorkerFiles | None = None
+    """Where a worker keeps its figures, for its supervisor's page."""
