@@ -19,6 +19,9 @@ And for writes:
     latest      rows that another row of the run supersedes
     write_link  commands out while replies come in
 
+`answer` reads an answer's bytes back into columns, for whoever looks at what was served, and
+`answer_arrow` shows them to Arrow.
+
 `scripts` loads what Redis runs; `repack_rows.lua` puts stored rows into another layout. `kernel`
 runs on-demand views that could be compiled, on the way into `splice`. `values` judges the wire
 bytes of a Feast `Value`; `cache` keeps rows that have been read, so that nobody need ask for them,

@@ -15,3 +15,7 @@ class ReplyError(Exception):
 
 class ProtocolError(ConnectionError):
     """The reply is not RESP, or not the reply to what was asked; the connection is unusable."""
+
+
+class MalformedAnswer(ValueError):
+    """Bytes are no answer that its columns can be read from; the message names the column."""

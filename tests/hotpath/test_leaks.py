@@ -17,10 +17,17 @@ from hpack import Encoder
 from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
 
 from hotfeast.hotpath import rules
+from hotfeast.hotpath.answer import Answer, AnswerColumn
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
-from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.errors import (
+    CorruptRow,
+    InvalidRequest,
+    MalformedAnswer,
+    ProtocolError,
+    ReplyError,
+)
 from hotfeast.hotpath.hpack import HeaderDecoder
 from hotfeast.hotpath.http2 import Connection
 from hotfeast.hotpath.kernel import Kernel
@@ -304,6 +311,22 @@ def test_memory_is_flat_over_errors(name: str) -> None:
             call()
 
     assert growth(loop, LOOPS // 4) < ALLOWED_GROWTH // 4
+
+
+@pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
+def test_memory_is_flat_over_decoded_answers() -> None:
+    data = serve()
+    texts = ValueColumn.from_arrow(2, pa.array(["a", None]))
+
+    def loop() -> None:
+        answer = Answer(data, data)
+        for index in range(len(answer.names)):
+            answer.column(index, 2)
+        AnswerColumn.of_cells("f", [texts, texts])
+        with pytest.raises(MalformedAnswer):
+            Answer(data, data[:-1])
+
+    assert growth(loop, LOOPS // 10) < ALLOWED_GROWTH // 10
 
 
 @pytest.mark.skipif(under_asan, reason="AddressSanitizer keeps freed memory for a while")
