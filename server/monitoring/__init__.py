@@ -6,6 +6,8 @@ statistics  all figures of one feature, in bounded memory
 history     what is kept of them later
 windows     the figures of each feature, window by window
 drift       whether values are distributed otherwise than a reference's
+profiles    what values were like in training, in files
+profile_build  profiles out of Feast's offline store
 library     drift and quality of data frames
 """
 

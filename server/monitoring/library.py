@@ -131,20 +131,8 @@ class QualityReport:
         return pd.DataFrame(rows).set_index("feature") if rows else pd.DataFrame()
 
     def __repr__(self) -> str:
-        heads = [
-            "feature",
-            "kind",
-            "rows",
-            "null",
-            "mean",
-            "std",
-            "least",
-            "median",
-            "greatest",
-            "outliers",
-            "distinct",
-        ]
-        heads.append("most frequent")
+        heads = ("feature", "kind", "rows", "null", "mean", "std", "least", "median", "greatest",
+                 "outliers", "distinct", "most frequent")  # fmt: skip
         rows = []
         for name, statistics in self.features.items():
             summary = statistics.summary()

@@ -1,4 +1,4 @@
-"""Drift against SciPy on the raw values: what is tested, how sure it is, and what is called drift."""
+"""Drift against SciPy on the raw values: what is tested, and what is called drift."""
 
 import math
 
