@@ -12,11 +12,14 @@ try:
 except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
+from hotfeast.server import cli_profile
+
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+app.add_typer(cli_profile.app, name="profile")
 
 
 class TransformsFrom(StrEnum):
