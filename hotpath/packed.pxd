@@ -44,9 +44,9 @@ cdef enum Settled:
 
 
 cdef inline Mark mark_of(const uint8_t* at, uint32_t size) noexcept nogil:
-    """The mark of a serialized Timestamp: a last varint that is a zero behind a byte which says that
-    more follow. A field that is there although it is zero is no mark: what is before its zero is a
-    tag."""
+    """The mark of a serialized Timestamp: its last varint ends with a zero behind a byte which says
+    that more follow. A field that is there although it is zero is none: before its zero is a tag.
+    """
     if size < 3 or at[size - 1] != 0 or at[size - 2] < 0x80:
         return UNMARKED
     if at[size - 2] == 0x80 and at[size - 3] >= 0x80:

@@ -62,7 +62,7 @@ cdef uint32_t copy_unmarked(const uint8_t* time, uint32_t size, uint8_t* to) noe
 
 
 cdef inline int strip_time(Reply reply, Span* time) noexcept nogil:
-    """Takes the mark off the time of a row that is in Feast's fields as well. Returns 0, or -1 where
+    """Takes the mark off the time of a row that is in Feast's fields, too. Returns 0, or -1 where
     there is no memory.
 
     The bytes without it go behind the reply, since other spans may share the marked ones.
