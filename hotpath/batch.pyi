@@ -26,6 +26,10 @@ class Batch:
         """The commands, as they go to Redis."""
 
     @property
+    def cell_count(self) -> int:
+        """Stored values and times of all rows."""
+
+    @property
     def entity_counts(self) -> list[int]:
         """The number of distinct entities of each key recipe."""
 

@@ -598,6 +598,11 @@ cdef class Batch:
         return PyBytes_FromStringAndSize(<const char*>self.out.commands, self.out.size)
 
     @property
+    def cell_count(self) -> int:
+        """Stored values and times of all rows."""
+        return self.span_count
+
+    @property
     def entity_counts(self) -> list[int]:
         """The number of distinct entities of each key recipe."""
         return [self.lookups[i].entity_count for i in range(self.plan.recipe_count)]

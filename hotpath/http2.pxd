@@ -32,6 +32,7 @@ cdef class Stream:
     cdef int give_back(self, int64_t count) except -1
     cdef int lend(self) except -1
     cdef int give_up(self, int code, str message) except -1
+    cdef int check_packing(self, int flag) except -1
     cdef int write_waiting(self) except -1
     cdef int take_data(self, const uint8_t* at, size_t size) except -1
     cdef int release(self) except -1
@@ -43,6 +44,17 @@ cdef class Connection:
     cdef readonly bint failed     # nothing more is read; what is to be sent is the end
     cdef readonly bint leaving    # the client has been warned to go elsewhere
     cdef readonly bint left       # no more calls are taken
+    cdef bint met                 # the client's preface and first SETTINGS have been read
+    # What the loop notes when it looks after its clients; monotonic seconds.
+    cdef bint spoke               # something has come since it last looked
+    cdef uint32_t seen_number     # the last call by then
+    cdef double opened
+    cdef double heard             # when it noticed that something had come
+    cdef double quiet             # when it last saw a call, or something to send
+    cdef double pinged            # when it asked whether anybody is there; 0 if it does not wait
+    cdef double leave_at          # when the client is to be sent elsewhere; 0 for never
+    cdef double warned            # when it was
+    cdef double leave_by          # when its connection ends in any case; 0 for never
     cdef object server
     cdef HeaderDecoder decoder
     cdef HeaderList headers

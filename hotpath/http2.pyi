@@ -10,6 +10,11 @@ def percent_encoded(message: str) -> bytes:
 def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Names and values as a header block, none of them entered into the client's table."""
 
+class Unreadable(Exception):
+    """A message that cannot be read, and the gRPC status that says so."""
+
+    code: int
+
 class Stream:
     """One call."""
 
@@ -44,6 +49,12 @@ class Stream:
 
     def finish(self, code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> None:
         """Ends the call with a gRPC status, once all messages are sent."""
+
+    def refuse(self, code: int, message: str) -> None:
+        """Ends a call because of what the client sent."""
+
+    def unpack(self, message: bytes) -> bytes:
+        """A compressed message as it was before; Unreadable where it cannot be. In any thread."""
 
     def took(self, count: int) -> None:
         """Lets the client send as many more bytes as have been taken of its messages."""
@@ -89,6 +100,9 @@ class Connection:
 
     def depart(self) -> None:
         """Takes no more calls, and says so; by itself once the client has answered the warning."""
+
+    def ping(self) -> None:
+        """Asks whether the client is still there."""
 
     def lost(self) -> None:
         """The client is gone: everybody who handles one of its calls is told."""

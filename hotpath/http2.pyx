@@ -4,11 +4,11 @@ Bytes that came from a client go in, `server` is told of the calls in them, and 
 becomes bytes to send. Two kinds of methods are told of differently:
 
 - those in `server.at_once`: unary ones, told of once their message is complete, with
-  `server.answer(stream, message)`;
+  `server.answer(stream, message)`, or `server.answer_packed` where it is compressed;
 - all others: with `server.open(stream, headers)` as they begin. What that returns is then given
-  each message (`message(bytes, taken)`), the end of them (`half_close()`) and, where the client
-  gives up, `cancel()`. Its `Stream` takes `send_headers`, `send_message` and `finish`, and is told
-  with `took(taken)` that a message is not kept any more.
+  each message (`message(bytes, taken)`, or `packed_message` if it is compressed), the end of them
+  (`half_close()`) and, where the client gives up, `cancel()`. Its `Stream` takes `send_headers`,
+  `send_message` and `finish`, and is told with `took(taken)` that a message is not kept any more.
 
 Everything runs in the one thread that has the connection. What a client can make it keep is
 bounded: streams, header lists, messages, and what it does not read.
@@ -107,6 +107,8 @@ cdef enum:
 
 # Of the PING behind a warning to go elsewhere: whoever answers it has had the warning.
 cdef bytes WARNED = b"goodbye\0"
+# Of the PING that asks whether anybody is there.
+cdef bytes THERE = b"hotfeast"
 cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # `:status: 200` is entry 8 of the static table, the name `content-type` entry 31.
 cdef bytes RESPONSE_HEADERS = b"\x88\x0f\x10\x10application/grpc"
@@ -422,10 +424,13 @@ cdef class Stream:
             flag = data[0]
             del self.incoming[: MESSAGE_HEAD + length]
             try:
-                message = self.plain(message, flag)
+                self.check_packing(flag)
             except Unreadable as error:
                 return self.give_up(error.code, str(error))
-            self.call.message(message, MESSAGE_HEAD + length)
+            if flag:
+                self.call.packed_message(message, MESSAGE_HEAD + length)
+            else:
+                self.call.message(message, MESSAGE_HEAD + length)
             if self.incoming is None:
                 # Whoever was told of the message has ended the call.
                 return 0
@@ -440,14 +445,15 @@ cdef class Stream:
         self.finish(code, message, ())
         return 0
 
-    def plain(self, bytes message not None, int flag) -> bytes:
-        """A message as it was before it was compressed.
-
-        Raises:
-            Unreadable: It is compressed in no way that is known, or not as it says, or too large.
+    def refuse(self, int code, str message not None):
+        """Ends a call because of what the client sent: gives its handler up, and tells the client.
         """
+        self.give_up(code, message)
+
+    cdef int check_packing(self, int flag) except -1:
+        """Raises Unreadable for a message that is compressed in no way that is known."""
         if flag == 0:
-            return message
+            return 0
         if flag != 1 or self.encoding is None:
             raise Unreadable(
                 INTERNAL, f"a message has the compression flag {flag}, without a grpc-encoding"
@@ -458,6 +464,14 @@ cdef class Stream:
                 f"grpc-encoding is {self.encoding.decode('latin-1')!r}: "
                 "use gzip, deflate or identity",
             )
+        return 0
+
+    def unpack(self, bytes message not None) -> bytes:
+        """A compressed message as it was before; in any thread, since it may take long.
+
+        Raises:
+            Unreadable: It is not compressed as its call says, or too large.
+        """
         unpacker = zlib.decompressobj(31 if self.encoding == b"gzip" else 15)
         try:
             data = unpacker.decompress(message, LARGEST_MESSAGE + 1)
@@ -500,11 +514,14 @@ cdef class Stream:
             self.finish(INTERNAL, "a unary call has one message; this is another length", ())
             return 0
         try:
-            message = self.plain(bytes(incoming[MESSAGE_HEAD:]), incoming[0])
+            self.check_packing(incoming[0])
         except Unreadable as error:
             self.finish(error.code, str(error), ())
             return 0
-        self.connection.server.answer(self, message)
+        if incoming[0]:
+            self.connection.server.answer_packed(self, bytes(incoming[MESSAGE_HEAD:]))
+        else:
+            self.connection.server.answer(self, bytes(incoming[MESSAGE_HEAD:]))
         return 0
 
 
@@ -522,7 +539,8 @@ cdef class Connection:
         """
         Args:
             server: What answers: `at_once` (a set of paths), `answer(stream, message)`,
-                `open(stream, headers)`, `clock()` and `touched(connection)`.
+                `answer_packed(stream, message)`, `open(stream, headers)`, `clock()` and
+                `touched(connection)`.
             descriptor: The socket's, for whoever sends and receives.
         """
         cdef uint8_t data[6 * 3]
@@ -592,6 +610,11 @@ cdef class Connection:
         if not self.left and not self.failed:
             self.leaving = self.left = True
             self.put_goaway(self.last_number)
+
+    def ping(self):
+        """Asks whether the client is still there."""
+        self.put_frame(PING, 0, 0, <const uint8_t*>PyBytes_AS_STRING(THERE), 8)
+        self.touch()
 
     def lost(self):
         """The client is gone: everybody who handles one of its calls is told."""
@@ -907,7 +930,7 @@ cdef class Connection:
             elif setting == SETTINGS_ENABLE_PUSH and value > 1:
                 return self.fail(PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
         self.put_frame(SETTINGS, ACK, 0, at, 0)
-        self.widened = True
+        self.widened = self.met = True
         return self.touch()
 
     cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1:

@@ -44,24 +44,17 @@ cdef enum Settled:
 
 
 cdef inline Mark mark_of(const uint8_t* at, uint32_t size) noexcept nogil:
-    """The mark of a serialized Timestamp. Those that protobuf writes never end with a zero."""
-    if size < 3 or at[size - 1] != 0:
+    """The mark of a serialized Timestamp: its last varint ends with a zero behind a byte which says
+    that more follow. A field that is there although it is zero is none: before its zero is a tag.
+    """
+    if size < 3 or at[size - 1] != 0 or at[size - 2] < 0x80:
         return UNMARKED
     if at[size - 2] == 0x80 and at[size - 3] >= 0x80:
         return PACKED
     return DUAL
 
 
-cdef inline uint32_t strip_dual(uint8_t* at, uint32_t size) noexcept nogil:
-    """Turns a Timestamp marked DUAL into the one without a mark, in place. Returns its size.
-
-    Once more on the same bytes and size does the same, since spans may share them.
-    """
-    if at[size - 2] & 0x7F == 0:
-        # A field that is zero, there for the mark alone: all of its three bytes go.
-        return size - 3
-    at[size - 2] &= 0x7F
-    return size - 1
+cdef uint32_t copy_unmarked(const uint8_t* time, uint32_t size, uint8_t* to) noexcept nogil
 
 
 cdef inline uint8_t* put_mark(

@@ -42,9 +42,40 @@ cdef inline void copy_row(View* view, const Span* source, Span* cells) noexcept 
         cells[f] = source[f]
 
 
-cdef inline void strip_time(Reply reply, Span* time) noexcept nogil:
-    """Takes the mark off the time of a row that is in Feast's fields as well."""
-    time.size = <int32_t>strip_dual(reply.buffer + time.at, <uint32_t>time.size)
+cdef uint32_t copy_unmarked(const uint8_t* time, uint32_t size, uint8_t* to) noexcept nogil:
+    """Copies a Timestamp marked DUAL without its mark. Returns the copy's size, which is less."""
+    cdef RowTime whole, less
+    if (
+        time[size - 2] == 0x80
+        and parse_row_time(time, size, &whole) == 0
+        and parse_row_time(time, size - 3, &less) == 0
+        and whole.seconds == less.seconds and whole.nanos == less.nanos
+    ):
+        # A field that is zero, there for the mark alone: all of its three bytes go.
+        size -= 3
+        memcpy(to, time, size)
+        return size
+    size -= 1
+    memcpy(to, time, size)
+    to[size - 1] &= 0x7F
+    return size
+
+
+cdef inline int strip_time(Reply reply, Span* time) noexcept nogil:
+    """Takes the mark off the time of a row that is in Feast's fields, too. Returns 0, or -1 where
+    there is no memory.
+
+    The bytes without it go behind the reply, since other spans may share the marked ones.
+    """
+    cdef uint32_t size = <uint32_t>time.size
+    if reply.make_room(size) != 0:
+        return -1
+    time.size = <int32_t>copy_unmarked(
+        reply.buffer + time.at, size, reply.buffer + reply.received
+    )
+    time.at = <uint32_t>reply.received
+    reply.received += <size_t>time.size
+    return 0
 
 
 cdef inline Mark mark_of_span(Reply reply, const Span* time) noexcept nogil:
@@ -98,11 +129,10 @@ cdef Unpacked unpack(
     return READ
 
 
-cdef bint settle_row(
+cdef Settled settle_row(
     Batch batch, Reply reply, uint32_t v, const Span* raw, Span* cells
 ) noexcept nogil:
-    """Works out one row of a view from the first reply. Returns whether it must be asked for once
-    more."""
+    """Works out one row of a view from the first reply."""
     cdef View* view = &batch.plan.views[v]
     cdef const Span* time = raw if view.packed else raw + view.feature_count
     cdef uint32_t number = 0
@@ -111,38 +141,39 @@ cdef bint settle_row(
     if time.size < 0 and view.packed:
         # Feast takes a row away with its time.
         fail_row(view, cells, SPAN_ABSENT)
-        return False
+        return SETTLED
     if time.size < 0:
         if cells != raw:
             copy_row(view, raw, cells)
-        return False
+        return SETTLED
     mark = mark_of_span(reply, time)
     if not view.packed:
         if mark == PACKED:
-            return True
+            return ASK_AGAIN
         if cells != raw:
             copy_row(view, raw, cells)
-        if mark == DUAL:
-            strip_time(reply, &cells[view.feature_count])
-        return False
+        if mark == DUAL and strip_time(reply, &cells[view.feature_count]) != 0:
+            return SETTLE_NO_MEMORY
+        return SETTLED
     if mark == UNMARKED or raw[1].size < 0:
-        return True
+        return ASK_AGAIN
     outcome = unpack(view, reply.buffer, time, raw + 1, cells, &number)
     if outcome == READ:
-        return False
+        return SETTLED
     if outcome == UNKNOWN:
         # If nobody knows the schema, Feast's fields are what is left, where there are any.
         note_unknown(reply, v, number)
         if mark == PACKED:
             fail_row(view, cells, SPAN_UNKNOWN)
-            return False
-    return True
+            return SETTLED
+    return ASK_AGAIN
 
 
-cdef void settle_row_again(
+cdef int settle_row_again(
     Batch batch, Reply reply, uint32_t v, const Span* stored, const Span* row, Span* cells
 ) noexcept nogil:
-    """Works out one row of a view from the reply that has all of its fields."""
+    """Works out one row of a view from the reply that has all of its fields. Returns 0, or -1 where
+    there is no memory."""
     cdef View* view = &batch.plan.views[v]
     cdef const Span* time = stored + view.feature_count
     cdef uint32_t number = 0
@@ -152,9 +183,7 @@ cdef void settle_row_again(
         mark = mark_of_span(reply, time)
     if not view.packable or mark != PACKED:
         copy_row(view, stored, cells)
-        if mark == DUAL:
-            strip_time(reply, &cells[view.feature_count])
-        return
+        return strip_time(reply, &cells[view.feature_count]) if mark == DUAL else 0
     outcome = BROKEN
     if row.size >= 0:
         outcome = unpack(view, reply.buffer, time, row, cells, &number)
@@ -163,6 +192,7 @@ cdef void settle_row_again(
         fail_row(view, cells, SPAN_UNKNOWN)
     elif outcome != READ:
         fail_row(view, cells, SPAN_BROKEN)
+    return 0
 
 
 cdef inline void note_unknown(Reply reply, uint32_t v, uint32_t number) noexcept nogil:
@@ -181,6 +211,7 @@ cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
     cdef size_t raw_first = 0, entity_first = 0
     cdef uint32_t r, v, n, e, width
     cdef bint apart = reply.wire != reply.spans
+    cdef Settled row
     for r in range(batch.plan.recipe_count):
         recipe = &batch.plan.recipes[r]
         lookup = &batch.lookups[r]
@@ -199,11 +230,16 @@ cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
                     raw = reply.wire + raw_first + <size_t>n * width + view.ask_field
                 if not view.packable:
                     copy_row(view, raw, cells)
-                elif settle_row(batch, reply, v, raw, cells):
+                    continue
+                row = settle_row(batch, reply, v, raw, cells)
+                if row == ASK_AGAIN and wanted == NULL:
+                    wanted = <uint8_t*>calloc(batch.entity_total, 1)
                     if wanted == NULL:
-                        wanted = <uint8_t*>calloc(batch.entity_total, 1)
-                        if wanted == NULL:
-                            return SETTLE_NO_MEMORY
+                        return SETTLE_NO_MEMORY
+                if row == SETTLE_NO_MEMORY:
+                    free(wanted)
+                    return SETTLE_NO_MEMORY
+                if row == ASK_AGAIN:
                     wanted[entity_first + e] = 1
         raw_first += <size_t>ask.entity_count * width
         entity_first += lookup.entity_count
@@ -229,11 +265,11 @@ cdef Settled settle_second(Batch batch, Reply reply) noexcept nogil:
             cells += <size_t>ask.entities[n] * recipe.field_count
             for v in range(batch.plan.view_count):
                 view = &batch.plan.views[v]
-                if view.recipe == r:
-                    settle_row_again(
-                        batch, reply, v, raw + view.first_field, raw + view.full_row,
-                        cells + view.first_field,
-                    )
+                if view.recipe == r and settle_row_again(
+                    batch, reply, v, raw + view.first_field, raw + view.full_row,
+                    cells + view.first_field,
+                ) != 0:
+                    return SETTLE_NO_MEMORY
             raw += ask.field_count
     return SETTLED
 

@@ -35,6 +35,17 @@ cdef class Reactor:
     cdef list paused              # listening sockets, while there are no descriptors left
     cdef double accept_again      # monotonic seconds
     cdef bint stopping
+    cdef Py_ssize_t client_count
+    cdef bint draining
+    # Seconds; 0 for no limit.
+    cdef double handshake_limit
+    cdef double idle_limit
+    cdef double age_limit
+    cdef double age_grace
+    cdef double keepalive
+    cdef double keepalive_limit
+    cdef double look_every        # seconds between two looks at clients
+    cdef double next_look         # monotonic seconds
 
     cdef int watch(self, int descriptor, object what, uint32_t events) except -1
     cdef int rewatch(self, int descriptor, uint32_t events) except -1
@@ -47,3 +58,7 @@ cdef class Reactor:
     cdef int step_lane(self, LoopLane lane, uint32_t events) except -1
     cdef int finish_lane(self, LoopLane lane, Outcome outcome, int error) except -1
     cdef int check_deadlines(self) except -1
+    cdef int wait_ms(self) except -2
+    cdef int dismiss(self, Connection client, double time, double leave_by) except -1
+    cdef int look_after(self, double time) except -1
+    cdef int look_at(self, Connection client, double time) except -1

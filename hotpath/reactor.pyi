@@ -43,6 +43,20 @@ class Reactor:
     def stop_listening(self, listener: socket.socket, take_waiting: bool = True) -> None:
         """Accepts no more connections of a socket, but those that wait by now, and closes it."""
 
+    def set_limits(
+        self,
+        handshake: float,
+        idle: float,
+        age: float,
+        age_grace: float,
+        keepalive: float,
+        keepalive_answer: float,
+    ) -> None:
+        """Limits how long clients may be silent, and stay, in seconds; 0 for no limit."""
+
+    def send_away(self, grace: float) -> None:
+        """Sends all clients elsewhere, and ends the loop when they are gone."""
+
     @property
     def connections(self) -> list[Connection]:
         """The clients of the moment."""

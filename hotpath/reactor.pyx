@@ -6,6 +6,7 @@ wait or compute for long is done by other threads, which have the loop called ba
 """
 
 import os
+import random
 from collections import deque
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
@@ -66,6 +67,19 @@ cdef enum:
     # Milliseconds before clients are accepted again when there were no descriptors left.
     ACCEPT_PAUSE = 50
 
+cdef:
+    # Seconds between two looks at clients: usually at most, at least, and in a drain.
+    double LOOKS = 1.0
+    double LEAST_LOOKS = 0.01
+    # Seconds after which a client that has been warned to go elsewhere must know.
+    double WARNING = 1.0
+    # Seconds that a client which has gone elsewhere has to close its connection once all its calls
+    # are answered. Closing it from here while the client writes would lose it the answers that it
+    # has not read.
+    double LINGER = 0.5
+    # Seconds to read why its connection has failed.
+    double FAREWELL = 5.0
+
 
 cdef double now() noexcept nogil:
     return <double>monotonic_ns() / 1e9
@@ -89,8 +103,9 @@ cdef class LoopLane:
 cdef class Reactor:
     """Runs in one thread; only `call` may be used by others.
 
-    Subclasses answer: `answer(stream, message)` for the methods in `at_once`, and
-    `open(stream, headers)` for all others, as `hotfeast.hotpath.http2` has it; and
+    Subclasses answer: `answer(stream, message)` and `answer_packed(stream, message)` for the
+    methods in `at_once`, and `open(stream, headers)` for all others, as `hotfeast.hotpath.http2`
+    has it; and
     `lane_lost(lane)` is told of a connection to Redis that is gone.
 
     Attributes:
@@ -109,6 +124,7 @@ cdef class Reactor:
         self.idle = []
         self.busy = []
         self.paused = []
+        self.look_every = LOOKS
         self.poller = epoll_create1(EPOLL_CLOEXEC)
         self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.poller < 0 or self.waker < 0:
@@ -148,6 +164,43 @@ cdef class Reactor:
             self.accept_all(descriptor)
         self.unwatch(descriptor)
         listener.close()
+
+    def set_limits(
+        self, double handshake, double idle, double age, double age_grace, double keepalive,
+        double keepalive_answer,
+    ) -> None:
+        """Limits how long clients may be silent, and stay. All in seconds, 0 for no limit.
+
+        Args:
+            handshake: Until a client has said that it speaks HTTP/2.
+            idle: Without a call, after which a client is sent elsewhere.
+            age: After which a client is sent elsewhere, a tenth more or less.
+            age_grace: For the calls of one that is sent elsewhere.
+            keepalive: Without a word, after which a client is asked whether it is there.
+            keepalive_answer: For the answer.
+        """
+        self.handshake_limit = handshake
+        self.idle_limit = idle
+        self.age_limit = age
+        self.age_grace = age_grace
+        self.keepalive = keepalive
+        self.keepalive_limit = keepalive_answer
+        for limit in (handshake, idle, age, age_grace, keepalive, keepalive_answer):
+            if limit > 0:
+                self.look_every = max(LEAST_LOOKS, min(self.look_every, limit / 4))
+
+    def send_away(self, double grace) -> None:
+        """Sends all clients elsewhere, and ends the loop when they are gone.
+
+        Args:
+            grace: Seconds for their calls.
+        """
+        cdef double time = now()
+        self.draining = True
+        self.look_every = LEAST_LOOKS
+        self.next_look = time
+        for client in self.connections:
+            self.dismiss(client, time, time + grace)
 
     @property
     def connections(self) -> list[Connection]:
@@ -235,14 +288,9 @@ cdef class Reactor:
         """Runs until `stop`. Connections are closed then."""
         cdef epoll_event events[MOST_EVENTS]
         cdef int count, i, _, timeout
+        cdef double time
         while not self.stopping:
-            timeout = -1
-            if self.busy:
-                timeout = DEADLINE_LOOKS
-            elif self.paused:
-                timeout = ACCEPT_PAUSE
-            if self.calls:
-                timeout = 0
+            timeout = self.wait_ms()
             with nogil:
                 count = epoll_wait(self.poller, events, MOST_EVENTS, timeout)
             if count < 0 and errno != EINTR:
@@ -260,6 +308,10 @@ cdef class Reactor:
                     self.survive(-1, error)
             if self.busy:
                 self.check_deadlines()
+            if self.client_count or self.draining:
+                time = now()
+                if time >= self.next_look:
+                    self.look_after(time)
             while self.dirty:
                 dirty, self.dirty = self.dirty, []
                 for connection in dirty:
@@ -278,6 +330,22 @@ cdef class Reactor:
             self.unwatch((<LoopLane>lane).descriptor)
             self.lane_lost(lane)
         self.busy = []
+
+    cdef int wait_ms(self) except -2:
+        """How long to wait for events, in milliseconds; -1 for as long as it takes."""
+        cdef double left
+        cdef int timeout = -1
+        if self.calls:
+            return 0
+        if self.busy:
+            timeout = DEADLINE_LOOKS
+        elif self.paused:
+            timeout = ACCEPT_PAUSE
+        if self.client_count or self.draining:
+            left = max(0.0, self.next_look - now())
+            if timeout < 0 or left * 1000 < timeout:
+                timeout = <int>(left * 1000) + 1
+        return timeout
 
     def survive(self, int descriptor, object error) -> None:
         """An event or a call has failed, which should not happen: one client pays for it."""
@@ -342,6 +410,7 @@ cdef class Reactor:
 
     cdef int accept_all(self, int descriptor) except -1:
         cdef int client, on = 1
+        cdef Connection connection
         while True:
             client = accept4(descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if client < 0:
@@ -363,7 +432,72 @@ cdef class Reactor:
             except Exception:
                 close(client)
                 raise
+            self.client_count += 1
+            connection.opened = connection.heard = connection.quiet = now()
+            if self.age_limit:
+                connection.leave_at = connection.opened + self.age_limit * random.uniform(0.9, 1.1)
             self.flush(connection)
+
+    cdef int dismiss(self, Connection client, double time, double leave_by) except -1:
+        """Sends a client elsewhere."""
+        if not client.leaving:
+            client.warned = time
+            client.leave()
+        if leave_by and (client.leave_by == 0 or leave_by < client.leave_by):
+            client.leave_by = leave_by
+        return 0
+
+    cdef int look_after(self, double time) except -1:
+        """Looks for clients that are silent, or have stayed, for too long."""
+        self.next_look = time + self.look_every
+        for what in list(self.watched.values()):
+            if isinstance(what, Connection):
+                try:
+                    self.look_at(what, time)
+                except Exception as error:
+                    self.survive((<Connection>what).descriptor, error)
+        if self.draining and self.client_count == 0:
+            self.stopping = True
+        return 0
+
+    cdef int look_at(self, Connection client, double time) except -1:
+        if client.spoke:
+            client.spoke = False
+            client.heard = time
+        if client.streams or client.last_number != client.seen_number or client.unsent:
+            client.seen_number = client.last_number
+            client.quiet = time
+        if client.failed and client.leave_by == 0:
+            client.leave_by = time + FAREWELL
+        if client.leave_by and time >= client.leave_by:
+            return self.drop_connection(client)
+        if client.failed:
+            return 0
+        if not client.met and self.handshake_limit and (
+            time - client.opened >= self.handshake_limit
+        ):
+            return self.drop_connection(client)
+        if client.leaving:
+            if not client.left:
+                client.quiet = time
+                if time - client.warned >= WARNING:
+                    client.depart()
+            elif time - client.quiet >= LINGER:
+                return self.drop_connection(client)
+            return 0
+        if (self.idle_limit and time - client.quiet >= self.idle_limit) or (
+            client.leave_at and time >= client.leave_at
+        ):
+            return self.dismiss(client, time, time + self.age_grace if self.age_grace else 0)
+        if client.pinged:
+            if client.heard > client.pinged:
+                client.pinged = 0
+            elif self.keepalive_limit and time - client.pinged >= self.keepalive_limit:
+                return self.drop_connection(client)
+        elif self.keepalive and time - client.heard >= self.keepalive:
+            client.pinged = time
+            client.ping()
+        return 0
 
     cdef int resume_accepting(self) except -1:
         """Looks for clients again, for whom there were no descriptors."""
@@ -384,6 +518,7 @@ cdef class Reactor:
         )
         if count > 0:
             connection.input_size += <size_t>count
+            connection.spoke = True
             connection.parse()
             return 0
         if count < 0 and errno in (EAGAIN, EINTR):
@@ -430,6 +565,7 @@ cdef class Reactor:
         if connection.descriptor in self.watched:
             self.unwatch(connection.descriptor)
             close(connection.descriptor)
+            self.client_count -= 1
             connection.lost()
             self.connection_lost(connection)
         return 0

@@ -32,8 +32,13 @@ local function unmarked(time, layout)
   if layout == 2 then time = sub(time, 1, -3) .. '\0' end
   if layout == 0 then return time end
   local last = byte(time, -2) - 128
-  -- A field that is zero is there for the mark alone.
-  if last == 0 then return sub(time, 1, -4) end
+  if last == 0 then
+    -- A field that is zero is there for the mark alone, unless it takes back what is before it.
+    local less = sub(time, 1, -4)
+    local seconds, nanos = decode(time)
+    local less_seconds, less_nanos = decode(less)
+    if less_seconds == seconds and less_nanos == nanos then return less end
+  end
   return sub(time, 1, -3) .. char(last)
 end
 

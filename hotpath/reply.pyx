@@ -98,11 +98,11 @@ cdef class Reply:
         0, or -1 where there is no memory."""
         if self.batch.write_first() != 0:
             return -1
-        self.scanned = self.received
         self.settled = not (self.batch.plan.packable or self.batch.partial)
         self.wire = self.spans
         if self.batch.plan.packed or self.batch.partial:
             return self.begin_again()
+        self.scanned = self.received
         self.find_first()
         return 0
 
@@ -117,6 +117,8 @@ cdef class Reply:
                 return -1
             self.raw = grown
             self.raw_capacity = count
+        # What has been made of the first replies is behind them.
+        self.scanned = self.received
         self.wire = self.raw
         self.find_first()
         return 0

@@ -162,6 +162,41 @@ def serve(
         TransformsFrom,
         typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
     ] = TransformsFrom.registry,
+    handshake_timeout: Annotated[
+        float,
+        typer.Option(min=0.0, help="Seconds until a client must have said that it speaks HTTP/2."),
+    ] = 20.0,
+    max_connection_idle: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds without a call after which a client is sent elsewhere; 0: never.",
+        ),
+    ] = 0.0,
+    max_connection_age: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds, a tenth more or less, after which a client is sent elsewhere, to spread "
+            "clients over gateways; 0: never.",
+        ),
+    ] = 0.0,
+    max_connection_age_grace: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Seconds for the calls of a client that is sent elsewhere; 0: no limit."
+        ),
+    ] = 30.0,
+    keepalive_time: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds of silence after which a client is asked whether it is there; 0: never.",
+        ),
+    ] = 7200.0,
+    keepalive_timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for its answer.")
+    ] = 20.0,
     metrics: Annotated[
         str | None,
         typer.Option(help="HOST:PORT of a page of figures for Prometheus; none unless given."),
@@ -190,7 +225,7 @@ def serve(
     # Only now: a wrong option should be told at once.
     from hotfeast.server.errors import StartFailure
     from hotfeast.server.logs import set_up_logs
-    from hotfeast.server.settings import Settings
+    from hotfeast.server.settings import ConnectionLimits, Settings
     from hotfeast.server.workers import Supervisor
 
     set_up_logs()
@@ -214,6 +249,14 @@ def serve(
         layout=layout.value if layout is not None else None,
         cache_mb=cache_mb,
         cache_staleness=cache_staleness,
+        connections=ConnectionLimits(
+            handshake=handshake_timeout,
+            idle=max_connection_idle,
+            age=max_connection_age,
+            age_grace=max_connection_age_grace,
+            keepalive=keepalive_time,
+            keepalive_answer=keepalive_timeout,
+        ),
         metrics=metrics_address,
     )
     try:

@@ -44,7 +44,7 @@ from hotfeast.server.redis_io import (
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, methods
-from hotfeast.server.settings import Settings
+from hotfeast.server.settings import ConnectionLimits, Settings
 from hotfeast.server.stored_rows import StoredRows
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.turn_away import turn_away
@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 # Bytes of the largest request: 10,000 entities with long string keys fit many times.
 _LARGEST_REQUEST = 64 * 1024 * 1024
+# Milliseconds that grpcio takes for no limit.
+_UNLIMITED = 2**31 - 1
 # Exit code of a process whose server has ended by itself (EX_SOFTWARE).
 _SOFTWARE_ERROR = 70
 # Seconds between two attempts to reach Redis before the gateway is ready.
@@ -123,6 +125,7 @@ class Gateway:
                 ("grpc.so_reuseport", int(settings.share_port)),
                 ("grpc.max_receive_message_length", _LARGEST_REQUEST),
                 ("grpc.max_send_message_length", -1),
+                *(_limits(settings.connections) if settings.server == "grpcio" else ()),
             ],
         )
         catalog = Catalog(
@@ -176,6 +179,8 @@ class Gateway:
                 self._metrics.called if self._metrics is not None else None,
                 cache,
                 self._end,
+                self._health,
+                settings.connections,
             )
         self._address = address
         self.port = settings.port
@@ -344,6 +349,19 @@ class Gateway:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICE_NAMES):
             self._health.set(name, status)
+
+
+def _limits(limits: ConnectionLimits) -> list[tuple[str, int]]:
+    """Limits of connections as options of grpcio, which takes none for its own default."""
+    options = {
+        "grpc.server_handshake_timeout_ms": limits.handshake,
+        "grpc.max_connection_idle_ms": limits.idle,
+        "grpc.max_connection_age_ms": limits.age,
+        "grpc.max_connection_age_grace_ms": limits.age_grace,
+        "grpc.keepalive_time_ms": limits.keepalive,
+        "grpc.keepalive_timeout_ms": limits.keepalive_answer,
+    }
+    return [(name, int(seconds * 1000) or _UNLIMITED) for name, seconds in options.items()]
 
 
 def open_repository(repo: Path) -> FeatureStore:

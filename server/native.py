@@ -1,9 +1,10 @@
 """The gateway's own gRPC server: one loop for clients and Redis, and grpcio behind it for the rest.
 
 Reads of features are answered in the loop (`hotfeast.hotpath.reactor`). Other unary methods run in
-the threads for requests, as do reads that may have to wait: those that find no idle connection to
-Redis, that have a Python transform to run, or whose connection broke. Streams, and the services
-that grpcio brings (health, reflection), are passed on to a grpcio server on a local socket.
+the threads for requests, as do reads that may have to wait or take long: those that find no idle
+connection to Redis, that have a Python transform to run, whose connection broke, that are large or
+compressed. Health is told from here. Streams and reflection are passed on to a grpcio server on a
+local socket.
 """
 
 import base64
@@ -20,9 +21,10 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2
 
 from hotfeast.hotpath.cache import RowCache
-from hotfeast.hotpath.http2 import Stream
+from hotfeast.hotpath.http2 import Stream, Unreadable
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
 from hotfeast.server.errors import RequestFailure, StartFailure
@@ -30,6 +32,7 @@ from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
 from hotfeast.server.redis_io import Lanes, RedisUnavailable
 from hotfeast.server.request_threads import RequestThreads
 from hotfeast.server.servicer import FeatureServicer, Wanted, failure_of
+from hotfeast.server.settings import ConnectionLimits
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +48,14 @@ _NOT_METADATA = {
     b"te", b"content-type", b"user-agent", b"grpc-timeout", b"grpc-encoding",
     b"grpc-accept-encoding", b"host",
 }  # fmt: skip
-# Seconds between two looks at whether the last calls are over.
-_DRAIN_LOOKS = 0.01
-# Seconds after which a client that has been warned to go elsewhere must know.
-_WARNING = 1.0
-# Seconds that clients have to close their connections once all their calls are answered. Closing
-# them from here while a client writes would lose it the answers that it has not read.
-_LINGER = 0.5
+CHECK = b"/grpc.health.v1.Health/Check"
+WATCH = b"/grpc.health.v1.Health/Watch"
+# What is worked on in a thread, since others would wait for it for a millisecond: bytes of a
+# request, and cells of an answer.
+_LARGE_REQUEST = 65536
+_MANY_CELLS = 40000
+# Bytes of a compressed question about health, which has a name in it.
+_LARGEST_QUESTION = 1024
 # Connections to Redis that are opened at once: each takes a thread that requests may need.
 _MOST_OPENING = 4
 
@@ -88,6 +92,10 @@ class CallContext:
         self.message = details
         raise Aborted
 
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Sets the status that the call ends with."""
+        self._code = code
+
     def code(self) -> grpc.StatusCode | None:
         """The status that the call was ended with."""
         return self._code
@@ -103,6 +111,8 @@ def unary_methods(
         for method, handler in methods.items()
         if handler.unary_unary is not None
     }
+    # Health is answered beside them, by whoever knows it.
+    handlers[CHECK] = None
     return handlers, frozenset(path for path in handlers if path.endswith(b"/GetOnlineFeatures"))
 
 
@@ -121,6 +131,8 @@ class NativeServer(Reactor):
         count: Count | None = None,
         cache: RowCache | None = None,
         ended: Callable[[], None] = lambda: None,
+        statuses: health.HealthServicer | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         """
         Args:
@@ -134,7 +146,16 @@ class NativeServer(Reactor):
             count: Is told of each call that is over.
             cache: Rows that need not be asked for.
             ended: Is called where the loop ends by itself, which it should not.
+            statuses: Knows the health of services.
+            limits: Of connections.
         """
+        limits = limits or ConnectionLimits()
+        self.set_limits(
+            limits.handshake, limits.idle, limits.age, limits.age_grace, limits.keepalive,
+            limits.keepalive_answer,
+        )  # fmt: skip
+        self._statuses = statuses or health.HealthServicer()
+        self._watches: set[HealthWatch] = set()
         self._handlers = at_once
         self._reads = reads
         self._servicer = servicer
@@ -149,8 +170,6 @@ class NativeServer(Reactor):
         self._opening = 0
         self._passed_on = 0
         self._running = threading.Thread(target=self._run, name="native-server", daemon=True)
-        self._draining = self._warned = 0.0
-        self._answered: float | None = None
         self._drained = threading.Event()
         self._behind = grpc.insecure_channel(
             behind,
@@ -215,7 +234,7 @@ class NativeServer(Reactor):
             close_all(self._listeners)
             self._drained.set()
             return self._drained
-        self.call(partial(self._drain, time.monotonic() + grace))
+        self.call(partial(self._drain, grace))
         return self._drained
 
     def _run(self) -> None:
@@ -238,47 +257,37 @@ class NativeServer(Reactor):
         """An error that should not have happened."""
         logger.error("the gateway's server has failed at an event", exc_info=error)
 
-    def _drain(self, until: float) -> None:
+    def _drain(self, grace: float) -> None:
         for listener in self._listeners:
             # Who waits at a socket that others have, too, is theirs.
             self.stop_listening(listener, not self._shared)
         self._listeners = []
-        for connection in self.connections:
-            connection.leave()
-        self._draining = until
-        self._warned = time.monotonic()
-        self._look_at_drain()
-
-    def _look_at_drain(self) -> None:
-        now = time.monotonic()
-        clients = self.connections
-        if now >= self._warned + _WARNING:
-            for client in clients:
-                client.depart()
-        if any(client.open_calls or client.unsent or not client.left for client in clients):
-            self._answered = None
-        elif self._answered is None:
-            self._answered = now
-        lingered = self._answered is not None and now >= self._answered + _LINGER
-        if not clients or lingered or now >= self._draining:
-            # What is answered in this turn is still sent.
-            self.stop()
-            return
-        timer = threading.Timer(_DRAIN_LOOKS, partial(self.call, self._look_at_drain))
-        timer.daemon = True
-        timer.start()
+        self.send_away(grace)
+        for watch in list(self._watches):
+            watch.end()
 
     # ------------------------------------------------------------ reads
 
     def answer(self, stream: Stream, message: bytes) -> None:
         """Answers a unary call, here or in a thread."""
         began = time.perf_counter()
+        if stream.path == CHECK:
+            self._check(stream, message)
+            return
         if stream.path not in self._reads:
             self._threads.submit(self._handle, stream, message, began)
+            return
+        if len(message) > _LARGE_REQUEST:
+            self._threads.submit(self._read_in_thread, stream, message, began)
             return
         left = self._time_left(stream)
         try:
             wanted = self._servicer.begin(message)
+            if wanted.batch.cell_count > _MANY_CELLS:
+                self._threads.submit(
+                    self._in_thread, stream, began, partial(self._servicer.read, wanted)
+                )
+                return
             timeout = self._timeout if left is None else min(left, self._timeout)
             done = partial(self._read, stream, message, wanted, began)
             if self.exchange(wanted.batch, timeout, done):
@@ -288,6 +297,23 @@ class NativeServer(Reactor):
             return
         self._want_lane()
         self._threads.submit(self._read_in_thread, stream, message, began)
+
+    def answer_packed(self, stream: Stream, message: bytes) -> None:
+        """Answers a unary call whose message is compressed, in a thread."""
+        self._threads.submit(self._unpack, stream, message, time.perf_counter())
+
+    def _unpack(self, stream: Stream, message: bytes, began: float) -> None:
+        try:
+            plain = stream.unpack(message)
+        except Unreadable as error:
+            self.call(partial(stream.finish, error.code, str(error), ()))
+            return
+        if stream.path == CHECK:
+            self.call(partial(self._check, stream, plain))
+        elif stream.path in self._reads:
+            self._read_in_thread(stream, plain, began)
+        else:
+            self._handle(stream, plain, began)
 
     def _read(
         self,
@@ -390,6 +416,18 @@ class NativeServer(Reactor):
         else:
             self.call(partial(self._succeed, stream, answer, began))
 
+    # ------------------------------------------------------------ health
+
+    def _check(self, stream: Stream, message: bytes) -> None:
+        request = _question(stream, message)
+        if request is None:
+            return
+        context = CallContext(None)
+        answer = self._statuses.Check(request, context)
+        code = context.code() or grpc.StatusCode.OK
+        stream.send_message(answer.SerializeToString())
+        stream.finish(code.value[0], "", ())
+
     # ------------------------------------------------------------ connections to Redis
 
     def lane_lost(self, lane: LoopLane) -> None:
@@ -423,8 +461,10 @@ class NativeServer(Reactor):
 
     # ------------------------------------------------------------ all else
 
-    def open(self, stream: Stream, headers: Metadata) -> "PassedOn | None":
-        """Passes a call on to grpcio."""
+    def open(self, stream: Stream, headers: Metadata) -> "PassedOn | HealthWatch | None":
+        """Passes a call on to grpcio, unless it is one about health."""
+        if stream.path == WATCH:
+            return HealthWatch(stream, self._statuses, self.call, self._watches)
         if self._passed_on == _MOST_PASSED_ON:
             stream.finish(
                 grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
@@ -438,6 +478,91 @@ class NativeServer(Reactor):
     def passed_on(self) -> None:
         """A call that was passed on is over."""
         self._passed_on -= 1
+
+
+def _question(stream: Stream, message: bytes) -> Any:
+    """A question about health; None where it is none, which the client has then been told."""
+    try:
+        return health_pb2.HealthCheckRequest.FromString(message)
+    except DecodeError:
+        # As grpcio says it.
+        code = grpc.StatusCode.INTERNAL
+        stream.refuse(code.value[0], "Exception deserializing request!")
+        return None
+
+
+class HealthWatch:
+    """A call that is told the health of a service until it ends; runs in the loop."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        statuses: health.HealthServicer,
+        call: Callable[[Callable[[], object]], None],
+        all_watches: "set[HealthWatch]",
+    ) -> None:
+        """
+        Args:
+            stream: The call.
+            statuses: Knows the health of services, and tells of it in any thread.
+            call: Has a function called by the loop.
+            all_watches: Those that are open.
+        """
+        self._stream = stream
+        self._statuses = statuses
+        self._call = call
+        self._all = all_watches
+        self._forget: Callable[[], None] | None = None
+
+    def message(self, data: bytes, taken: int) -> None:
+        """The client has said what it wants to know of."""
+        self._stream.took(taken)
+        if self._forget is not None:
+            self._refuse("a call of Watch has one message; this has more")
+            return
+        request = _question(self._stream, data)
+        if request is not None:
+            self._all.add(self)
+            self._statuses.Watch(request, self, self._tell)
+
+    def packed_message(self, data: bytes, taken: int) -> None:
+        """The same, compressed."""
+        if len(data) > _LARGEST_QUESTION:
+            self._refuse(f"a compressed question is larger than {_LARGEST_QUESTION} bytes")
+            return
+        try:
+            self.message(self._stream.unpack(data), taken)
+        except Unreadable as error:
+            self._stream.refuse(error.code, str(error))
+
+    def half_close(self) -> None:
+        """The client has sent its last message."""
+        if self._forget is None and not self._stream.closed:
+            self._refuse("a call of Watch has one message, and this one has none")
+
+    def cancel(self) -> None:
+        """The client has given up."""
+        self._all.discard(self)
+        forget, self._forget = self._forget, None
+        if forget is not None:
+            forget()
+
+    def end(self) -> None:
+        """Ends the call since the gateway does."""
+        self.cancel()
+        self._stream.finish(grpc.StatusCode.UNAVAILABLE.value[0], "shutting down", ())
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Is told by `statuses` what to call when nothing more is to be told."""
+        self._forget = callback
+        return True
+
+    def _refuse(self, why: str) -> None:
+        self._stream.refuse(grpc.StatusCode.INTERNAL.value[0], why)
+
+    def _tell(self, answer: Any) -> None:
+        if answer is not None:
+            self._call(partial(self._stream.send_message, answer.SerializeToString()))
 
 
 def _given_up() -> RequestFailure:
@@ -457,8 +582,9 @@ class PassedOn:
     ) -> None:
         self._server = server
         self._stream = stream
-        # Messages, each with the bytes that it took of the client's window; None is the end.
-        self._messages: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
+        # Messages, each with the bytes that it took of the client's window and whether it is
+        # compressed; None is the end.
+        self._messages: queue.SimpleQueue[tuple[bytes, int, bool] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._cancelled = False
         self._rpc: Any = None
@@ -468,7 +594,11 @@ class PassedOn:
 
     def message(self, data: bytes, taken: int) -> None:
         """The client has sent a message."""
-        self._messages.put((data, taken))
+        self._messages.put((data, taken, False))
+
+    def packed_message(self, data: bytes, taken: int) -> None:
+        """The client has sent a compressed message."""
+        self._messages.put((data, taken, True))
 
     def half_close(self) -> None:
         """The client has sent its last message."""
@@ -485,7 +615,13 @@ class PassedOn:
 
     def _requests(self) -> Iterator[bytes]:
         while (item := self._messages.get()) is not None:
-            data, taken = item
+            data, taken, packed = item
+            if packed:
+                try:
+                    data = self._stream.unpack(data)
+                except Unreadable as error:
+                    self._server.call(partial(self._stream.refuse, error.code, str(error)))
+                    return
             yield data
             self._server.call(partial(self._stream.took, taken))
 

@@ -103,7 +103,10 @@ class FeatureServicer:
             RequestFailure, InvalidRequest, CorruptRow, RedisUnavailable, ReplyError, ProtocolError:
                 See `failure_of`.
         """
-        wanted = self.begin(data)
+        return self.read(self.begin(data), time_left)
+
+    def read(self, wanted: "Wanted", time_left: float | None) -> bytes:
+        """Serves a request that has begun; as `answer`."""
         lane = self._reader.read(wanted.batch, time_left)
         try:
             answer = self.finish(wanted, lane.reply)

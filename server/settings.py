@@ -20,6 +20,24 @@ class WorkerFiles(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How long clients' connections may be silent, and last. Seconds, 0 for no limit."""
+
+    handshake: float = 20.0
+    """Until a client has said that it speaks HTTP/2."""
+    idle: float = 0.0
+    """Without a call, after which a client is sent elsewhere (GOAWAY)."""
+    age: float = 0.0
+    """After which a client is sent elsewhere, a tenth more or less."""
+    age_grace: float = 30.0
+    """For the calls of a client that is sent elsewhere."""
+    keepalive: float = 7200.0
+    """Without a word, after which a client is asked whether it is there (PING)."""
+    keepalive_answer: float = 20.0
+    """For the answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How a gateway runs. All of it can be pickled, for worker processes as they are started."""
 
@@ -59,6 +77,7 @@ class Settings:
     """Megabytes (2^20 bytes) of rows that are kept in memory; 0 for no cache."""
     cache_staleness: float = 1.0
     """Seconds that an answer from the cache may be old, for views whose tags do not say."""
+    connections: ConnectionLimits = ConnectionLimits()
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     listeners: tuple[socket.socket, ...] = ()

@@ -10,7 +10,7 @@ import h2.connection
 import h2.events
 import h2.settings
 
-from hotfeast.hotpath.http2 import Connection, Stream
+from hotfeast.hotpath.http2 import Connection, Stream, Unreadable
 
 ECHO = b"/test.Echo/Unary"
 LATER = b"/test.Echo/Later"
@@ -32,6 +32,12 @@ class Handler:
         self.messages.append((data, taken))
         if self.server.takes:
             self.take()
+
+    def packed_message(self, data: bytes, taken: int) -> None:
+        try:
+            self.message(self.stream.unpack(data), taken)
+        except Unreadable as error:
+            self.stream.refuse(error.code, str(error))
 
     def take(self) -> None:
         """Answers what has come."""
@@ -74,6 +80,12 @@ class Server:
             stream.answer(message)
         else:
             self.kept.append((stream, message))
+
+    def answer_packed(self, stream: Stream, message: bytes) -> None:
+        try:
+            self.answer(stream, stream.unpack(message))
+        except Unreadable as error:
+            stream.finish(error.code, str(error), ())
 
     def open(self, stream: Stream, headers: list[tuple[bytes, bytes]]) -> Handler:
         self.handlers.append(Handler(self, stream, headers))

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotfeast.hotpath.batch import Batch
-from hotfeast.hotpath.definition import LAYOUTS, schema_number
+from hotfeast.hotpath.definition import LAYOUTS, JoinKey, KeyRecipe, ReadDefinition, schema_number
 from hotfeast.hotpath.errors import CorruptRow
 from hotfeast.hotpath.packed import layout_of, marked_time, settle_reply, unpack_row
+from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_response
@@ -38,7 +40,10 @@ from tests.hotpath.packed_helpers import (
     expected,
     hash_fields,
     read_plan,
+    repack,
+    view,
 )
+from tests.hotpath.write_helpers import INT64
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +116,72 @@ def test_marked_time_is_the_same_time(seconds: int, nanos: int, layout: str) -> 
 @given(st.integers(-62135596800, 253402300799), st.integers(0, 999_999_999))
 def test_no_time_of_protobuf_is_marked(seconds: int, nanos: int) -> None:
     assert layout_of(Timestamp(seconds=seconds, nanos=nanos).SerializeToString()) == "feast"
+
+
+def varint(number: int) -> bytes:
+    data = b""
+    while number > 127:
+        data += bytes([number & 127 | 128])
+        number >>= 7
+    return data + bytes([number])
+
+
+@st.composite
+def other_times(draw: st.DrawFn) -> bytes:
+    """Times as other writers may put them: fields in any order, more than once, although zero."""
+    seconds = st.tuples(st.just(b"\x08"), st.sampled_from([0, 1, 5, 128, 1_700_000_000]))
+    nanos = st.tuples(st.just(b"\x10"), st.sampled_from([0, 1, 127, 128, 999_999_999]))
+    fields = draw(st.lists(seconds | nanos, min_size=1, max_size=3))
+    return b"".join(tag + varint(number) for tag, number in fields)
+
+
+@settings(max_examples=60, deadline=None)
+@given(other_times(), st.sampled_from(LAYOUTS))
+def test_times_of_other_writers(lanes: Lanes, client: Any, time: bytes, layout: str) -> None:
+    """They have no mark, whatever they end with; and stay the same through all layouts."""
+    assert layout_of(time) == "feast"
+    assert Timestamp.FromString(marked_time(time, layout)) == Timestamp.FromString(time)
+    assert layout_of(marked_time(time, layout)) == layout
+    batch = batch_of("feast", "old", [PackedRow(1, SECOND, {"f": 1, "g": None})])
+    RedisWriter(lanes, 30).write(batch)
+    client.hset(batch.key(0), "_ts:view", time)
+    said = Timestamp.FromString(time)
+    for to in ("feast", layout, "feast"):
+        repack(lanes, to)
+        assert layout_of(client.hget(batch.key(0), "_ts:view")) == to
+        for packed in (False, True):
+            [(read, answer)] = answers(lanes, read_plan(packed, "old"), [1])
+            assert read == (said.seconds * SECOND + said.nanos or None)
+            assert answer == expected({"f": 1, "g": None}, "old")
+    client.flushall()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("read_all", [False, True])
+def test_views_that_share_a_time(lanes: Lanes, layout: str, read_all: bool) -> None:
+    """One reply's bytes are two views' time, of which either takes the mark off; some rows are
+    asked for again behind them."""
+    rows = [PackedRow(i, i * SECOND, {"f": i, "g": None}) for i in range(1, 30)]
+    writer = RedisWriter(lanes, 30)
+    writer.write(batch_of(layout, "old", rows))
+    writer.write(batch_of("packed", "old", [PackedRow(7, 90 * SECOND, {"f": 8, "g": 9})]))
+    twice = tuple(replace(view(False, "old"), name=name) for name in ("one", "two"))
+    recipe = KeyRecipe((("id", 0),))
+    plan = Plan(ReadDefinition("demo", (JoinKey("id", INT64),), (recipe,), twice))
+    plan.set_read_all(0, read_all)
+    for view_number in (0, 1):
+        plan.add_schema(view_number, hash_fields(SCHEMAS["old"]))
+    request = request_bytes({"id": [Value(int64_val=row.id) for row in rows]})
+    batch = Batch(plan, Request(request))
+    lane = (reader := RedisReader(lanes, 30)).read(batch, None)
+    data = build_response(batch, lane.reply, 0, 0, True)
+    reader.release(lane)
+    response = serving_pb2.GetOnlineFeaturesResponse.FromString(data)
+    assert response.SerializeToString() == data
+    for vector in response.results[1:]:
+        assert [t.seconds for t in vector.event_timestamps] == [
+            90 if row.id == 7 else row.id for row in rows
+        ]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

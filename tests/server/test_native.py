@@ -29,6 +29,7 @@ from hotfeast.hotpath.http2 import Connection
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import Gateway, Settings
 from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.settings import ConnectionLimits
 from hotfeast.serving.v1 import serving_pb2
 
 READS = [
@@ -208,20 +209,119 @@ def test_requests_that_are_too_large(method: str, strict: Served, behind: Served
 
 
 def test_health_is_watched(strict: Served) -> None:
-    """More watchers than are passed on at once: those that are too many are told so."""
-    watches: list[Any] = []
+    """By more clients than there are threads, none of which they hold."""
+    watch: Any = strict.channel.unary_stream("/grpc.health.v1.Health/Watch")
+    watches = [watch(b"") for _ in range(300)]
+    statuses = strict.gateway._health
+    serving, not_serving = b"\x08\x01", b"\x08\x02"
     try:
-        watch: Any = strict.channel.unary_stream("/grpc.health.v1.Health/Watch")
-        watches.extend(watch(b"") for _ in range(256))
-        assert [next(w) for w in watches] == [b"\x08\x01"] * 256
-        with pytest.raises(grpc.RpcError) as error:
-            next(watch(b"", timeout=20))
-        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert call(strict.channel, READ, USERS).code == grpc.StatusCode.OK
+        assert [next(w) for w in watches] == [serving] * 300
+        assert call(strict.channel, CHECK, b"").messages == [serving]
+        statuses.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert [next(w) for w in watches] == [not_serving] * 300
+        assert call(strict.channel, CHECK, b"").messages == [not_serving]
+        statuses.set("", health_pb2.HealthCheckResponse.SERVING)
+        assert [next(w) for w in watches] == [serving] * 300
+        assert next(watch(MISSING)) == b"\x08\x03"
+        for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+            other = watch(b"", compression=compression)
+            assert next(other) == serving
+            other.cancel()
+        for wrong in (b"\xff", b"\x0a\xff"):
+            with pytest.raises(grpc.RpcError, match="deserializing"):
+                next(watch(wrong))
     finally:
         for each in watches:
             each.cancel()
-    eventually(lambda: call(strict.channel, CHECK, b"").code == grpc.StatusCode.OK)
+    native = strict.gateway._native
+    assert native is not None
+    eventually(lambda: not any(c.open_calls for c in connections(strict)))
+    assert not native._watches
+
+
+def test_streams_that_are_too_many_do_not_starve_health(strict: Served) -> None:
+    reflect: Any = strict.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    )
+    done = threading.Event()
+
+    def silent() -> Iterator[bytes]:
+        done.wait(30)
+        yield from ()
+
+    open_calls = [reflect(silent()) for _ in range(256)]
+    try:
+        eventually(lambda: sum(c.open_calls for c in connections(strict)) >= 256)
+        refused = call(strict.channel, READ.replace("GetOnlineFeatures", "Nothing"), USERS)
+        assert refused.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert call(strict.channel, CHECK, b"").code == grpc.StatusCode.OK
+        assert call(strict.channel, READ, USERS).code == grpc.StatusCode.OK
+    finally:
+        for each in open_calls:
+            each.cancel()
+        done.set()
+    eventually(lambda: not any(c.open_calls for c in connections(strict)))
+
+
+# ---------------------------------------------------------------- connections that last
+
+
+@pytest.fixture(scope="module")
+def strictly_limited(market_store: FeatureStore) -> Iterator[Served]:
+    limits = ConnectionLimits(
+        handshake=0.3, idle=1.0, age=1.5, age_grace=0.5, keepalive=0.3, keepalive_answer=0.3
+    )
+    served = serve(market_store, Settings(repo=Path(market_store.repo_path), connections=limits))
+    yield served
+    stop(served)
+
+
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+NO_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+
+
+def heard_until_closed(client: socket.socket) -> bytes:
+    client.settimeout(20)
+    received = b""
+    while data := client.recv(65536):
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("said", [b"", HELLO[:9], HELLO])
+def test_silent_handshakes_end(strictly_limited: Served, said: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", strictly_limited.gateway.port)) as client:
+        client.sendall(said)
+        # Its own greeting, and no farewell for somebody who may not know what that is.
+        assert b"\7\0\0\0\0\0" not in heard_until_closed(client)
+
+
+def test_clients_that_are_gone_are_found(strictly_limited: Served) -> None:
+    with socket.create_connection(("127.0.0.1", strictly_limited.gateway.port)) as client:
+        client.sendall(HELLO + NO_SETTINGS)
+        received = heard_until_closed(client)
+    assert received.endswith(b"\0\0\x08\6\0\0\0\0\0hotfeast")
+
+
+def test_idle_and_old_connections_are_sent_elsewhere(strictly_limited: Served) -> None:
+    """The same channel makes others, and none of its calls fails."""
+    served = strictly_limited
+    seen: list[Connection] = []
+    with grpc.insecure_channel(served.address) as channel:
+        end = time.monotonic() + 5
+        while time.monotonic() < end and len(seen) < 3:
+            assert call(channel, READ, USERS).code == grpc.StatusCode.OK
+            seen += [c for c in connections(served) if not any(c is known for known in seen)]
+            time.sleep(0.01)
+        assert len(seen) >= 3
+        # A call that outlasts them is cut off.
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        with pytest.raises(grpc.RpcError) as error:
+            list(watch(b"", timeout=20))
+        assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+        # And one that asks for nothing has none after a while.
+        eventually(lambda: not connections(served))
+        assert call(channel, READ, USERS).code == grpc.StatusCode.OK
 
 
 # ---------------------------------------------------------------- faults of Redis
