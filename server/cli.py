@@ -13,6 +13,7 @@ except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
 from hotfeast.server import cli_profile
+from hotfeast.server.cli_audit import audit
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
@@ -57,6 +58,9 @@ class Transforms(StrEnum):
     kernel = "kernel"
     python = "python"
     verify = "verify"
+
+
+app.command()(audit)
 
 
 @app.callback()
