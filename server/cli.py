@@ -13,6 +13,7 @@ except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
 from hotfeast.server import cli_profile
+from hotfeast.server.cli_alerts import app as alerts_app
 from hotfeast.server.cli_audit import audit
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ class Transforms(StrEnum):
 
 
 app.command()(audit)
+app.add_typer(alerts_app, name="alerts")
 
 
 @app.callback()
