@@ -5,10 +5,17 @@ moments     count, mean, spread and range of numbers
 statistics  all figures of one feature, in bounded memory
 history     what is kept of them later
 windows     the figures of each feature, window by window
+<<<<<<< HEAD
 drift       whether values are distributed otherwise than a reference's
 profiles    what values were like in training, in files
 profile_build  profiles out of Feast's offline store
 library     drift and quality of data frames
+=======
+rules       what is alarming, from YAML; `known` says what rules may name
+alerts      what becomes of that over time; `sinks` says who is told
+prometheus_rules  the same rules for Prometheus
+audit       what is served beside the offline store's answer
+>>>>>>> 7adba3e (Monitoring: what its modules are for)
 """
 
 from typing import TYPE_CHECKING, Any
