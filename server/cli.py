@@ -12,9 +12,7 @@ try:
 except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
-from hotfeast.server import cli_profile
-from hotfeast.server.cli_alerts import app as alerts_app
-from hotfeast.server.cli_audit import audit
+from hotfeast.server import cli_alerts, cli_audit, cli_profile
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
@@ -22,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(cli_profile.app, name="profile")
+app.add_typer(cli_alerts.app, name="alerts")
+app.command()(cli_audit.audit)
 
 
 class TransformsFrom(StrEnum):
@@ -59,10 +59,6 @@ class Transforms(StrEnum):
     kernel = "kernel"
     python = "python"
     verify = "verify"
-
-
-app.command()(audit)
-app.add_typer(alerts_app, name="alerts")
 
 
 @app.callback()

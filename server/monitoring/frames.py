@@ -1,9 +1,9 @@
 """Alert rules over figures at hand, for notebooks and jobs, by the code that the gateway runs.
 
-    from hotfeast.server.monitoring import check_feature_alerts, monitor_feature_quality
+from hotfeast.server.monitoring import check_feature_alerts, monitor_feature_quality
 
-    for alert in check_feature_alerts(monitor_feature_quality(frame), "alerts.yaml"):
-        print(alert.severity, alert.summary)
+for alert in check_feature_alerts(monitor_feature_quality(frame), "alerts.yaml"):
+    print(alert.severity, alert.summary)
 """
 
 from collections.abc import Mapping, Sequence

@@ -47,7 +47,7 @@ def measure(
     store.advance(now)
     current: dict[Channel, dict[tuple[str, str], FeatureStatistics]] = {}
     newest: dict[str, float] = {}
-    for key in store.keys():
+    for key in store.keys():  # noqa: SIM118
         name = key.view, key.feature
         current.setdefault(key.channel, {})[name] = store.merged(key, now - span)
         for point in store.history(key):

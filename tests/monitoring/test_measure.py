@@ -85,7 +85,10 @@ def test_measurements_are_the_figures_of_the_windows() -> None:
     assert feature.values[Metric.MEAN] == pytest.approx(np.mean(values.to_pylist()[300:]))
     assert feature.reference[Metric.NULL_SHARE] == 0.0
     (view,) = [each for each in measured if not each.feature]
-    assert view.values == {Metric.AGE: pytest.approx(3600.0), Metric.FRESHNESS: pytest.approx(1 / 24)}
+    assert view.values == {
+        Metric.AGE: pytest.approx(3600.0),
+        Metric.FRESHNESS: pytest.approx(1 / 24),
+    }
 
 
 def test_a_feature_that_is_no_longer_seen_has_no_rows() -> None:
@@ -126,13 +129,21 @@ def test_outliers_are_told_by_the_reference() -> None:
 
 def test_past_data_are_aged_at_the_time_that_they_are_served_as_of() -> None:
     store = store_of(seen(spend(), age=400 * DAY))
-    (view,) = [each for each in measure(store, KNOWN, NOW, event_now=NOW - 400 * DAY + 60) if not each.feature]
+    (view,) = [
+        each
+        for each in measure(store, KNOWN, NOW, event_now=NOW - 400 * DAY + 60)
+        if not each.feature
+    ]
     assert view.values[Metric.AGE] == pytest.approx(60.0)
 
 
 def test_a_frame_by_the_default_rules() -> None:
-    frame = pd.DataFrame({"spend": spend(2, 10.0).to_pandas(), "visits": spend(3, nulls=0.3).to_pandas()})
-    before = pd.DataFrame({"spend": spend(1).to_pandas(), "visits": spend(4, nulls=0.28).to_pandas()})
+    frame = pd.DataFrame(
+        {"spend": spend(2, 10.0).to_pandas(), "visits": spend(3, nulls=0.3).to_pandas()}
+    )
+    before = pd.DataFrame(
+        {"spend": spend(1).to_pandas(), "visits": spend(4, nulls=0.28).to_pandas()}
+    )
     quality = monitor_feature_quality(frame)
     assert [(a.feature, a.rule) for a in check_feature_alerts(quality)] == [("visits", "nulls")]
     alerts = check_feature_alerts(
