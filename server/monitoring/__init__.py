@@ -11,7 +11,7 @@ profile_build  profiles out of Feast's offline store
 library     drift and quality of data frames
 rules       what is alarming, from YAML; `known` says what rules may name
 measure     from figures to what rules look at; `frames` is the same for data frames
-alerts      what becomes of that over time; `sinks` says who is told
+alerts      what becomes of that over time; `sinks` says who is told, `alert_watch` looks at windows
 prometheus_rules  the same rules for Prometheus
 audit       what is served beside the offline store's answer
 """

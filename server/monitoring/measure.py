@@ -7,7 +7,11 @@ from hotfeast.server.monitoring.alerts import Measurement
 from hotfeast.server.monitoring.drift import DriftResult, DriftSettings, compare_all
 from hotfeast.server.monitoring.observed import Channel
 from hotfeast.server.monitoring.rules import Known, Metric
-from hotfeast.server.monitoring.statistics import FeatureStatistics
+from hotfeast.server.monitoring.statistics import (
+    NUMERIC_KINDS,
+    OUTLIER_STDS,
+    FeatureStatistics,
+)
 from hotfeast.server.monitoring.windows import MonitoringStore
 
 SPAN = 900.0
@@ -111,7 +115,7 @@ def with_drift(
                 channel=str(channel),
                 rows=figures.rows,
                 values=values,
-                reference=_values(reference) if reference is not None else {},
+                reference=_of_reference(reference) if reference is not None else {},
                 effect=effect,
                 least_effect=least,
             )
@@ -133,6 +137,17 @@ def of_view(view: str, age: float, known: Known) -> Measurement:
         values[Metric.FRESHNESS] = age / allowed
     # Rules for few rows are of features.
     return Measurement(view, "", "", 0, values)
+
+
+def _of_reference(figures: FeatureStatistics) -> dict[Metric, float]:
+    """The figures of a reference. Its outliers are told by its own mean and standard deviation, as
+    those of what is compared with it: they may be many, where values have a long tail."""
+    values = _values(figures)
+    if figures.kind in NUMERIC_KINDS and figures.moments.count and figures.std > 0:
+        reach = OUTLIER_STDS * figures.std
+        below, within = figures.cdf([figures.mean - reach, figures.mean + reach])
+        values[Metric.OUTLIER_SHARE] = float(below + 1 - within)
+    return values
 
 
 def _values(figures: FeatureStatistics) -> dict[Metric, float]:

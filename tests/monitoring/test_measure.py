@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from alerting import DAY, KNOWN
 
+from hotfeast.server.monitoring.alert_watch import AlertWatch
 from hotfeast.server.monitoring.alerts import Alert, AlertEngine, Measurement, State
 from hotfeast.server.monitoring.frames import check_feature_alerts
 from hotfeast.server.monitoring.library import detect_feature_drift, monitor_feature_quality
@@ -171,3 +172,30 @@ def test_rules_and_numbers_given_as_they_are(tmp_path: Path) -> None:
         check_feature_alerts(figures, [{**rules[0], "features": "spent"}])
     with pytest.raises(ValueError, match="'nulls' is no metric"):
         check_feature_alerts({"spend": {"nulls": 1.0}})
+
+
+def test_a_watch_judges_once_a_minute_and_shows_what_prometheus_wants() -> None:
+    rules = parse_rules("rules: [{name: drift, for: 0s}]", "a", KNOWN)
+    watch = AlertWatch(AlertEngine(rules, KNOWN), KNOWN, reference())
+    assert (watch.firing(), watch.drifts()) == ((), ())
+    watch.look(store_of(seen(spend(2, shift=10.0))), NOW)
+    assert watch.firing() == (("drift", "warning"),)
+    ((channel, view, feature, p_value, effect),) = watch.drifts()
+    assert (channel, view, feature) == ("served", "users", "spend")
+    assert p_value < 0.05
+    assert effect > 0.1
+    quiet = store_of(seen(spend(2)))
+    watch.look(quiet, NOW + 59)
+    assert watch.firing()
+    watch.look(quiet, NOW + 60)
+    assert watch.firing() == ()
+    assert [alert.state for alert in watch.alerts] == [State.RESOLVED]
+
+
+def test_a_reference_with_a_long_tail_has_outliers_of_its_own() -> None:
+    values = np.concatenate([np.zeros(1900), np.full(100, 1000.0)])
+    statistics = FeatureStatistics(sizes=PROFILE_SIZES)
+    statistics.update(FeatureColumn("users", "spend", pa.array(values)))
+    references = {("users", "spend"): statistics}
+    feature = of_feature(measure(store_of(seen(spend())), KNOWN, NOW, references))
+    assert feature.reference[Metric.OUTLIER_SHARE] == pytest.approx(0.05, abs=0.01)
