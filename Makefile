@@ -72,7 +72,7 @@ bench-counts: $(EXTENSIONS)
 	@$(BIN)/python -m bench counts $(UPDATE)
 
 ## lint: ruff, cython-lint and mypy
-lint: export MYPYPATH := build/namespace:feature_repo:tests/server:tests/parity:.
+lint: export MYPYPATH := build/namespace:feature_repo:tests/server:tests/parity:tests/monitoring:.
 lint: $(EXTENSIONS)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

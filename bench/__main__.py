@@ -211,5 +211,19 @@ def writes(
         raise typer.Exit(1)
 
 
+@app.command()
+def faults() -> None:
+    """Which alerts fire for faults in the demonstration's data, and which in its year without any;
+    exit code 1 where a fault is missed, or fires others.
+    """
+    from bench.faults import fault_table, month_table, run
+
+    results, months = run(console.log)
+    console.print(fault_table(results))
+    console.print(month_table(months))
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     app()

@@ -18,6 +18,10 @@ WEEKLY_TTL = timedelta(days=8)
 # year they are 365 days old; the rest is a month of grace before a yearly refresh is late.
 STATIC_TTL = timedelta(days=400)
 
+# By how much a snapshot may be late before somebody is called; its rows become stale half a day
+# after that.
+GRACE = timedelta(hours=12)
+
 TIMESTAMP_FIELD = "event_timestamp"
 
 
@@ -28,6 +32,13 @@ def view_tags(domain: str, cadence: str, *, pii: bool = False) -> dict[str, str]
     Behaviour keyed by the pseudonymous household number is "false".
     """
     return {"domain": domain, "cadence": cadence, "pii": "true" if pii else "false"}
+
+
+def fresh_within(ttl: timedelta) -> dict[str, str]:
+    """The tag that says how old a view's newest row may be before Hotfeast alerts: its cadence and
+    `GRACE`, for the TTL of that cadence."""
+    hours = (ttl - timedelta(days=1) + GRACE) // timedelta(hours=1)
+    return {"hotfeast.freshness": f"{hours}h"}
 
 
 def field_tags(

@@ -12,7 +12,7 @@ try:
 except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
-from hotfeast.server import cli_profile
+from hotfeast.server import cli_alerts, cli_audit, cli_profile
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(cli_profile.app, name="profile")
+app.add_typer(cli_alerts.app, name="alerts")
+app.command()(cli_audit.audit)
 
 
 class TransformsFrom(StrEnum):

@@ -124,11 +124,11 @@ def encode(
         )
     definition = write.compiled.definition
     times = _times(write, write.timestamp_column, columns)
-    keys = [_values(write, n, t, columns[n]) for n, t in definition.join_keys]
+    keys = [encode_values(write.name, n, t, columns[n]) for n, t in definition.join_keys]
     fields: Sequence[FeatureWrite | FieldDefinition] = (
         definition.features if write.inputs is None else write.inputs.fields
     )
-    taken = [_values(write, f.name, f.value_type, columns[f.name]) for f in fields]
+    taken = [encode_values(write.name, f.name, f.value_type, columns[f.name]) for f in fields]
     created = None
     if write.created_column:
         if write.created_column in columns:
@@ -311,23 +311,32 @@ def _times(write: ViewWrite, name: str, columns: Mapping[str, ColumnData]) -> Ti
             f"type {array.type}"
         ) from None
     except pa.ArrowException as error:
-        raise _unreadable(write, name, error) from error
+        raise _unreadable(write.name, name, error) from error
     except InvalidRequest as error:
         raise invalid(f"column {name!r} is {error}") from None
 
 
-def _unreadable(write: ViewWrite, name: str, error: Exception) -> RequestFailure:
+def _unreadable(view: str, name: str, error: Exception) -> RequestFailure:
     return invalid(
-        f"feature view {write.name!r}: column {name!r} is in an Arrow form that cannot be read: "
+        f"feature view {view!r}: column {name!r} is in an Arrow form that cannot be read: "
         f"{error}; send it as a plain array"
     )
 
 
-def _values(write: ViewWrite, name: str, value_type: int, column: ColumnData) -> ValueColumn:
+def encode_values(view: str, name: str, value_type: int, column: ColumnData) -> ValueColumn:
+    """A join key or feature as it is stored.
+
+    Args:
+        view: The view's name, for messages.
+        name: The column's.
+        value_type: What it is declared as, as `ValueType.Enum`.
+        column: Its values.
+
+    Raises:
+        RequestFailure: The column as a whole cannot be stored as that.
+    """
     if isinstance(column, TimeColumn):
-        raise invalid(
-            f"feature view {write.name!r}: {name!r} is a join key or feature, not a timestamp"
-        )
+        raise invalid(f"feature view {view!r}: {name!r} is a join key or feature, not a timestamp")
     try:
         if isinstance(column, bytes):
             return ValueColumn.from_values(value_type, column)
@@ -336,13 +345,13 @@ def _values(write: ViewWrite, name: str, value_type: int, column: ColumnData) ->
     except InvalidRequest as error:
         raise invalid(f"column {name!r} is {error}") from None
     except pa.ArrowException as error:
-        raise _unreadable(write, name, error) from error
+        raise _unreadable(view, name, error) from error
     except NoEncoder:
         if value_type in _BY_FEAST and not _would_be_quoted(value_type, array.type):
             return _by_feast(value_type, array)
         declared = ValueType(value_type).name if value_type else "entity key"
         raise invalid(
-            f"feature view {write.name!r}: column {name!r} of Arrow type {array.type} cannot be "
+            f"feature view {view!r}: column {name!r} of Arrow type {array.type} cannot be "
             f"converted to {declared} without loss"
         ) from None
 

@@ -133,7 +133,7 @@ class StoredRows:
             return known[1]
         prefix, suffix = key_prefix(view.join_keys), project.encode()
         entities = EntityKeys(view.join_keys, project)
-        pattern = _escaped(prefix) + b"*" + _escaped(suffix)
+        pattern = escaped(prefix) + b"*" + escaped(suffix)
         end = time.monotonic() + _SCAN_SECONDS
         # SCAN may give a key more than once.
         found: dict[bytes, None] = {}
@@ -181,7 +181,7 @@ def _plan(project: str, view: StoredView) -> Plan:
     return Plan(ReadDefinition(project, (), (KeyRecipe(()),), (read,)))
 
 
-def _escaped(text: bytes) -> bytes:
+def escaped(text: bytes) -> bytes:
     """Bytes that stand for themselves in a pattern of Redis."""
     return b"".join(b"\\" + bytes([c]) if c in b"*?[]^-\\" else bytes([c]) for c in text)
 

@@ -1,6 +1,6 @@
 """Feature views keyed by `user_id` and `product_id` together."""
 
-from conventions import COUNTED, INTERACTIONS_OWNER, WEEKLY_TTL, field_tags, view_tags
+from conventions import COUNTED, INTERACTIONS_OWNER, WEEKLY_TTL, field_tags, fresh_within, view_tags
 from data_sources.interactions import user_product_interactions_source
 from entities import product, user
 from feast import FeatureView, Field
@@ -44,5 +44,5 @@ user_product_interactions = FeatureView(
         "weeks); rarer pairs have no row."
     ),
     owner=INTERACTIONS_OWNER,
-    tags=view_tags("interactions", "weekly"),
+    tags=view_tags("interactions", "weekly") | fresh_within(WEEKLY_TTL),
 )

@@ -7,6 +7,7 @@ from conventions import (
     STATIC_TTL,
     WEEKLY_TTL,
     field_tags,
+    fresh_within,
     view_tags,
 )
 from data_sources.products import product_attributes_source, product_popularity_source
@@ -45,7 +46,7 @@ product_attributes = FeatureView(
         "left out to keep materialization small); the event time is 2017-01-01T00:00Z."
     ),
     owner=PRODUCTS_OWNER,
-    tags=view_tags("products", "static"),
+    tags=view_tags("products", "static") | fresh_within(STATIC_TTL),
 )
 
 
@@ -92,5 +93,5 @@ product_popularity = FeatureView(
         "little in a week and daily rows would be seven times as many."
     ),
     owner=PRODUCTS_OWNER,
-    tags=view_tags("products", "weekly"),
+    tags=view_tags("products", "weekly") | fresh_within(WEEKLY_TTL),
 )

@@ -7,6 +7,7 @@ from conventions import (
     STATIC_TTL,
     USERS_OWNER,
     field_tags,
+    fresh_within,
     view_tags,
 )
 from data_sources.users import user_demographics_source, user_purchase_stats_push
@@ -68,7 +69,7 @@ user_purchase_stats = FeatureView(
         "basket on and stay, with zero counts when they do not shop."
     ),
     owner=USERS_OWNER,
-    tags=view_tags("users", "daily"),
+    tags=view_tags("users", "daily") | fresh_within(DAILY_TTL),
 )
 
 _DEMOGRAPHICS = {
@@ -108,5 +109,5 @@ user_demographics = FeatureView(
         "time is the start of the data year, 2017-01-01T00:00Z."
     ),
     owner=USERS_OWNER,
-    tags=view_tags("users", "static", pii=True),
+    tags=view_tags("users", "static", pii=True) | fresh_within(STATIC_TTL),
 )

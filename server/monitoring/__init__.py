@@ -9,11 +9,17 @@ drift       whether values are distributed otherwise than a reference's
 profiles    what values were like in training, in files
 profile_build  profiles out of Feast's offline store
 library     drift and quality of data frames
+rules       what is alarming, from YAML; `known` says what rules may name
+measure     from figures to what rules look at; `frames` is the same for data frames
+alerts      what becomes of that over time; `sinks` says who is told, `alert_watch` looks at windows
+prometheus_rules  the same rules for Prometheus
+audit       what is served beside the offline store's answer
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hotfeast.server.monitoring.frames import check_feature_alerts
     from hotfeast.server.monitoring.library import (
         DriftReport,
         QualityReport,
@@ -21,7 +27,13 @@ if TYPE_CHECKING:
         monitor_feature_quality,
     )
 
-__all__ = ["DriftReport", "QualityReport", "detect_feature_drift", "monitor_feature_quality"]
+__all__ = [
+    "DriftReport",
+    "QualityReport",
+    "check_feature_alerts",
+    "detect_feature_drift",
+    "monitor_feature_quality",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +41,6 @@ def __getattr__(name: str) -> Any:
     until a window is over."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from hotfeast.server.monitoring import library
+    from hotfeast.server.monitoring import frames, library
 
-    return getattr(library, name)
+    return getattr(frames if name == "check_feature_alerts" else library, name)

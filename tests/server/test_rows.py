@@ -205,7 +205,7 @@ def test_field_mapping() -> None:
     ids=str,
 )
 def test_types_that_feast_converts(value_type: int, array: Any) -> None:
-    made = rows._values(view_write(), "f", value_type, array)
+    made = rows.encode_values("stats", "f", value_type, array)
     wanted = python_values_to_proto_values(
         list(array.to_numpy(zero_copy_only=False)), ValueType(value_type)
     )
@@ -228,28 +228,28 @@ def test_uuids_of_sixteen_bytes() -> None:
         pa.array([value.bytes, None], pa.uuid()),
         pa.array([value.bytes, None], pa.binary(16)),
     ):
-        made = rows._values(view_write(), "f", 36, array)
+        made = rows.encode_values("stats", "f", 36, array)
         assert (made.values, made.faults) == ([wanted, b""], [])
     with pytest.raises(RequestFailure, match="cannot be converted to UUID"):
-        rows._values(view_write(), "f", 36, pa.array([b"short"]))
+        rows.encode_values("stats", "f", 36, pa.array([b"short"]))
     with pytest.raises(RequestFailure, match="cannot be converted to UUID_LIST"):
-        rows._values(view_write(), "f", 38, pa.array([[value.bytes]], pa.list_(pa.binary(16))))
+        rows.encode_values("stats", "f", 38, pa.array([[value.bytes]], pa.list_(pa.binary(16))))
 
 
 def test_zoned_timestamps() -> None:
     """Feast itself fails for such a column, since NumPy's times have no zone."""
     array = pa.array([NOW, None], pa.timestamp("us", "Europe/Berlin"))
-    made = rows._values(view_write(), "f", 48, array)
+    made = rows.encode_values("stats", "f", 48, array)
     wanted = python_values_to_proto_values(array.to_pylist(), ValueType.ZONED_TIMESTAMP)
     assert (made.values, made.faults) == ([v.SerializeToString() for v in wanted], [])
     assert value_pb2.Value.FromString(made.values[0]).zoned_timestamp_val.zone == "Europe/Berlin"
     nanos = pa.array([5_000, 5_001], pa.timestamp("ns", "UTC"))
-    assert [row for row, _ in rows._values(view_write(), "f", 48, nanos).faults] == [1]
+    assert [row for row, _ in rows.encode_values("stats", "f", 48, nanos).faults] == [1]
 
 
 def test_arrow_s_json() -> None:
     array = pa.array(["[1]"], pa.json_())
-    made = rows._values(view_write(), "f", 32, array)
+    made = rows.encode_values("stats", "f", 32, array)
     assert made.values == [value_pb2.Value(json_val="[1]").SerializeToString()]
 
 

@@ -1,0 +1,95 @@
+"""`hotfeast alerts`: whether rules are valid, and the same rules for Prometheus."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Alert rules over features.", no_args_is_help=True)
+
+RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
+RulesOption = Annotated[
+    Path | None,
+    typer.Option(help="A file of rules; unless given, alerts.yaml in the repository's folder."),
+]
+
+
+@app.command()
+def check(repo: RepoOption = Path("."), rules: RulesOption = None) -> None:
+    """Reads rules and says what each of them is for.
+
+    Exit codes: 0, and 2 if a rule is not valid or the repository cannot be read.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from hotfeast.server.errors import StartFailure
+    from hotfeast.server.monitoring.known import open_rules
+    from hotfeast.server.terminal import consoles
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    try:
+        loaded, known, path = open_rules(repo, rules)
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+    table = Table(
+        title=f"Rules of {path}" if path is not None else "Default rules; there is no file",
+        title_justify="left",
+        box=None,
+    )
+    for heading in ("rule", "alarming", "for", "severity", "of"):
+        table.add_column(heading, overflow="fold")
+    for rule in loaded.rules.values():
+        of = known.features_of(rule)
+        views = {view for view, _ in of}
+        features = sum(bool(feature) for _, feature in of)
+        scope = f"{features} features of {len(views)} views" if features else f"{len(views)} views"
+        beyond = " beyond the reference" if rule.beyond_reference else ""
+        table.add_row(
+            Text(rule.name),
+            Text(f"{rule.metric} {rule.comparison} {rule.threshold:g}{beyond}"),
+            f"{rule.for_seconds:g} s",
+            rule.severity,
+            scope,
+        )
+    console, _ = consoles()
+    console.print(table)
+    sinks = ", ".join(sink.kind for sink in loaded.sinks)
+    console.print(f"told to: {sinks or 'nobody'}", markup=False, highlight=False)
+
+
+@app.command()
+def prometheus(
+    repo: RepoOption = Path("."),
+    rules: RulesOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; standard output unless given.")
+    ] = None,
+) -> None:
+    """Writes the rules as a rules file of Prometheus, over the figures that the gateway exposes.
+
+    To be done again when definitions or rules have changed. What Prometheus does not see is left
+    out, and that is said.
+
+    Exit codes: 0, and 2 if a rule is not valid or the repository cannot be read.
+    """
+    from hotfeast.server.errors import StartFailure
+    from hotfeast.server.monitoring.known import open_rules
+    from hotfeast.server.monitoring.prometheus_rules import prometheus_rules
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    try:
+        loaded, known, _ = open_rules(repo, rules)
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+    made = prometheus_rules(loaded, known)
+    for name, why in made.left_out.items():
+        typer.echo(f"hotfeast: rule {name!r} is left out: {why}", err=True)
+    if out is None:
+        typer.echo(made.text, nl=False)
+    else:
+        out.write_text(made.text, encoding="utf-8")
