@@ -65,28 +65,41 @@ def check(repo: RepoOption = Path("."), rules: RulesOption = None) -> None:
 def prometheus(
     repo: RepoOption = Path("."),
     rules: RulesOption = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of profiles, for rules that count from them; unless given, the "
+            "one beside the registry."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The file to write; standard output unless given.")
     ] = None,
 ) -> None:
     """Writes the rules as a rules file of Prometheus, over the figures that the gateway exposes.
 
-    To be done again when definitions or rules have changed. What Prometheus does not see is left
-    out, and that is said.
+    To be done again when definitions, rules or profiles have changed. What Prometheus does not see
+    is left out, and that is said.
 
     Exit codes: 0, and 2 if a rule is not valid or the repository cannot be read.
     """
     from hotfeast.server.errors import StartFailure
+    from hotfeast.server.monitoring.drift import DriftSettings
     from hotfeast.server.monitoring.known import open_rules
+    from hotfeast.server.monitoring.measure import reference_values
+    from hotfeast.server.monitoring.open_alerts import open_references
     from hotfeast.server.monitoring.prometheus_rules import prometheus_rules
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     try:
         loaded, known, _ = open_rules(repo, rules)
+        references = open_references(repo, profiles)
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
         raise typer.Exit(2) from None
-    made = prometheus_rules(loaded, known)
+    usual = {name: reference_values(figures) for name, figures in references.items()}
+    # That of numbers; the one of categories is the same unless somebody sets them apart.
+    made = prometheus_rules(loaded, known, usual, DriftSettings().least_distance)
     for name, why in made.left_out.items():
         typer.echo(f"hotfeast: rule {name!r} is left out: {why}", err=True)
     if out is None:

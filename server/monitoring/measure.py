@@ -115,7 +115,7 @@ def with_drift(
                 channel=str(channel),
                 rows=figures.rows,
                 values=values,
-                reference=_of_reference(reference) if reference is not None else {},
+                reference=reference_values(reference) if reference is not None else {},
                 effect=effect,
                 least_effect=least,
             )
@@ -139,7 +139,7 @@ def of_view(view: str, age: float, known: Known) -> Measurement:
     return Measurement(view, "", "", 0, values)
 
 
-def _of_reference(figures: FeatureStatistics) -> dict[Metric, float]:
+def reference_values(figures: FeatureStatistics) -> dict[Metric, float]:
     """The figures of a reference. Its outliers are told by its own mean and standard deviation, as
     those of what is compared with it: they may be many, where values have a long tail."""
     values = _values(figures)

@@ -1,8 +1,10 @@
 """`hotfeast alerts`, on a repository that was applied."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import audited
+import pyarrow as pa
 import pytest
 import yaml
 from feast import FeatureStore
@@ -10,7 +12,13 @@ from typer.testing import CliRunner
 
 from hotfeast.server.cli import app
 from hotfeast.server.monitoring.known import known_of
+from hotfeast.server.monitoring.observed import Channel, FeatureColumn, Observation
+from hotfeast.server.monitoring.open_alerts import open_watch
+from hotfeast.server.monitoring.profile_build import profile_store
+from hotfeast.server.monitoring.profiles import Profile
 from hotfeast.server.monitoring.rules import RULES_FILE
+from hotfeast.server.monitoring.statistics import PROFILE_SIZES, FeatureStatistics
+from hotfeast.server.monitoring.windows import MonitoringStore
 from hotfeast.server.registry import read_definitions
 
 
@@ -74,3 +82,28 @@ def test_files_that_are_named(store: FeatureStore, tmp_path: Path) -> None:
     none = CliRunner().invoke(app, ["alerts", "check", "--repo", str(tmp_path)])
     assert none.exit_code == 2
     assert "has no feature_store.yaml" in none.stderr
+
+
+def test_profiles_beside_the_registry_count(store: FeatureStore) -> None:
+    spend = FeatureStatistics(sizes=PROFILE_SIZES)
+    values = pa.array([None if row % 4 == 0 else float(row) for row in range(1000)])
+    spend.update(FeatureColumn("users", "spend", values))
+    kept = profile_store(store)
+    kept.save(Profile("s", 0, datetime.now(UTC), "a test", 1000, {("users", "spend"): spend}))
+    code, out, _ = run(store, "prometheus")
+    assert code == 0
+    # A quarter is null in training.
+    assert 'feature_view="users", feature="spend"} > 0.35' in " ".join(out.split())
+    watch = open_watch(Path(store.repo_path))
+    seen = MonitoringStore()
+    seen.observe(Observation(Channel.served, 1.7e9, (FeatureColumn("users", "spend", values),)))
+    for time in (1.7e9, 1.7e9 + 600):
+        watch.look(seen, time)
+    assert watch.firing() == ()
+    ((_, view, feature, p_value, _),) = watch.drifts()
+    assert (view, feature, p_value) == ("users", "spend", 1.0)
+    (kept.folder / "s" / "1.hfp").write_bytes(b"no profile")
+    code, _, err = run(store, "prometheus")
+    assert code == 2
+    assert "1.hfp cannot be read" in err
+    assert run(store, "prometheus", "--profiles", str(kept.folder / "none"))[0] == 0
