@@ -31,7 +31,7 @@ offline_rows     where the rows of a materialization come from
 bookkeeping      what Feast's registry is told of a materialization
 view_writer      batches of one view into Redis, for engines and for materialize
 materialize, materialize_report  runs over views, and how they are shown
-entity_keys      stored entity keys, told from all others
+entity_keys      stored entity keys, told from all others (`key_samples`: some of them)
 terminal         what commands that run for long have in common
 repack, repack_report  stored rows into another layout, and how that is shown
 servicer         the order of the stages, and errors to statuses

@@ -17,6 +17,7 @@ from hotfeast.hotpath.definition import LAYOUTS, WriteDefinition
 from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.errors import RequestFailure, StartFailure
 from hotfeast.server.gateway import open_repository
+from hotfeast.server.key_samples import sample_keys
 from hotfeast.server.layouts import schemas_key
 from hotfeast.server.local_redis import LocalRedis, NoRedisServer
 from hotfeast.server.plan import ServingPlan, plan_service
@@ -29,8 +30,6 @@ from hotfeast.server.repack import repack_views, stored_views
 _TIMEOUT = 5.0
 SAMPLE = 50
 """Entities of each combination of join keys that are looked at."""
-_SCAN_COUNT = 500
-_SCAN_STEPS = 400
 LISTPACK_VALUE = 1024
 """What `hash-max-listpack-value` should be for packed rows, in bytes."""
 _VALUE_SETTINGS = ("hash-max-listpack-value", "hash-max-ziplist-value")
@@ -244,7 +243,13 @@ def _look(
     settings: dict[str, str],
 ) -> Entities | None:
     """Looks at some entities; None where there are none."""
-    keys = _sample(client, EntityKeys(join_keys, definitions.project))
+    entities = EntityKeys(join_keys, definitions.project)
+    keys = sample_keys(
+        client,
+        lambda found: [key for key in found if entities.read(key) is not None],
+        SAMPLE,
+        _type="hash",
+    )
     if not keys:
         return None
     pipeline = client.pipeline(transaction=False)
@@ -267,17 +272,6 @@ def _look(
         statistics.fmean(size or 0 for size in answers[1::3]),
         _measure(definitions.project, hashes, schemas, views, settings),
     )
-
-
-def _sample(client: Any, entities: EntityKeys) -> list[bytes]:
-    found: dict[bytes, None] = {}
-    cursor = 0
-    for _ in range(_SCAN_STEPS):
-        cursor, keys = client.scan(cursor, count=_SCAN_COUNT, _type="hash")
-        found |= {key: None for key in keys if entities.read(key) is not None}
-        if cursor == 0 or len(found) >= SAMPLE:
-            break
-    return list(found)[:SAMPLE]
 
 
 def _measure(

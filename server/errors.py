@@ -5,6 +5,11 @@ from collections.abc import Iterable
 
 import grpc
 
+from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+
+# What Redis says of a state that passes, by the first word.
+_PASSING = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
+
 
 class RequestFailure(Exception):
     """A request that cannot be answered.
@@ -22,6 +27,37 @@ class RequestFailure(Exception):
 
 class StartFailure(Exception):
     """Why the gateway does not start; printed as it is, with exit code 2."""
+
+
+class RedisUnavailable(Exception):
+    """Redis could not be reached, or did not answer in time."""
+
+
+def failure_of(error: Exception, time_left: float | None = None) -> RequestFailure | None:
+    """The status of an error that a call ends with; None for one that should not happen.
+
+    Args:
+        error: What was raised.
+        time_left: Seconds until the caller's deadline; None where it has none.
+    """
+    if isinstance(error, RequestFailure):
+        return error
+    if isinstance(error, InvalidRequest):
+        return invalid(str(error))
+    if isinstance(error, CorruptRow):
+        return RequestFailure(grpc.StatusCode.DATA_LOSS, str(error))
+    if isinstance(error, RedisUnavailable | ProtocolError):
+        late = time_left is not None and time_left <= 0
+        code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE
+        return RequestFailure(code, str(error))
+    if isinstance(error, ReplyError):
+        # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
+        passing = str(error).split(" ", 1)[0] in _PASSING
+        code = grpc.StatusCode.UNAVAILABLE if passing else grpc.StatusCode.INTERNAL
+        return RequestFailure(code, f"Redis: {error}")
+    if isinstance(error, MemoryError):
+        return RequestFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request")
+    return None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestFailure:

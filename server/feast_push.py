@@ -24,7 +24,7 @@ from hotfeast.server.feast_api import (
     python_values_to_proto_values,
 )
 from hotfeast.server.plan import PlanSource
-from hotfeast.server.push import abort_unavailable, failure_of
+from hotfeast.server.push import abort_unavailable, push_failure
 from hotfeast.server.push_plan import Destination, Destinations
 from hotfeast.server.push_rows import (
     BOTH,
@@ -96,7 +96,7 @@ class FeastPushService:
                 destination, target, rows, context.time_remaining, extra_columns=True
             )
         except Exception as error:
-            failure = failure_of(error)
+            failure = push_failure(error)
             context.abort(failure.code, failure.message)
             raise AssertionError("abort() returned") from None
         if pushed.outcomes[0] == REJECTED:

@@ -22,7 +22,7 @@ from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
-from hotfeast.server.errors import StartFailure
+from hotfeast.server.errors import RedisUnavailable, StartFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.invalidation import Invalidations
@@ -37,7 +37,6 @@ from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import (
     Lanes,
     RedisReader,
-    RedisUnavailable,
     RedisWriter,
     connection_pool,
 )

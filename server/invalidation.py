@@ -26,8 +26,7 @@ import redis
 
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.plan import Plan
-from hotfeast.server.errors import StartFailure
-from hotfeast.server.redis_io import RedisUnavailable
+from hotfeast.server.errors import RedisUnavailable, StartFailure
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 from hotfeast.hotpath.latest import LatestRows
 from hotfeast.server.bookkeeping import Task, choose, materializing
-from hotfeast.server.errors import RequestFailure
+from hotfeast.server.errors import RedisUnavailable, RequestFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.gateway import open_repository
 from hotfeast.server.offline_rows import OfflineRows, open_rows
 from hotfeast.server.on_demand_rows import open_inputs, refuse_unless_sources_suffice
-from hotfeast.server.redis_io import RedisUnavailable
 from hotfeast.server.rows import EncodedRows, encode
 from hotfeast.server.view_writer import (
     ON_INVALID,

@@ -27,11 +27,11 @@ from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Stream, Unreadable
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
-from hotfeast.server.errors import RequestFailure, StartFailure
+from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure, failure_of
 from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
-from hotfeast.server.redis_io import Lanes, RedisUnavailable
+from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
-from hotfeast.server.servicer import FeatureServicer, Wanted, failure_of
+from hotfeast.server.servicer import FeatureServicer, Wanted
 from hotfeast.server.settings import ConnectionLimits
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.push import PushBatch
-from hotfeast.server.errors import RequestFailure, invalid
+from hotfeast.server.errors import RequestFailure, failure_of, invalid
 from hotfeast.server.plan import PlanSource
 from hotfeast.server.push_plan import Destinations
 from hotfeast.server.push_rows import ONLINE, Pushed, PushedRows, RowPusher, arrow_columns
@@ -52,7 +52,7 @@ class PushService:
             batch = _parse(data)
             pushed, target = self._push(batch, context)
         except Exception as error:
-            failure = failure_of(error)
+            failure = push_failure(error)
             context.abort(failure.code, failure.message)
             raise AssertionError("abort() returned") from None
         if pushed.unavailable and target == ONLINE:
@@ -104,7 +104,7 @@ class PushService:
             batch_id = batch.batch_id
             pushed, _ = self._push(batch, context)
         except Exception as error:
-            failure = failure_of(error)
+            failure = push_failure(error)
             refused = push_pb2.BatchError(code=failure.code.value[0], message=failure.message)
             return push_pb2.PushResponse(batch_id=batch_id, error=refused).SerializeToString()
         return _answer(batch_id, pushed)
@@ -215,16 +215,13 @@ def _parse(data: bytes) -> PushBatch:
     return batch
 
 
-def failure_of(error: Exception) -> RequestFailure:
+def push_failure(error: Exception) -> RequestFailure:
     """The status of an error that a batch as a whole has."""
-    if isinstance(error, RequestFailure):
-        return error
-    if isinstance(error, InvalidRequest):
-        return invalid(str(error))
-    if isinstance(error, MemoryError):
-        return RequestFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this batch")
-    logger.error("a push failed", exc_info=error)
-    return RequestFailure(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+    failure = failure_of(error)
+    if failure is None:
+        logger.error("a push failed", exc_info=error)
+        failure = RequestFailure(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+    return failure
 
 
 def _answer(batch_id: str, pushed: Pushed) -> bytes:

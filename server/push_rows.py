@@ -15,10 +15,10 @@ from hotfeast.hotpath.columns import TimeColumn
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.writes import OUTCOMES
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import invalid, not_servable
+from hotfeast.server.errors import RedisUnavailable, invalid, not_servable
 from hotfeast.server.offline import OfflineRows, OfflineWriter
 from hotfeast.server.push_plan import Destination
-from hotfeast.server.redis_io import RedisUnavailable, RedisWriter
+from hotfeast.server.redis_io import RedisWriter
 from hotfeast.server.rows import ColumnData, EncodedRows, Rejection, encode, map_fields
 from hotfeast.serving.v1 import push_pb2
 

@@ -28,16 +28,12 @@ from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import SCRIPT, WriteBatch
-from hotfeast.server.errors import StartFailure
+from hotfeast.server.errors import RedisUnavailable, StartFailure
 from hotfeast.server.feast_api import RedisOnlineStore, RedisOnlineStoreConfig, RepoConfig
 from hotfeast.server.layouts import Schemas
 
 # Bytes read at once from an encrypted socket: TLS's largest record.
 _TLS_READ = 16384
-
-
-class RedisUnavailable(Exception):
-    """Redis could not be reached, or did not answer in time."""
 
 
 class Lane:

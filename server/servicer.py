@@ -13,13 +13,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.batch import Batch
-from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import RequestFailure, invalid
+from hotfeast.server.errors import failure_of, invalid
 from hotfeast.server.feast_api import (
     GRPC_SERVER_FILE,
     SERVING_SERVICE_FILE,
@@ -32,7 +32,7 @@ from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.plan import PlanBook, PlanSource, ServingPlan
 from hotfeast.server.push import PushService
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import RedisReader, RedisUnavailable
+from hotfeast.server.redis_io import RedisReader
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.transforms import apply_on_demand
 from hotfeast.serving.v1 import push_pb2, serving_pb2
@@ -101,7 +101,7 @@ class FeatureServicer:
 
         Raises:
             RequestFailure, InvalidRequest, CorruptRow, RedisUnavailable, ReplyError, ProtocolError:
-                See `failure_of`.
+                See `hotfeast.server.errors`.
         """
         return self.read(self.begin(data), time_left)
 
@@ -118,7 +118,7 @@ class FeatureServicer:
         """The first step of an answer: what is to be read for it. Waits for nothing.
 
         Raises:
-            RequestFailure, InvalidRequest: See `failure_of`.
+            RequestFailure, InvalidRequest: See `hotfeast.server.errors`.
         """
         request = Request(data)
         if not request.canonical:
@@ -144,7 +144,7 @@ class FeatureServicer:
             reply: The complete reply to its batch, which is used up.
 
         Raises:
-            CorruptRow: See `failure_of`.
+            CorruptRow: See `hotfeast.server.errors`.
         """
         plan = wanted.plan
         seconds, nanos = self._clock.now()
@@ -167,7 +167,7 @@ class FeatureServicer:
         """The last step, for answers that transforms have yet to run for. May take long.
 
         Raises:
-            RequestFailure: See `failure_of`.
+            RequestFailure: See `hotfeast.server.errors`.
         """
         wanted, stored, computed, by_kernel = answer
         used = None if wanted.verify else by_kernel
@@ -212,36 +212,6 @@ class Untransformed(NamedTuple):
     stored: bytes
     computed: bytes | None
     by_kernel: list[bytes | None] | None
-
-
-def failure_of(error: Exception, time_left: float | None) -> RequestFailure | None:
-    """The status of an error that a request ends with; None for one that should not happen.
-
-    Args:
-        error: What was raised.
-        time_left: Seconds until the caller's deadline; None where it has none.
-    """
-    if isinstance(error, RequestFailure):
-        return error
-    if isinstance(error, InvalidRequest):
-        return invalid(str(error))
-    if isinstance(error, CorruptRow):
-        return RequestFailure(grpc.StatusCode.DATA_LOSS, str(error))
-    if isinstance(error, RedisUnavailable | ProtocolError):
-        late = time_left is not None and time_left <= 0
-        code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE
-        return RequestFailure(code, str(error))
-    if isinstance(error, ReplyError):
-        # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
-        passing = str(error).split(" ", 1)[0] in _PASSING_ERRORS
-        code = grpc.StatusCode.UNAVAILABLE if passing else grpc.StatusCode.INTERNAL
-        return RequestFailure(code, f"Redis: {error}")
-    if isinstance(error, MemoryError):
-        return RequestFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request")
-    return None
-
-
-_PASSING_ERRORS = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
 
 
 def _canonical(data: bytes) -> bytes:

@@ -27,16 +27,14 @@ from hotfeast.hotpath.packed import layout_of, unpack_row
 from hotfeast.hotpath.plan import Plan, key_prefix
 from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.feast_api import Value
+from hotfeast.server.key_samples import sample_keys
 from hotfeast.server.layouts import Schemas
 from hotfeast.server.plan import row_hash_field
 
 SAMPLE_ROWS = 64
 """How many rows of a view are taken at most."""
 
-# Keys that Redis looks at in one step, during which it does nothing else; steps and seconds that a
-# sample may take.
-_SCAN_COUNT = 500
-_SCAN_STEPS = 400
+# Seconds that a sample may take.
 _SCAN_SECONDS = 0.25
 # Seconds that found keys, or a failure, are remembered: the proofs of many kernels come together.
 _REMEMBERED = 60.0
@@ -134,18 +132,13 @@ class StoredRows:
         prefix, suffix = key_prefix(view.join_keys), project.encode()
         entities = EntityKeys(view.join_keys, project)
         pattern = escaped(prefix) + b"*" + escaped(suffix)
-        end = time.monotonic() + _SCAN_SECONDS
-        # SCAN may give a key more than once.
-        found: dict[bytes, None] = {}
-        cursor = 0
-        for _ in range(_SCAN_STEPS):
-            cursor, keys = self._client.scan(cursor, match=pattern, count=_SCAN_COUNT)
+
+        def having_rows(keys: list[bytes]) -> list[bytes]:
             mine = [k for k in keys if entities.read(k) is not None]
             times = self._read(mine, (view.time_field,))
-            found |= {k: None for k, (t,) in zip(mine, times, strict=True) if t is not None}
-            if cursor == 0 or len(found) >= SAMPLE_ROWS or time.monotonic() > end:
-                break
-        sample = list(found)[:SAMPLE_ROWS]
+            return [k for k, (t,) in zip(mine, times, strict=True) if t is not None]
+
+        sample = sample_keys(self._client, having_rows, SAMPLE_ROWS, _SCAN_SECONDS, match=pattern)
         self._keys[project, view.join_keys, view.time_field] = (
             time.monotonic() + _REMEMBERED,
             sample,

@@ -16,12 +16,12 @@ from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, R
 from hotfeast.hotpath.plan import key_prefix
 from hotfeast.server.clock import Clock
 from hotfeast.server.entity_keys import EntityKeys
-from hotfeast.server.errors import RequestFailure
+from hotfeast.server.errors import RedisUnavailable, RequestFailure
 from hotfeast.server.feast_api import FeatureStore, ValueType
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.plan import PlanBook, plan_features
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import Lanes, RedisReader, RedisUnavailable, connection_pool
+from hotfeast.server.redis_io import Lanes, RedisReader, connection_pool
 from hotfeast.server.registry import Definitions, FieldDefinition, ViewDefinition
 from hotfeast.server.servicer import FeatureServicer
 from hotfeast.server.stored_rows import StoredRows, escaped

@@ -24,8 +24,9 @@ from hotfeast.hotpath.columns import TimeColumn, ValueColumn
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import SCRIPT, SCRIPT_SHA, WriteBatch, WritePlan
+from hotfeast.server.errors import RedisUnavailable
 from hotfeast.server.local_redis import LocalRedis, free_port
-from hotfeast.server.redis_io import Lanes, RedisUnavailable, RedisWriter
+from hotfeast.server.redis_io import Lanes, RedisWriter
 from tests.hotpath.helpers import parse_commands
 from tests.hotpath.write_helpers import (
     BYTES,

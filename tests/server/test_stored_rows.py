@@ -29,7 +29,7 @@ from processes import run_cli
 from rich.console import Console
 
 from hotfeast.hotpath.packed import layout_of
-from hotfeast.server import stored_rows
+from hotfeast.server import key_samples
 from hotfeast.server.cli_plan import show_plan
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.local_redis import LocalRedis
@@ -340,8 +340,8 @@ def test_a_sample_is_bounded(
         sample = rows.sample("many", view)
         assert len(sample) == len({row[0] for row in sample}) == SAMPLE_ROWS
         # Where nothing is found, it ends after its steps all the same.
-        monkeypatch.setattr(stored_rows, "_SCAN_STEPS", 3)
-        monkeypatch.setattr(stored_rows, "_SCAN_COUNT", 10)
+        monkeypatch.setattr(key_samples, "_STEPS", 3)
+        monkeypatch.setattr(key_samples, "_COUNT", 10)
         client.config_resetstat()
         assert rows.sample("none", view) == []
         stats: Any = client.info("commandstats")

@@ -1,0 +1,44 @@
+"""Some keys of a Redis, found with a bounded number of steps of SCAN."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+# Keys that Redis looks at in one step, during which it does nothing else; and steps at most.
+_COUNT = 500
+_STEPS = 400
+
+
+def sample_keys(
+    client: Any,
+    choose: Callable[[list[bytes]], Iterable[bytes]],
+    most: int,
+    seconds: float = math.inf,
+    **options: Any,
+) -> list[bytes]:
+    """Finds keys.
+
+    Args:
+        client: redis-py's client.
+        choose: Picks the wanted ones of a step's keys.
+        most: How many are enough.
+        seconds: After which no further step is made.
+        options: Of SCAN, by redis-py's names.
+
+    Returns:
+        Up to `most` keys, each once.
+
+    Raises:
+        redis.RedisError: Redis did not answer, or refused.
+    """
+    end = time.monotonic() + seconds
+    # SCAN may give a key more than once.
+    found: dict[bytes, None] = {}
+    cursor = 0
+    for _ in range(_STEPS):
+        cursor, keys = client.scan(cursor, count=_COUNT, **options)
+        found |= dict.fromkeys(choose(keys))
+        if cursor == 0 or len(found) >= most or time.monotonic() > end:
+            break
+    return list(found)[:most]
