@@ -4,7 +4,7 @@ What is served is read through the gateway's own path, from the request's bytes 
 kernels of on-demand views included; only gRPC is left out.
 """
 
-import time
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +19,7 @@ from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.errors import RedisUnavailable, RequestFailure
 from hotfeast.server.feast_api import FeatureStore, ValueType
 from hotfeast.server.kernels import KernelMaker
+from hotfeast.server.key_samples import sample_keys
 from hotfeast.server.plan import PlanBook, plan_features
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import Lanes, RedisReader, connection_pool
@@ -35,9 +36,7 @@ INVALID = serving_pb2.INVALID
 
 # Seconds to connect to Redis, and for each of its answers.
 _TIMEOUT = 5.0
-# Keys that Redis looks at in one step, during which it does nothing else; seconds for all steps of
-# a view.
-_SCAN_COUNT = 1000
+# Seconds to look for the keys of a view.
 _SCAN_SECONDS = 30.0
 # Entities of one request.
 _REQUEST_ROWS = 200
@@ -117,23 +116,22 @@ class OnlineStore:
         entities = EntityKeys(names, self._definitions.project)
         order = [entities.join_keys.index(name) for name in names]
         pattern = escaped(key_prefix(entities.join_keys)) + b"*"
-        found: dict[tuple[Any, ...], None] = {}
-        end = time.monotonic() + _SCAN_SECONDS
-        cursor = 0
-        while len(found) < count:
-            cursor, keys = self._client.scan(cursor, match=pattern, count=_SCAN_COUNT)
-            mine = [(key, entity) for key in keys if (entity := entities.read(key)) is not None]
+
+        def having_rows(keys: list[bytes]) -> list[bytes]:
+            mine = [key for key in keys if entities.read(key) is not None]
             pipeline = self._client.pipeline(transaction=False)
-            for key, _ in mine:
+            for key in mine:
                 pipeline.hexists(key, read.time_field)
             # An exception stands for a key that is no hash.
             answers = pipeline.execute(raise_on_error=False)
-            for (_, entity), there in zip(mine, answers, strict=True):
-                if there is True:
-                    found[tuple(entity[i] for i in order)] = None
-            if cursor == 0 or time.monotonic() > end:
-                break
-        return list(found)[:count]
+            return [key for key, there in zip(mine, answers, strict=True) if there is True]
+
+        # Time is what bounds it: a view's rows may be few among many keys.
+        found = sample_keys(
+            self._client, having_rows, count, _SCAN_SECONDS, sys.maxsize, match=pattern
+        )
+        values = [entities.read(key) or () for key in found]
+        return [tuple(entity[i] for i in order) for entity in values]
 
     def read(
         self,
