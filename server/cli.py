@@ -12,13 +12,14 @@ try:
 except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
-from hotfeast.server import cli_alerts, cli_audit, cli_profile
+from hotfeast.server import cli_alerts, cli_audit, cli_monitor, cli_profile
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
+app.add_typer(cli_monitor.app, name="monitor")
 app.add_typer(cli_profile.app, name="profile")
 app.add_typer(cli_alerts.app, name="alerts")
 app.command()(cli_audit.audit)

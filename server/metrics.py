@@ -8,10 +8,11 @@ worker that takes a dead one's place goes on with its files, so that totals neve
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import grpc
 from prometheus_client import (
@@ -19,6 +20,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    make_wsgi_app,
     start_http_server,
     values,
 )
@@ -347,12 +349,20 @@ class Page:
         url: Where.
     """
 
-    def __init__(self, figures: Sequence[Collector], host: str, port: int) -> None:
+    def __init__(
+        self,
+        figures: Sequence[Collector],
+        host: str,
+        port: int,
+        beside: Mapping[str, WSGIApplication] | None = None,
+    ) -> None:
         """
         Args:
             figures: What is served.
             host: The interface to listen on.
             port: 0 for any free one.
+            beside: What else is, by path; a path that ends with a slash, other than `/`, stands for
+                all below it.
 
         Raises:
             StartFailure: The address cannot be had.
@@ -364,6 +374,8 @@ class Page:
             self._server, self._thread = start_http_server(port, host.strip("[]"), registry)
         except OSError as error:
             raise StartFailure(f"cannot serve metrics on {host}:{port}: {error}") from error
+        if beside:
+            self._server.set_app(_side_by_side(make_wsgi_app(registry), beside))
         self.url = f"http://{host}:{self._server.server_port}/metrics"
 
     def stop(self) -> None:
@@ -371,6 +383,22 @@ class Page:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def _side_by_side(
+    figures: WSGIApplication, beside: Mapping[str, WSGIApplication]
+) -> WSGIApplication:
+    """An application that answers with figures for all paths that nothing else is at."""
+    below = {path: app for path, app in beside.items() if path.endswith("/") and path != "/"}
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO") or "/"
+        app = beside.get(path)
+        if app is None:
+            app = next((a for start, a in below.items() if path.startswith(start)), figures)
+        return app(environ, start_response)
+
+    return answer
 
 
 class _Whole(Collector):

@@ -88,10 +88,13 @@ def test_wheel_has_every_package_and_nothing_else(wheel: Path) -> None:
         "hotfeast/protos",
         "hotfeast/protos/hotfeast/serving/v1",
         "hotfeast/server",
+        "hotfeast/server/monitoring",
+        "hotfeast/server/monitoring/report",
+        "hotfeast/server/monitoring/report/page",
         "hotfeast/serving/v1",
     }
     suffixes = {name.rsplit(".", 1)[1] for name in names if ".dist-info" not in name}
-    assert suffixes == {"lua", "py", "pyi", "pxd", "so", "proto", "typed"}
+    assert suffixes == {"css", "html", "js", "lua", "py", "pyi", "pxd", "so", "proto", "typed"}
     for stage in ("batch", "link", "plan", "reply", "request", "splice", "values"):
         assert any(n.startswith(f"hotfeast/hotpath/{stage}.cpython") for n in names)
         assert f"hotfeast/hotpath/{stage}.pyi" in names

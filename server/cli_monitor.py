@@ -1,0 +1,224 @@
+"""`hotfeast monitor`: what is known of the features, as a page or on the terminal."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hotfeast.server.monitoring.report.build import Evidence
+    from hotfeast.server.monitoring.report.catalogue import Catalogue
+    from hotfeast.server.monitoring.report.model import FeatureRow, Report
+
+app = typer.Typer(
+    help="Quality, drift and freshness of features, and the catalogue of them.",
+    no_args_is_help=True,
+)
+
+RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
+LoggedOption = Annotated[
+    Path | None,
+    typer.Option(help="Parquet of logged features: a file, or a folder of them."),
+]
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option(help="Parquet of a training set to compare with: a file, or a folder of them."),
+]
+ProfilesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of profiles to compare with, the latest of each feature service; those beside "
+        "the registry's file, if there are any, unless given."
+    ),
+]
+AsOfOption = Annotated[
+    str | None,
+    typer.Option(help="Judge ages at this ISO 8601 time instead of now, for past data."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    repo: Path
+    logged: Path | None
+    reference: Path | None
+    profiles: Path | None
+    as_of: str | None
+    show_pii: bool = False
+
+
+@app.command()
+def report(
+    html: Annotated[Path, typer.Option(help="The file to write.")],
+    repo: RepoOption = Path("."),
+    logged: LoggedOption = None,
+    reference: ReferenceOption = None,
+    profiles: ProfilesOption = None,
+    as_of: AsOfOption = None,
+    show_pii: Annotated[
+        bool, typer.Option("--show-pii", help="Values of features that are tagged PII, too.")
+    ] = False,
+) -> None:
+    """Writes the report as one HTML file, which needs nothing else to be read.
+
+    Without --logged it is the catalogue alone.
+
+    Exit codes: 0, and 2 if something cannot be read or written.
+    """
+    from hotfeast.server.errors import StartFailure
+    from hotfeast.server.monitoring.report.build import all_details, build_report
+    from hotfeast.server.monitoring.report.render import render_page
+
+    try:
+        catalogue, evidence = _gather(_Asked(repo, logged, reference, profiles, as_of, show_pii))
+        made = build_report(catalogue, evidence)
+        page = render_page(made, all_details(catalogue, evidence))
+        try:
+            html.write_text(page, "utf-8")
+        except OSError as error:
+            raise StartFailure(f"{html} cannot be written: {error}") from error
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{html}: {len(made.features)} features, {len(page) / 1024:,.0f} KiB")
+
+
+@app.command()
+def show(
+    logged: Annotated[
+        Path, typer.Option(help="Parquet of logged features: a file, or a folder of them.")
+    ],
+    repo: RepoOption = Path("."),
+    reference: ReferenceOption = None,
+    profiles: ProfilesOption = None,
+    as_of: AsOfOption = None,
+    view: Annotated[
+        list[str] | None, typer.Option("--view", "-v", help="Only this view; may be repeated.")
+    ] = None,
+) -> None:
+    """Shows the quality and drift of each feature that was seen, as a table.
+
+    Exit codes: 0, and 2 if something cannot be read.
+    """
+    from hotfeast.server.errors import StartFailure
+    from hotfeast.server.monitoring.report.build import build_report
+    from hotfeast.server.terminal import consoles
+
+    console, _ = consoles()
+    try:
+        catalogue, evidence = _gather(_Asked(repo, logged, reference, profiles, as_of))
+        unknown = set(view or ()) - catalogue.views.keys()
+        if unknown:
+            raise StartFailure(f"--view: there is no feature view {min(unknown)!r}")
+        console.print(_table(build_report(catalogue, evidence), view or []))
+    except StartFailure as failure:
+        typer.echo(f"hotfeast: {failure}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
+    """Reads what the options name.
+
+    Raises:
+        StartFailure: Something cannot be read, or options exclude each other.
+    """
+    from hotfeast.server.errors import StartFailure
+    from hotfeast.server.gateway import open_repository
+    from hotfeast.server.monitoring.report import evidence as sources
+    from hotfeast.server.monitoring.report.build import Evidence
+    from hotfeast.server.monitoring.report.catalogue import read_catalogue
+    from hotfeast.server.monitoring.report.figures import Seen
+    from hotfeast.server.monitoring.statistics import FeatureStatistics
+    from hotfeast.server.monitoring.windows import FeatureKey
+    from hotfeast.server.registry_source import open_source
+
+    store = open_repository(asked.repo)
+    try:
+        catalogue = read_catalogue(store.project, open_source(store).read())
+    except Exception as error:
+        raise StartFailure(f"the registry of {asked.repo} cannot be read: {error}") from error
+    names = sources.Names(catalogue)
+    references: Mapping[tuple[str, str], FeatureStatistics] = {}
+    if asked.reference is not None:
+        references = sources.read_reference(asked.reference, names)
+        reference_name = asked.reference.name
+    else:
+        references, reference_name = sources.read_profiles(store, asked.profiles)
+    now, words = time.time(), "Definitions only"
+    seen: dict[FeatureKey, Seen] = {}
+    if asked.logged is not None:
+        logged, latest = sources.read_logged(asked.logged, names)
+        seen = {
+            key: each._replace(
+                reference=references.get((key.view, key.feature)), reference_name=reference_name
+            )
+            for key, each in logged.items()
+        }
+        now = latest or now
+        words = f"Logged features: {asked.logged.name}"
+    if asked.as_of is not None:
+        now = _time(asked.as_of).timestamp()
+    return catalogue, Evidence(
+        words=words, now=now, seen=sources.compared(seen), show_pii=asked.show_pii
+    )
+
+
+def _time(text: str) -> datetime:
+    from hotfeast.server.errors import StartFailure
+
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise StartFailure(f"--as-of: {error}") from error
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+_STYLES = {"critical": "bold red", "warning": "yellow", "ok": "green", "none": "dim"}
+
+
+def _table(made: "Report", views: list[str]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"Features of {made.project}", title_justify="left", box=None)
+    for name in ("feature", "channel", "state"):
+        table.add_column(name, overflow="fold")
+    for name in ("values", "null", "missing", "stale", "outliers", "drift"):
+        table.add_column(name, justify="right")
+    for row in sorted(made.features, key=_worst_first):
+        if views and row.view not in views:
+            continue
+        for channel, each in row.figures.items():
+            drift = "" if each.drift is None else _number(each.drift.effect)
+            table.add_row(
+                Text(f"{row.view}:{row.name}"),
+                channel,
+                Text(row.state, style=_STYLES[row.level]),
+                f"{each.rows:,}",
+                _share(each.null_share),
+                _share(each.missing_share),
+                _share(each.stale_share),
+                _share(each.outlier_share),
+                drift,
+            )
+    return table
+
+
+def _worst_first(row: "FeatureRow") -> tuple[int, str, str]:
+    from hotfeast.server.monitoring.report.model import LEVELS
+
+    return -LEVELS.index(row.level), row.view, row.name
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""What is known of a project's features, as a page: in a file, and live beside the metrics."""
