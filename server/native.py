@@ -352,9 +352,7 @@ class NativeServer(Reactor):
             )
 
     def _read_in_thread(self, stream: Stream, message: bytes, began: float) -> None:
-        self._in_thread(
-            stream, began, partial(self._servicer.answer, message, caller=stream)
-        )
+        self._in_thread(stream, began, partial(self._servicer.answer, message, caller=stream))
 
     def _in_thread(
         self, stream: Stream, began: float, work: Callable[[float | None], bytes]
