@@ -320,6 +320,9 @@ class Gateway:
             stopped.wait()
         if self._observers is not None:
             self._observers.stop()
+            # What the sketches' library counts as leaked at the end of the process, loudly, are
+            # objects that the garbage collector was told to leave alone.
+            gc.unfreeze()
         if self._socket_folder is not None:
             self._socket_folder.cleanup()
         self._threads.shutdown(wait=False)
