@@ -224,6 +224,14 @@ def serve(
             "unless given, it goes with the gateway."
         ),
     ] = None,
+    alert_rules: Annotated[
+        Path | None,
+        typer.Option(help="Alert rules in YAML, with --monitor; the repository's unless given."),
+    ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(help="Folder of profiles, with --monitor; beside the registry unless given."),
+    ] = None,
     feature_log: Annotated[
         Path | None,
         typer.Option(
@@ -307,7 +315,9 @@ def serve(
             keepalive_answer=keepalive_timeout,
         ),
         metrics=metrics_address,
-        monitor=MonitorSettings(monitor_dir, monitor_rate, monitor_window) if monitor else None,
+        monitor=MonitorSettings(monitor_dir, monitor_rate, monitor_window, alert_rules, profiles)
+        if monitor
+        else None,
         feature_log=FeatureLogSettings(
             feature_log, feature_log_rate, feature_log_mb * 2**20, feature_log_seconds
         )

@@ -27,11 +27,15 @@ class MonitorSettings(NamedTuple):
             goes with it.
         every: One of how many reads is looked at.
         seconds: How long a window is.
+        rules: A file of alert rules; that of the repository, or the default ones, if None.
+        profiles: A folder of profiles; the one beside the registry if None.
     """
 
     folder: Path | None
     every: int = 100
     seconds: int = 300
+    rules: Path | None = None
+    profiles: Path | None = None
 
 
 class FeatureLogSettings(NamedTuple):

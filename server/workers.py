@@ -136,15 +136,37 @@ class _Worker:
             self.process.kill()
 
 
-def _open_monitoring(settings: Settings) -> "MonitoringService":
+def _open_monitoring(settings: Settings, kept: bool) -> "MonitoringService":
+    """What reads the folder of the workers.
+
+    Args:
+        settings: With that folder.
+        kept: Whether it is there after a restart, so that alerts can go on.
+
+    Raises:
+        StartFailure: The repository cannot be read, or a rule or profile is not valid.
+    """
     # Only here: what it needs takes a while to import, and memory.
+    from hotfeast.server.monitoring.open_alerts import open_watch
     from hotfeast.server.monitoring.service import MonitoringService
 
-    assert settings.monitor is not None
-    assert settings.monitor.folder is not None
-    as_of = settings.as_of
-    clock = time.time if as_of is None else as_of.timestamp
-    return MonitoringService(settings.monitor.folder, clock=clock)
+    monitor, as_of = settings.monitor, settings.as_of
+    assert monitor is not None
+    assert monitor.folder is not None
+    past = None if as_of is None else as_of.timestamp()
+
+    def clock(now: float) -> float:
+        return now if past is None else past
+
+    state = monitor.folder / "alerts.json" if kept else None
+    alerts = open_watch(settings.repo, monitor.rules, monitor.profiles, state, clock)
+    return MonitoringService(
+        monitor.folder,
+        [lambda snapshot: alerts.look(snapshot.collected.store, snapshot.time)],
+        alerts.firing,
+        alerts.drifts,
+        lambda: clock(time.time()),
+    )
 
 
 class Supervisor:
@@ -171,7 +193,7 @@ class Supervisor:
                 self._seen = TemporaryDirectory(prefix="hotfeast-monitoring-")
                 monitor = settings.monitor._replace(folder=Path(self._seen.name))
                 settings = replace(settings, monitor=monitor)
-            self._monitoring = _open_monitoring(settings)
+            self._monitoring = _open_monitoring(settings, kept=self._seen is None)
         if settings.metrics is not None:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
             figures: list[Collector] = [workers_figures(Path(self._figures.name)), self._reloads]
