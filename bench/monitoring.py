@@ -1,8 +1,8 @@
 """What watching the features costs a request: gateways with and without it, in turns.
 
-All serve one store, as for the other benchmarks: requests of 50 features from one client. There
-*monitored* has `--monitor` at its default rate, *all* has a feature log of a hundredth of the requests, too.
-The samples are long, so that turns of the monitoring and writes of its files fall into them.
+All serve one store, as for the other benchmarks: requests of 50 features from one client. One has
+`--monitor` at its default rate, *all* has a feature log of a hundredth of the requests, too. The
+samples are long, so that turns of the monitoring and writes of its files fall into them.
 
 Writes `monitoring.json`.
 """
