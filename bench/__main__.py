@@ -191,6 +191,21 @@ def slow_transforms(
 
 
 @app.command()
+def monitoring(
+    entities: Entities = ENTITIES,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each gateway has.")] = 60,
+) -> None:
+    """What watching the features costs a request; exit code 1 past a budget."""
+    from bench.monitoring import run
+    from bench.verdict import verdict_table
+
+    _, verdicts = run(entities, rounds, console.log)
+    console.print(verdict_table(verdicts, "Monitoring; ratios to a gateway without it"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def writes(
     parts: Annotated[
         list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")

@@ -12,6 +12,8 @@ from hotfeast.clients.push import Batch, PushResult, push_request
 from hotfeast.serving.v1 import push_pb2_grpc, serving_pb2, serving_pb2_grpc
 
 _STATUS_NAMES = {v.number: v.name for v in serving_pb2.FieldStatus.DESCRIPTOR.values}
+# What Feast stores for a null in a UNIX_TIMESTAMP column.
+_FEAST_NULL = -(2**63)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -293,6 +295,8 @@ def _python_value(value: Any) -> Any:
         return None
     content = getattr(value, kind)
     if kind == "unix_timestamp_val":
+        if content == _FEAST_NULL:
+            return None
         return datetime.fromtimestamp(content, UTC)
     if kind in ("list_val", "set_val"):
         return [_python_value(v) for v in content.val]

@@ -3,9 +3,12 @@
 import sys
 
 import pyarrow as pa
+import pyarrow.compute
 
 from hotfeast.hotpath.answer import AnswerColumn
 
+# Seconds of NumPy's NaT.
+_FEAST_NULL = -(2**63)
 _SCALARS = {
     1: pa.binary(),
     2: pa.string(),
@@ -38,6 +41,18 @@ def arrow_type(value_type: int, layout: str) -> pa.DataType:
     if layout in ("list", "text_list"):
         return pa.list_(_SCALARS[_LISTS.get(value_type, 2)])
     return _SCALARS.get(value_type, pa.string())
+
+
+def without_feast_nulls(values: pa.Array) -> pa.Array:
+    """Times without the number that Feast stores for a null of a UNIX_TIMESTAMP, which its SDK
+    reads as null; all else as it is."""
+    if not pa.types.is_timestamp(values.type):
+        return values
+    numbers = values.view(pa.int64())
+    stored = pa.compute.equal(numbers, pa.scalar(_FEAST_NULL, pa.int64()))
+    if not pa.compute.any(stored, skip_nulls=True).as_py():
+        return values
+    return pa.compute.if_else(stored, pa.scalar(None, values.type), values)
 
 
 def arrow_array(column: AnswerColumn) -> pa.Array:

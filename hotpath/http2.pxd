@@ -16,6 +16,8 @@ cdef class Stream:
     cdef bint headers_sent
     cdef bytes encoding           # `grpc-encoding` of the request; None for identity
     cdef double deadline          # of the loop's clock, in seconds; 0 for none
+    cdef readonly bytes caller    # who calls, where the connection keeps that
+    cdef readonly bytes request_id
     cdef int64_t send_window      # less the connection's `initial_window`
     cdef int64_t unacknowledged   # bytes received that no WINDOW_UPDATE has named
     cdef int64_t returned         # those of them that a next one will
@@ -56,6 +58,7 @@ cdef class Connection:
     cdef double warned            # when it was
     cdef double leave_by          # when its connection ends in any case; 0 for never
     cdef object server
+    cdef bint keeps_callers       # whether streams are told who calls
     cdef HeaderDecoder decoder
     cdef HeaderList headers
     cdef uint8_t* input

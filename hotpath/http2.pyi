@@ -27,6 +27,14 @@ class Stream:
         """The method, as `/package.Service/Method`."""
 
     @property
+    def caller(self) -> bytes | None:
+        """`x-caller`, else `user-agent`; None where there is neither, or nobody wants to know."""
+
+    @property
+    def request_id(self) -> bytes | None:
+        """`x-request-id`; None likewise."""
+
+    @property
     def deadline_seconds(self) -> float | None:
         """The call's deadline in monotonic seconds; None where it has none."""
 

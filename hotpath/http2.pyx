@@ -191,6 +191,9 @@ cdef class Stream:
         connection: Where it came from.
         number: The stream's.
         path: The method, as `/package.Service/Method`.
+        caller: The caller's `x-caller`, else its `user-agent`; None where it sent neither, or the
+            server does not want to know.
+        request_id: Its `x-request-id`; None likewise.
     """
 
     def __cinit__(self, Connection connection not None, uint32_t number, bytes path not None):
@@ -540,12 +543,14 @@ cdef class Connection:
         Args:
             server: What answers: `at_once` (a set of paths), `answer(stream, message)`,
                 `answer_packed(stream, message)`, `open(stream, headers)`, `clock()` and
-                `touched(connection)`.
+                `touched(connection)`; and `keeps_callers`, whether it wants to know who calls,
+                which is false where it has none.
             descriptor: The socket's, for whoever sends and receives.
         """
         cdef uint8_t data[6 * 3]
         cdef uint8_t* at = data
         self.server = server
+        self.keeps_callers = getattr(server, "keeps_callers", False)
         self.descriptor = descriptor
         self.decoder = HeaderDecoder(4096, LARGEST_HEADERS)
         self.streams = {}
@@ -847,8 +852,8 @@ cdef class Connection:
         cdef const uint8_t* name
         cdef const uint8_t* value
         cdef uint32_t i
-        cdef bytes path = b"", timeout = None, encoding = None
-        cdef bint grpc = False, post = False
+        cdef bytes path = b"", timeout = None, encoding = None, caller = None, request_id = None
+        cdef bint grpc = False, post = False, named = False
         cdef Stream stream
         for i in range(self.headers.count):
             header = &self.headers.headers[i]
@@ -866,12 +871,22 @@ cdef class Connection:
                     )
                 elif memcmp(name, b"grpc-timeout", 12) == 0:
                     timeout = value[: header.value_size]
+                elif self.keeps_callers and memcmp(name, b"x-request-id", 12) == 0:
+                    request_id = value[: header.value_size]
             elif header.name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
                 encoding = value[: header.value_size]
+            elif self.keeps_callers:
+                if header.name_size == 8 and memcmp(name, b"x-caller", 8) == 0:
+                    caller = value[: header.value_size]
+                    named = True
+                elif header.name_size == 10 and not named and memcmp(name, b"user-agent", 10) == 0:
+                    caller = value[: header.value_size]
         if not path:
             return self.reset(number, PROTOCOL_ERROR)
         stream = Stream(self, number, path)
         stream.remote_closed = ends
+        stream.caller = caller
+        stream.request_id = request_id
         self.streams[number] = stream
         if not grpc or not post:
             # As gRPC has it: a caller that does not speak gRPC is answered in HTTP.

@@ -24,6 +24,7 @@ cdef class LoopLane:
 cdef class Reactor:
     cdef readonly object at_once
     cdef public RowCache cache
+    cdef public bint keeps_callers
     cdef int poller
     cdef int waker
     cdef object wake_pending

@@ -25,6 +25,8 @@ class Reactor:
 
     cache: RowCache | None
     """Rows that need not be asked for; None at first."""
+    keeps_callers: bool
+    """Whether streams are told who calls; not at first."""
 
     def __init__(self, at_once: Any, *args: Any, **kwargs: Any) -> None: ...
     @property

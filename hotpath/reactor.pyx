@@ -110,6 +110,7 @@ cdef class Reactor:
 
     Attributes:
         cache: Rows that need not be asked for; None at first.
+        keeps_callers: Whether streams are told who calls; not at first.
     """
 
     def __cinit__(self, object at_once not None, *args, **kwargs):

@@ -208,6 +208,51 @@ def serve(
         str | None,
         typer.Option(help="Judge TTLs at this ISO 8601 time instead of now, for past data."),
     ] = None,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Watch the features that are served and pushed.")
+    ] = False,
+    monitor_rate: Annotated[
+        int, typer.Option(min=1, help="One of how many requests is looked at, with --monitor.")
+    ] = 100,
+    monitor_window: Annotated[
+        int, typer.Option(min=1, help="Seconds of a window of statistics; must divide an hour.")
+    ] = 300,
+    monitor_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for what is seen, kept over restarts and shared with materializations; "
+            "unless given, it goes with the gateway."
+        ),
+    ] = None,
+    alert_rules: Annotated[
+        Path | None,
+        typer.Option(help="Alert rules in YAML, with --monitor; the repository's unless given."),
+    ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(help="Folder of profiles, with --monitor; beside the registry unless given."),
+    ] = None,
+    feature_log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log served features to Parquet as the logging_config of each feature service "
+            "says; a folder for those that name none."
+        ),
+    ] = None,
+    feature_log_rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of requests that is logged of feature services without a logging_config.",
+        ),
+    ] = 0.0,
+    feature_log_mb: Annotated[
+        int, typer.Option(min=1, help="Megabytes after which a file of the log is complete.")
+    ] = 128,
+    feature_log_seconds: Annotated[
+        float, typer.Option(min=1.0, help="Seconds after which a file of the log is complete.")
+    ] = 300.0,
 ) -> None:
     """Serves a Feast repository until SIGTERM; SIGHUP has all workers replaced.
 
@@ -225,10 +270,19 @@ def serve(
         clock = parse_time(as_of) if as_of is not None else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--as-of") from error
+    if 3600 % monitor_window:
+        raise typer.BadParameter(
+            f"{monitor_window} s do not divide an hour; 300 do", param_hint="--monitor-window"
+        )
     # Only now: a wrong option should be told at once.
     from hotfeast.server.errors import StartFailure
     from hotfeast.server.logs import set_up_logs
-    from hotfeast.server.settings import ConnectionLimits, Settings
+    from hotfeast.server.settings import (
+        ConnectionLimits,
+        FeatureLogSettings,
+        MonitorSettings,
+        Settings,
+    )
     from hotfeast.server.workers import Supervisor
 
     set_up_logs()
@@ -261,6 +315,14 @@ def serve(
             keepalive_answer=keepalive_timeout,
         ),
         metrics=metrics_address,
+        monitor=MonitorSettings(monitor_dir, monitor_rate, monitor_window, alert_rules, profiles)
+        if monitor
+        else None,
+        feature_log=FeatureLogSettings(
+            feature_log, feature_log_rate, feature_log_mb * 2**20, feature_log_seconds
+        )
+        if feature_log is not None
+        else None,
     )
     try:
         Supervisor(settings, workers).run(_say)
@@ -367,6 +429,13 @@ CheckOption = Annotated[
         help="off: write without a look at what is stored; for bulk loads into an empty store.",
     ),
 ]
+MonitorDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--monitor-dir",
+        help="Describe what is written for the monitoring: the --monitor-dir of the gateway.",
+    ),
+]
 OnInvalidOption = Annotated[
     OnInvalid,
     typer.Option(
@@ -394,6 +463,7 @@ def materialize(
             "--disable-event-timestamp", help="Everything up to now, instead of START and END."
         ),
     ] = False,
+    monitor_dir: MonitorDirOption = None,
 ) -> None:
     """Writes the latest rows between START and END to Redis.
 
@@ -408,7 +478,9 @@ def materialize(
         first, last = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC)
     else:
         first, last = _time(start, "START"), _time(end, "END")
-    _materialize(first, last, repo, views, version, redis, layout, event_time_check, on_invalid)
+    _materialize(
+        first, last, repo, views, version, redis, layout, event_time_check, on_invalid, monitor_dir
+    )
 
 
 @app.command()
@@ -421,13 +493,16 @@ def materialize_incremental(
     layout: LayoutOption = None,
     event_time_check: CheckOption = Switch.on,
     on_invalid: OnInvalidOption = OnInvalid.reject,
+    monitor_dir: MonitorDirOption = None,
 ) -> None:
     """Writes the rows since the last materialization of each view, up to END, to Redis.
 
     Exit codes as those of `materialize`.
     """
     last = _time(end, "END")
-    _materialize(None, last, repo, views, version, redis, layout, event_time_check, on_invalid)
+    _materialize(
+        None, last, repo, views, version, redis, layout, event_time_check, on_invalid, monitor_dir
+    )
 
 
 @app.command()
@@ -491,6 +566,7 @@ def _materialize(
     layout: Layout | None,
     check: Switch,
     on_invalid: OnInvalid,
+    monitor_dir: Path | None,
 ) -> None:
     # Only now: Feast takes seconds to import, and a wrong option should be told at once.
     from hotfeast.server.materialize_report import run_and_report
@@ -506,6 +582,7 @@ def _materialize(
         layout=layout.value if layout is not None else None,
         event_time_check=check is Switch.on,
         on_invalid=on_invalid.value,
+        monitor_dir=monitor_dir,
     )
     raise typer.Exit(code)
 

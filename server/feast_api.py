@@ -37,6 +37,7 @@ try:
     )
     from feast.data_format import ParquetFormat
     from feast.errors import FeastObjectNotFoundException
+    from feast.feature_logging import FeatureServiceLoggingSource
     from feast.feature_view import DUMMY_ENTITY_NAME, FeatureViewState
     from feast.infra.common.materialization_job import MaterializationTask
     from feast.infra.compute_engines.local.compute import LocalComputeEngine
@@ -95,6 +96,7 @@ __all__ = [
     "FeastPushRequest",
     "FeastPushResponse",
     "FeatureService",
+    "FeatureServiceLoggingSource",
     "FeatureServiceMessage",
     "FeatureStore",
     "FeatureView",

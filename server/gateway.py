@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -48,6 +48,9 @@ from hotfeast.server.stored_rows import StoredRows
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.turn_away import turn_away
 from hotfeast.server.watch import RegistryWatch
+
+if TYPE_CHECKING:
+    from hotfeast.server.monitoring.opening import Observers
 
 __all__ = ["Gateway", "Settings", "open_repository"]
 
@@ -130,8 +133,17 @@ class Gateway:
         catalog = Catalog(
             lambda: self._watch.book, lambda: self._watch.state, clock, settings.status_mode
         )
+        self._observers: Observers | None = None
+        if settings.monitor is not None or settings.feature_log is not None:
+            # Only here: what it needs takes a while to import.
+            from hotfeast.server.monitoring.opening import open_observers
+
+            self._observers = open_observers(
+                settings.monitor, settings.feature_log, store, self._watch
+            )
+        tap = self._observers.tap if self._observers is not None else None
         servicer = FeatureServicer(
-            self._watch, reader, self._modes, clock, strict, turns.turn, runs
+            self._watch, reader, self._modes, clock, strict, turns.turn, runs, tap
         )
         pusher = RowPusher(
             RedisWriter(self._lanes, settings.redis_timeout, cache),
@@ -140,6 +152,7 @@ class Gateway:
             settings.push_future_limit,
             self._metrics.pushed if self._metrics is not None else None,
             turns.turn,
+            tap.wrote if tap is not None else None,
         )
         destinations = Destinations(store.config.online_store.key_ttl_seconds or 0)
         self._pushes = PushService(self._watch, destinations, pusher, settings.push_streams)
@@ -246,6 +259,8 @@ class Gateway:
             return
         self._watch.start()
         self._modes.start()
+        if self._observers is not None:
+            self._observers.start()
         # What exists now stays; the garbage collector need not walk through Feast again and again.
         gc.collect()
         gc.freeze()
@@ -303,6 +318,11 @@ class Gateway:
             # again.
             self._pushes.stop()
             stopped.wait()
+        if self._observers is not None:
+            self._observers.stop()
+            # What the sketches' library counts as leaked at the end of the process, loudly, are
+            # objects that the garbage collector was told to leave alone.
+            gc.unfreeze()
         if self._socket_folder is not None:
             self._socket_folder.cleanup()
         self._threads.shutdown(wait=False)

@@ -14,13 +14,13 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
 from hotfeast.hotpath.latest import LatestRows
 from hotfeast.server.bookkeeping import Task, choose, materializing
-from hotfeast.server.errors import RedisUnavailable, RequestFailure
+from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.gateway import open_repository
 from hotfeast.server.offline_rows import OfflineRows, open_rows
@@ -38,6 +38,9 @@ from hotfeast.server.view_writer import (
     plan_view,
 )
 from hotfeast.server.write_plan import ViewWrite
+
+if TYPE_CHECKING:
+    from hotfeast.server.monitoring.written import WriteObserver
 
 ProgressCallback = Callable[[str, int, int | None], None]
 """Called with a view's name, rows of its source that are done, and those in all where known."""
@@ -129,6 +132,7 @@ def materialize(
     patience: float = PATIENCE,
     progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
+    monitor_dir: Path | None = None,
 ) -> Summary:
     """Writes the latest rows of an interval to Redis, as `FeatureStore.materialize` does.
 
@@ -147,18 +151,23 @@ def materialize(
         patience: Seconds for which a Redis that cannot be reached is tried again.
         progress: Is told of each batch.
         stop: Ends the run once it is set.
+        monitor_dir: Folder where what is written is described for the monitoring; nowhere if None.
 
     Returns:
         What became of each view. A view that failed is in it, with its error.
 
     Raises:
-        StartFailure: The repository cannot be opened, or its online store is not Redis.
+        StartFailure: The repository cannot be opened, its online store is not Redis, or nothing can
+            be written to `monitor_dir`.
         RequestFailure: A view cannot be written; nothing is.
         ValueError: A view cannot be materialized, or an argument makes no sense; nothing is done.
         FeastObjectNotFoundException: There is no such view or version.
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
-    run = _Run(store, event_time_check, on_invalid, redis_url, layout, patience, progress, stop)
+    run = _Run(
+        store, event_time_check, on_invalid, redis_url, layout, patience, progress, stop,
+        monitor_dir,
+    )  # fmt: skip
     return run.materialize(choose(store, views, version, start, end), views is not None)
 
 
@@ -175,6 +184,7 @@ def materialize_incremental(
     patience: float = PATIENCE,
     progress: ProgressCallback | None = None,
     stop: threading.Event | None = None,
+    monitor_dir: Path | None = None,
 ) -> Summary:
     """Goes on from where the last run of each view ended, as Feast's `materialize_incremental`.
 
@@ -182,7 +192,10 @@ def materialize_incremental(
     Arguments, result and errors are those of `materialize`.
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
-    run = _Run(store, event_time_check, on_invalid, redis_url, layout, patience, progress, stop)
+    run = _Run(
+        store, event_time_check, on_invalid, redis_url, layout, patience, progress, stop,
+        monitor_dir,
+    )  # fmt: skip
     return run.materialize(choose(store, views, version, None, end), views is not None)
 
 
@@ -199,6 +212,7 @@ class _Run:
         patience: float,
         progress: ProgressCallback | None,
         stop: threading.Event | None,
+        monitor_dir: Path | None,
     ) -> None:
         if on_invalid not in ON_INVALID:
             raise ValueError(f"on_invalid is {on_invalid!r}; it must be one of {ON_INVALID}")
@@ -208,6 +222,7 @@ class _Run:
         self._progress = progress or (lambda view, done, total: None)
         self._stop = stop or threading.Event()
         self._layout = layout
+        self._observer = _open_observer(monitor_dir) if monitor_dir is not None else None
         self._writer = PatientWriter(store.config, redis_url, patience, self._stop.wait)
 
     def materialize(self, tasks: list[Task], named: bool) -> Summary:
@@ -232,6 +247,8 @@ class _Run:
                 self._store._precompute_affected_services(done)
         finally:
             self._writer.close()
+            if self._observer is not None:
+                self._observer.close()
         return summary
 
     def _plan(self, task: Task, summary: ViewSummary, named: bool) -> ViewWrite | None:
@@ -313,9 +330,21 @@ class _Run:
                     self._writer.write(item.encoded)
                 finally:
                     counts.add(counts_of(item.encoded, item.examples))
+                if self._observer is not None:
+                    self._observer.wrote(write, item.encoded)
                 seen += item.seen
                 self._progress(name, seen, rows.total)
         self._progress(name, seen, seen)
+
+
+def _open_observer(folder: Path) -> "WriteObserver":
+    # Only here: what it needs takes a while to import.
+    from hotfeast.server.monitoring.written import WriteObserver
+
+    try:
+        return WriteObserver(folder)
+    except OSError as error:
+        raise StartFailure(f"the monitoring cannot write to {folder}: {error}") from error
 
 
 class _Ready(NamedTuple):

@@ -164,6 +164,7 @@ class NativeServer(Reactor):
         self._threads = threads
         self._count = count
         self.cache = cache
+        self.keeps_callers = servicer.keeps_callers
         self._ended = ended
         self._listeners: list[socket.socket] = []
         self._shared = False
@@ -282,7 +283,7 @@ class NativeServer(Reactor):
             return
         left = self._time_left(stream)
         try:
-            wanted = self._servicer.begin(message)
+            wanted = self._servicer.begin(message, stream)
             if wanted.batch.cell_count > _MANY_CELLS:
                 self._threads.submit(
                     self._in_thread, stream, began, partial(self._servicer.read, wanted)
@@ -351,7 +352,7 @@ class NativeServer(Reactor):
             )
 
     def _read_in_thread(self, stream: Stream, message: bytes, began: float) -> None:
-        self._in_thread(stream, began, partial(self._servicer.answer, message))
+        self._in_thread(stream, began, partial(self._servicer.answer, message, caller=stream))
 
     def _in_thread(
         self, stream: Stream, began: float, work: Callable[[float | None], bytes]

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc
 import mmh3
@@ -62,6 +62,22 @@ class OnDemandRead:
     proved: ProvedRows | None = None
 
 
+class ServedFeature(NamedTuple):
+    """A feature of an answer, and where it comes from.
+
+    Attributes:
+        output_name: Its name in the answer.
+        view: The view's name in the registry.
+        feature: Its name in the view.
+        prefix: The name that it is prefixed with: the view's, its alias's, or one with a version.
+    """
+
+    output_name: str
+    view: str
+    feature: str
+    prefix: str
+
+
 @dataclass(frozen=True, slots=True)
 class ServingPlan:
     """All that is needed to answer one kind of request.
@@ -76,6 +92,8 @@ class ServingPlan:
         request_names: The names of those fields that are no join keys; they may be sent among the
             entities too, as Feast's SDK has it.
         full_feature_names: Whether features are named `view__feature`.
+        served: The features of the answer.
+        service: The feature service; None for a list of features.
         computation: Computes the on-demand views that have a kernel; None where none has.
     """
 
@@ -86,6 +104,8 @@ class ServingPlan:
     request_fields: tuple[FieldDefinition, ...]
     request_names: frozenset[str]
     full_feature_names: bool
+    served: tuple[ServedFeature, ...]
+    service: str | None = None
     computation: Computation | None = None
 
     def output_name(self, projection: Projection, feature: str) -> str:
@@ -167,7 +187,8 @@ def plan_service(
     forgotten: set[str] = set()
     if as_feast:
         forgotten = _forgotten_versions(definitions, service.projections, by_service=True)
-    return _plan(definitions, service.projections, full_feature_names, forgotten)
+    plan = _plan(definitions, service.projections, full_feature_names, forgotten)
+    return replace(plan, service=name)
 
 
 def plan_features(
@@ -304,7 +325,11 @@ def _plan(
             on_demand.append(OnDemandRead(view, projection))
 
     taken = stored + [r.projection for r in on_demand]
-    asked = [_output_name(p, f, full_feature_names) for p in taken for f in p.features]
+    served = [
+        ServedFeature(_output_name(p, f, full_feature_names), p.view, f, p.name)
+        for p in taken
+        for f in p.features
+    ]
 
     inputs = [source for r in on_demand for source in r.view.sources]
     for source in inputs:
@@ -317,11 +342,12 @@ def _plan(
         compiled=compiled,
         on_demand=tuple(on_demand),
         references=references,
-        output_names=tuple(asked),
+        output_names=tuple(feature.output_name for feature in served),
         request_fields=tuple(request_fields.values()),
         request_names=frozenset(request_fields)
         - {name for key in compiled.definition.join_keys for name in (key.name, *key.aliases)},
         full_feature_names=full_feature_names,
+        served=tuple(served),
     )
 
 

@@ -20,6 +20,7 @@ from hotfeast.server.offline import OfflineRows, OfflineWriter
 from hotfeast.server.push_plan import Destination
 from hotfeast.server.redis_io import RedisWriter
 from hotfeast.server.rows import ColumnData, EncodedRows, Rejection, encode, map_fields
+from hotfeast.server.write_plan import ViewWrite
 from hotfeast.serving.v1 import push_pb2
 
 WRITTEN = OUTCOMES.index("written")
@@ -41,6 +42,9 @@ BOTH = push_pb2.PUSH_TARGET_ONLINE_AND_OFFLINE
 
 CountRows = Callable[[str, str, int], None]
 """Is told of a view, an outcome and the number of rows that have it."""
+
+TellRows = Callable[[ViewWrite, EncodedRows, bytes], None]
+"""Is told of a view, rows of it, and the outcome of each as a number of `OUTCOMES`."""
 
 
 class PushedRows(NamedTuple):
@@ -95,6 +99,7 @@ class RowPusher:
         transform_turn: Callable[[float | None], AbstractContextManager[None]] = lambda _: (
             nullcontext()
         ),
+        tell: TellRows | None = None,
     ) -> None:
         """
         Args:
@@ -105,6 +110,7 @@ class RowPusher:
             count: Is told of the outcomes.
             transform_turn: What is entered, with the seconds that are left, to compute the rows of
                 on-demand views.
+            tell: Is told of the rows themselves.
         """
         self._writer = writer
         self._offline = offline
@@ -113,6 +119,7 @@ class RowPusher:
         self._future_limit = future_limit
         self._count = count
         self._transform_turn = transform_turn
+        self._tell = tell
 
     def push(
         self,
@@ -163,6 +170,9 @@ class RowPusher:
                 for number in range(WRITTEN, FAILED + 1):
                     if having := outcomes.count(number):
                         self._count(write.name, OUTCOMES[number], having)
+        if self._tell is not None:
+            for write, made, outcomes in zip(destination.writes, encoded, states, strict=True):
+                self._tell(write, made, outcomes)
         pushed.outcomes = states[0] if len(states) == 1 else bytes(map(max, *states))
         return pushed
 

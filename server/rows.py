@@ -46,10 +46,14 @@ class EncodedRows(NamedTuple):
     Attributes:
         batch: All rows; those that are rejected are marked so.
         rejections: Why, once for each rejected row.
+        features: The view's features, in its order.
+        times: The event times.
     """
 
     batch: WriteBatch
     rejections: list[Rejection]
+    features: list[ValueColumn]
+    times: TimeColumn
 
 
 def unpack(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -183,7 +187,8 @@ def encode(
     batch = WriteBatch(write.compiled, typed, features, times, created, check)
     for row in judge.rejected:
         batch.reject(row)
-    return EncodedRows(batch, [judge.rejected[row] for row in sorted(judge.rejected)])
+    rejections = [judge.rejected[row] for row in sorted(judge.rejected)]
+    return EncodedRows(batch, rejections, features[: len(write.view.features)], times)
 
 
 class _Judge:

@@ -7,7 +7,7 @@ came; everything else uses protobuf's classes.
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -48,6 +48,51 @@ SERVICE_NAMES = (FEATURE_SERVING, PUSH, FEAST_SERVING_SERVICE, FEAST_FEATURE_SER
 """Every service that is served, by its full name."""
 
 
+class Caller(Protocol):
+    """Who makes a call, as its metadata say."""
+
+    @property
+    def caller(self) -> bytes | None:
+        """`x-caller`, else `user-agent`; None where there is neither."""
+
+    @property
+    def request_id(self) -> bytes | None:
+        """`x-request-id`; None where there is none."""
+
+
+class ContextCaller:
+    """The caller of a call that grpcio answers."""
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    @property
+    def caller(self) -> bytes | None:
+        """`x-caller`, else `user-agent`; None where there is neither."""
+        return self._header("x-caller") or self._header("user-agent")
+
+    @property
+    def request_id(self) -> bytes | None:
+        """`x-request-id`; None where there is none."""
+        return self._header("x-request-id")
+
+    def _header(self, wanted: str) -> bytes | None:
+        for name, value in self._context.invocation_metadata():
+            if name == wanted:
+                return value if isinstance(value, bytes) else value.encode("utf-8")
+        return None
+
+
+class Tap(Protocol):
+    """Takes samples of what is answered."""
+
+    def choose(self, plan: ServingPlan, request: Request, caller: Caller | None) -> Any:
+        """What it wants to know of a request's answer; None for most."""
+
+    def take(self, sample: Any, answer: bytes) -> None:
+        """Takes the answer to a request that was chosen."""
+
+
 class FeatureServicer:
     """Answers `GetOnlineFeatures`."""
 
@@ -62,6 +107,7 @@ class FeatureServicer:
             nullcontext()
         ),
         transform_runs: TransformRuns | None = None,
+        tap: Tap | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +118,7 @@ class FeatureServicer:
             strict: Whether statuses tell the truth; else they are those of Feast's Python server.
             transform_turn: What is entered, with the seconds that are left, to run transforms.
             transform_runs: Counts how on-demand views are computed, and samples what is verified.
+            tap: Takes samples of what is answered; nobody if None.
         """
         self._plans = plans
         self._reader = reader
@@ -80,11 +127,18 @@ class FeatureServicer:
         self._strict = strict
         self._transform_turn = transform_turn
         self._runs = transform_runs or TransformRuns()
+        self._tap = tap
+
+    @property
+    def keeps_callers(self) -> bool:
+        """Whether it matters who calls."""
+        return self._tap is not None
 
     def get_online_features(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """Serves one request, both serialized."""
         try:
-            return self.answer(data, context.time_remaining())
+            caller = ContextCaller(context) if self._tap is not None else None
+            return self.answer(data, context.time_remaining(), caller)
         except Exception as error:
             failure = failure_of(error, context.time_remaining())
             if failure is None:
@@ -92,18 +146,21 @@ class FeatureServicer:
             context.abort(failure.code, failure.message)
         raise AssertionError("abort() returned")
 
-    def answer(self, data: bytes, time_left: float | None = None) -> bytes:
+    def answer(
+        self, data: bytes, time_left: float | None = None, caller: Caller | None = None
+    ) -> bytes:
         """Serves one request without gRPC.
 
         Args:
             data: A serialized `GetOnlineFeaturesRequest`.
             time_left: Seconds until the caller's deadline; None where it has none.
+            caller: Who asks, for samples; None where that cannot be told.
 
         Raises:
             RequestFailure, InvalidRequest, CorruptRow, RedisUnavailable, ReplyError, ProtocolError:
                 See `hotfeast.server.errors`.
         """
-        return self.read(self.begin(data), time_left)
+        return self.read(self.begin(data, caller), time_left)
 
     def read(self, wanted: "Wanted", time_left: float | None) -> bytes:
         """Serves a request that has begun; as `answer`."""
@@ -114,8 +171,12 @@ class FeatureServicer:
             self._reader.release(lane)
         return answer if isinstance(answer, bytes) else self.transform(answer, time_left)
 
-    def begin(self, data: bytes) -> "Wanted":
+    def begin(self, data: bytes, caller: Caller | None = None) -> "Wanted":
         """The first step of an answer: what is to be read for it. Waits for nothing.
+
+        Args:
+            data: A serialized `GetOnlineFeaturesRequest`.
+            caller: As for `answer`.
 
         Raises:
             RequestFailure, InvalidRequest: See `hotfeast.server.errors`.
@@ -134,7 +195,8 @@ class FeatureServicer:
         if plan.compiled.probe_due:
             self._modes.sample(batch)
         verify = plan.computation is not None and self._runs.is_sampled()
-        return Wanted(book, plan, batch, verify)
+        sample = None if self._tap is None else self._tap.choose(plan, request, caller)
+        return Wanted(book, plan, batch, verify, sample)
 
     def finish(self, wanted: "Wanted", reply: Reply) -> "bytes | Untransformed":
         """The second step: the answer, unless transforms have yet to run. Waits for nothing.
@@ -159,9 +221,15 @@ class FeatureServicer:
             )
         if computed is not None and not wanted.verify:
             self._runs.count(plan, by_kernel)
-            return computed
-        assert stored is not None
-        return Untransformed(wanted, stored, computed, by_kernel) if plan.on_demand else stored
+            answer = computed
+        else:
+            assert stored is not None
+            if plan.on_demand:
+                return Untransformed(wanted, stored, computed, by_kernel)
+            answer = stored
+        if wanted.sample is not None and self._tap is not None:
+            self._tap.take(wanted.sample, answer)
+        return answer
 
     def transform(self, answer: "Untransformed", time_left: float | None) -> bytes:
         """The last step, for answers that transforms have yet to run for. May take long.
@@ -179,6 +247,8 @@ class FeatureServicer:
             )  # fmt: skip
         if wanted.verify and by_kernel is not None:
             self._runs.compare(wanted.plan, by_kernel, computed, response)
+        if wanted.sample is not None and self._tap is not None:
+            self._tap.take(wanted.sample, response)
         return response
 
 
@@ -190,12 +260,14 @@ class Wanted(NamedTuple):
         plan: The request's.
         batch: What is read.
         verify: Whether transforms run both ways.
+        sample: What the tap wants to know of the answer; None for most.
     """
 
     book: PlanBook
     plan: ServingPlan
     batch: Batch
     verify: bool
+    sample: Any = None
 
 
 class Untransformed(NamedTuple):

@@ -19,6 +19,41 @@ class WorkerFiles(NamedTuple):
     worker: int
 
 
+class MonitorSettings(NamedTuple):
+    """How features are monitored.
+
+    Attributes:
+        folder: Where each process keeps what it has seen; None for a supervisor's own folder, which
+            goes with it.
+        every: One of how many reads is looked at.
+        seconds: How long a window is.
+        rules: A file of alert rules; that of the repository, or the default ones, if None.
+        profiles: A folder of profiles; the one beside the registry if None.
+    """
+
+    folder: Path | None
+    every: int = 100
+    seconds: int = 300
+    rules: Path | None = None
+    profiles: Path | None = None
+
+
+class FeatureLogSettings(NamedTuple):
+    """How served features are logged.
+
+    Attributes:
+        folder: Where files go of services whose `logging_config` names no local folder.
+        rate: The share of requests, 0 to 1, for services without a `logging_config`.
+        size: Bytes after which a file is complete.
+        seconds: Its age after which it is.
+    """
+
+    folder: Path
+    rate: float
+    size: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """How long clients' connections may be silent, and last. Seconds, 0 for no limit."""
@@ -88,3 +123,7 @@ class Settings:
     """Host and port of a page of figures for Prometheus; none if None."""
     metrics_files: WorkerFiles | None = None
     """Where a worker keeps its figures, for its supervisor's page."""
+    monitor: MonitorSettings | None = None
+    """How features are monitored; not if None."""
+    feature_log: FeatureLogSettings | None = None
+    """How served features are logged; not if None."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.pace import Pace
 from hotfeast.server.plan import Kernels, PlanBook
 from hotfeast.server.registry import RegistryReader, RegistryState
 from hotfeast.server.registry_source import RegistryUnreadable, Stored
@@ -19,10 +20,6 @@ logger = logging.getLogger(__name__)
 # Seconds between two reads of a registry that has changed, and how many there are at most.
 _SETTLE = 0.1
 _SETTLE_READS = 50
-# Seconds of work on new plans between two pauses, and the pauses' length as a multiple of it.
-# Without them, requests at 1,000 a second wait tens of milliseconds (`python -m bench reload`).
-_STRETCH = 0.0005
-_PAUSES = 5
 # Seconds after which a look that is still waiting is told as an error.
 _LONG_LOOK = 15.0
 # Seconds that a stop waits for a look that is under way; it may be waiting for a dead network.
@@ -120,7 +117,7 @@ class RegistryWatch:
         changed = stored.fingerprint != old.definitions.fingerprint
         if changed:
             stored = self._settle(stored)
-            pace = _Pace()
+            pace = Pace()
             definitions = self._reader.define(stored, pace)
             book = PlanBook(
                 definitions,
@@ -180,20 +177,6 @@ class RegistryWatch:
                 age,
             )
         self._state = replace(self._state, error=words)
-
-
-class _Pace:
-    """Spreads work over time, so that requests have the interpreter for most of it."""
-
-    def __init__(self) -> None:
-        self._worked_before = time.thread_time()
-
-    def __call__(self) -> None:
-        """Pauses, where the work since the last pause is worth one."""
-        worked = time.thread_time() - self._worked_before
-        if worked > _STRETCH:
-            time.sleep(worked * _PAUSES)
-            self._worked_before = time.thread_time()
 
 
 def _log_transforms(book: PlanBook, kernels: bool) -> None:

@@ -27,6 +27,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from prometheus_client.registry import Collector
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.listening import bind_all, close_all, port_of
@@ -38,6 +41,9 @@ from hotfeast.server.metrics import (
     workers_figures,
 )
 from hotfeast.server.settings import Settings, WorkerFiles
+
+if TYPE_CHECKING:
+    from hotfeast.server.monitoring.service import MonitoringService
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +136,39 @@ class _Worker:
             self.process.kill()
 
 
+def _open_monitoring(settings: Settings, kept: bool) -> "MonitoringService":
+    """What reads the folder of the workers.
+
+    Args:
+        settings: With that folder.
+        kept: Whether it is there after a restart, so that alerts can go on.
+
+    Raises:
+        StartFailure: The repository cannot be read, or a rule or profile is not valid.
+    """
+    # Only here: what it needs takes a while to import, and memory.
+    from hotfeast.server.monitoring.open_alerts import open_watch
+    from hotfeast.server.monitoring.service import MonitoringService
+
+    monitor, as_of = settings.monitor, settings.as_of
+    assert monitor is not None
+    assert monitor.folder is not None
+    past = None if as_of is None else as_of.timestamp()
+
+    def clock(now: float) -> float:
+        return now if past is None else past
+
+    state = monitor.folder / "alerts.json" if kept else None
+    alerts = open_watch(settings.repo, monitor.rules, monitor.profiles, state, clock)
+    return MonitoringService(
+        monitor.folder,
+        [lambda snapshot: alerts.look(snapshot.collected.store, snapshot.time)],
+        alerts.firing,
+        alerts.drifts,
+        lambda: clock(time.time()),
+    )
+
+
 class Supervisor:
     """Runs `count` workers until SIGTERM or SIGINT."""
 
@@ -147,10 +186,20 @@ class Supervisor:
         self._figures: TemporaryDirectory[str] | None = None
         self._page: Page | None = None
         self._reloads = ReloadFigures()
+        self._seen: TemporaryDirectory[str] | None = None
+        self._monitoring: MonitoringService | None = None
+        if settings.monitor is not None:
+            if settings.monitor.folder is None:
+                self._seen = TemporaryDirectory(prefix="hotfeast-monitoring-")
+                monitor = settings.monitor._replace(folder=Path(self._seen.name))
+                settings = replace(settings, monitor=monitor)
+            self._monitoring = _open_monitoring(settings, kept=self._seen is None)
         if settings.metrics is not None:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
-            figures = workers_figures(Path(self._figures.name))
-            self._page = Page((figures, self._reloads), *settings.metrics)
+            figures: list[Collector] = [workers_figures(Path(self._figures.name)), self._reloads]
+            if self._monitoring is not None:
+                figures.append(self._monitoring)
+            self._page = Page(figures, *settings.metrics)
         self._settings = replace(
             settings, port=port_of(self._holders), share_port=True, metrics=None
         )
@@ -183,6 +232,8 @@ class Supervisor:
         try:
             for slot in self._slots:
                 self._fill(slot)
+            if self._monitoring is not None:
+                self._monitoring.start()
             while not self._stopping:
                 self._turn(say)
         finally:
@@ -334,6 +385,9 @@ class Supervisor:
                 worker.pipe.close()
         if self._page is not None:
             self._page.stop()
-        if self._figures is not None:
-            self._figures.cleanup()
+        if self._monitoring is not None:
+            self._monitoring.stop()
+        for folder in (self._figures, self._seen):
+            if folder is not None:
+                folder.cleanup()
         close_all(self._holders)

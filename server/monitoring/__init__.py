@@ -14,6 +14,13 @@ measure     from figures to what rules look at; `frames` is the same for data fr
 alerts      what becomes of that over time; `sinks` says who is told, `alert_watch` looks at windows
 prometheus_rules  the same rules for Prometheus
 audit       what is served beside the offline store's answer
+tap         samples of what is served and pushed, off the request path
+written     the same of what a materialization writes
+callers     names for who asks
+collector   what all processes have seen, in one folder
+service     the same for the metrics page, and for whoever judges it
+feature_log served answers to Parquet, as Feast logs them
+opening     all of these for one gateway process
 """
 
 from typing import TYPE_CHECKING, Any

@@ -63,6 +63,7 @@ class Observation:
         columns: One for each feature.
         service: The feature service that was asked for; None where there is none.
         caller: Who asked, as the request says; None where it does not.
+        requests: How many requests the rows come from.
     """
 
     channel: Channel
@@ -70,3 +71,4 @@ class Observation:
     columns: tuple[FeatureColumn, ...]
     service: str | None = None
     caller: str | None = None
+    requests: int = 1

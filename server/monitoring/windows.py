@@ -315,7 +315,7 @@ class MonitoringStore:
     def _count_readers(self, observation: Observation, rows: int) -> None:
         for view in {column.view for column in observation.columns}:
             reader = Reader(view, observation.service, observation.caller)
-            self._count_reader(reader, Reading(1, rows, observation.time))
+            self._count_reader(reader, Reading(observation.requests, rows, observation.time))
 
     def _count_reader(self, reader: Reader, reading: Reading) -> None:
         before = self._readers.get(reader)

@@ -107,6 +107,30 @@ def test_messages_of_all_sizes(path: bytes, seed: int) -> None:
     assert client.connection.open_calls == 0
 
 
+@pytest.mark.parametrize(
+    ("sent", "caller", "request_id"),
+    [
+        ([], None, None),
+        ([(b"user-agent", b"ua/1 x")], b"ua/1 x", None),
+        ([(b"user-agent", b"ua"), (b"x-caller", b"me"), (b"x-request-id", b"r")], b"me", b"r"),
+        ([(b"x-caller", b"me"), (b"user-agent", b"ua")], b"me", None),
+    ],
+)
+@pytest.mark.parametrize("wanted", [False, True])
+def test_who_calls(
+    sent: list[tuple[bytes, bytes]], caller: bytes | None, request_id: bytes | None, wanted: bool
+) -> None:
+    """Kept only where the server wants to know."""
+    server: Any = Server()
+    server.keeps_callers = wanted
+    start = HeadersFrame(1, block(LATER, *sent), flags=["END_HEADERS"])
+    message = DataFrame(1, framed(b"m"), flags=["END_STREAM"])
+    connection = Connection(server, 7)
+    connection.receive(raw(start, message))
+    ((stream, _),) = server.kept
+    assert (stream.caller, stream.request_id) == ((caller, request_id) if wanted else (None, None))
+
+
 def test_a_stream_of_messages_larger_than_its_window() -> None:
     client = Client()
     messages = [bytes(9_000_000), b"", b"x", bytes(5_000_000), bytes(3_145_724), b"y"]
