@@ -240,5 +240,19 @@ def faults() -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def drift_alarms(
+    rows: Annotated[
+        int, typer.Option(min=400, help="Rows of each view and month at most.")
+    ] = 50_000,
+    seed: Annotated[int, typer.Option(help="Of drawing them.")] = 1,
+) -> None:
+    """How often drift is called in the demonstration's year, which nobody has touched."""
+    from bench.drift_alarms import run, tables
+
+    for table in tables(run(rows, seed, console.log)):
+        console.print(table)
+
+
 if __name__ == "__main__":
     app()

@@ -44,6 +44,8 @@ listening        addresses to listen on
 turn_away        no more connections for grpcio's listening socket
 workers          gateway processes on one port, and new ones in their place
 logs             what is logged, and how
+monitoring       what features are like as they pass, and whether that changes (a package)
 cli              the command line
 cli_plan         what a service reads and computes, as tables
+cli_profile      what a service's values were like in training
 """

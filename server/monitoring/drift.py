@@ -56,7 +56,7 @@ class DriftSettings:
     threshold: float = 0.05
     least_distance: float = 0.1
     least_psi: float = 0.1
-    least_empty: float = 0.05
+    least_empty: float = 0.1
     least_rows: int = 100
 
     def __post_init__(self) -> None:

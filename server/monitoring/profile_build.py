@@ -150,8 +150,9 @@ class ProfileBuilder:
                 f"{service!r} has on-demand views only, of which rows cannot be drawn; give an "
                 "entity frame with --entities"
             )
-        span = " to ".join(time.isoformat() if time else "..." for time in (start, end))
-        source = f"{rows:,} rows of each batch source, {span}, seed {seed}"
+        source = f"{rows:,} rows of each batch source, seed {seed}"
+        source += f", from {start.isoformat()}" if start else ""
+        source += f", until {end.isoformat()}" if end else ""
         return new_profile(service, source, made), left_out
 
     def _projections(self, service: str) -> list[tuple[Projection, ViewDefinition]]:

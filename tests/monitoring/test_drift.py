@@ -144,7 +144,7 @@ def test_rows_without_a_value() -> None:
     assert not result.values_drifted
     expected = stats.chi2_contingency([[1000, 0], [850, 150]])
     assert result.empty_p == pytest.approx(expected.pvalue)
-    # Less than five in a hundred is too little, however sure.
+    # Less than ten in a hundred is too little, however sure.
     few = pa.array(np.tile(numbers, 20), mask=np.arange(20_000) < 400)
     result = compare(_of(numbers), _of(few))
     assert result.empty_adjusted_p < 0.05
