@@ -43,9 +43,16 @@ AsOfOption = Annotated[
 ]
 
 
+MonitorDirOption = Annotated[
+    Path | None,
+    typer.Option(help="What a gateway has seen: the folder of its --monitor-dir."),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
     repo: Path
+    monitor_dir: Path | None
     logged: Path | None
     reference: Path | None
     profiles: Path | None
@@ -57,6 +64,7 @@ class _Asked:
 def report(
     html: Annotated[Path, typer.Option(help="The file to write.")],
     repo: RepoOption = Path("."),
+    monitor_dir: MonitorDirOption = None,
     logged: LoggedOption = None,
     reference: ReferenceOption = None,
     profiles: ProfilesOption = None,
@@ -67,7 +75,7 @@ def report(
 ) -> None:
     """Writes the report as one HTML file, which needs nothing else to be read.
 
-    Without --logged it is the catalogue alone.
+    Without --monitor-dir or --logged it is the catalogue alone.
 
     Exit codes: 0, and 2 if something cannot be read or written.
     """
@@ -76,7 +84,9 @@ def report(
     from hotfeast.server.monitoring.report.render import render_page
 
     try:
-        catalogue, evidence = _gather(_Asked(repo, logged, reference, profiles, as_of, show_pii))
+        catalogue, evidence = _gather(
+            _Asked(repo, monitor_dir, logged, reference, profiles, as_of, show_pii)
+        )
         made = build_report(catalogue, evidence)
         page = render_page(made, all_details(catalogue, evidence))
         try:
@@ -91,10 +101,9 @@ def report(
 
 @app.command()
 def show(
-    logged: Annotated[
-        Path, typer.Option(help="Parquet of logged features: a file, or a folder of them.")
-    ],
     repo: RepoOption = Path("."),
+    monitor_dir: MonitorDirOption = None,
+    logged: LoggedOption = None,
     reference: ReferenceOption = None,
     profiles: ProfilesOption = None,
     as_of: AsOfOption = None,
@@ -112,7 +121,9 @@ def show(
 
     console, _ = consoles()
     try:
-        catalogue, evidence = _gather(_Asked(repo, logged, reference, profiles, as_of))
+        if monitor_dir is None and logged is None:
+            raise StartFailure("say what to show: --monitor-dir or --logged")
+        catalogue, evidence = _gather(_Asked(repo, monitor_dir, logged, reference, profiles, as_of))
         unknown = set(view or ()) - catalogue.views.keys()
         if unknown:
             raise StartFailure(f"--view: there is no feature view {min(unknown)!r}")
@@ -132,15 +143,19 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
     from hotfeast.server.gateway import open_repository
     from hotfeast.server.monitoring.report import evidence as sources
     from hotfeast.server.monitoring.report.build import Evidence
-    from hotfeast.server.monitoring.report.catalogue import read_catalogue
+    from hotfeast.server.monitoring.report.catalogue import open_catalogue
     from hotfeast.server.monitoring.report.figures import Seen
+    from hotfeast.server.monitoring.report.gateway_reports import gather
     from hotfeast.server.monitoring.statistics import FeatureStatistics
     from hotfeast.server.monitoring.windows import FeatureKey
-    from hotfeast.server.registry_source import open_source
 
+    if asked.monitor_dir is not None and asked.logged is not None:
+        raise StartFailure("--monitor-dir and --logged exclude each other")
+    if asked.monitor_dir is not None and not asked.monitor_dir.is_dir():
+        raise StartFailure(f"--monitor-dir: there is no folder {asked.monitor_dir}")
     store = open_repository(asked.repo)
     try:
-        catalogue = read_catalogue(store.project, open_source(store).read())
+        catalogue = open_catalogue(asked.repo)()
     except Exception as error:
         raise StartFailure(f"the registry of {asked.repo} cannot be read: {error}") from error
     names = sources.Names(catalogue)
@@ -164,6 +179,10 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
         words = f"Logged features: {asked.logged.name}"
     if asked.as_of is not None:
         now = _time(asked.as_of).timestamp()
+    if asked.monitor_dir is not None:
+        return catalogue, gather(
+            asked.monitor_dir, references, reference_name, now, show_pii=asked.show_pii
+        )
     return catalogue, Evidence(
         words=words, now=now, seen=sources.compared(seen), show_pii=asked.show_pii
     )

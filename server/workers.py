@@ -43,6 +43,8 @@ from hotfeast.server.metrics import (
 from hotfeast.server.settings import Settings, WorkerFiles
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
     from hotfeast.server.monitoring.service import MonitoringService
 
 logger = logging.getLogger(__name__)
@@ -136,8 +138,10 @@ class _Worker:
             self.process.kill()
 
 
-def _open_monitoring(settings: Settings, kept: bool) -> "MonitoringService":
-    """What reads the folder of the workers.
+def _open_monitoring(
+    settings: Settings, kept: bool
+) -> "tuple[MonitoringService, dict[str, WSGIApplication]]":
+    """What reads the folder of the workers, and what shows it to people, by path.
 
     Args:
         settings: With that folder.
@@ -148,6 +152,9 @@ def _open_monitoring(settings: Settings, kept: bool) -> "MonitoringService":
     """
     # Only here: what it needs takes a while to import, and memory.
     from hotfeast.server.monitoring.open_alerts import open_watch
+    from hotfeast.server.monitoring.report.catalogue import open_catalogue
+    from hotfeast.server.monitoring.report.gateway_reports import GatewayReports
+    from hotfeast.server.monitoring.report.live import PATHS, LivePage
     from hotfeast.server.monitoring.service import MonitoringService
 
     monitor, as_of = settings.monitor, settings.as_of
@@ -160,13 +167,22 @@ def _open_monitoring(settings: Settings, kept: bool) -> "MonitoringService":
 
     state = monitor.folder / "alerts.json" if kept else None
     alerts = open_watch(settings.repo, monitor.rules, monitor.profiles, state, clock)
-    return MonitoringService(
+    service = MonitoringService(
         monitor.folder,
         [lambda snapshot: alerts.look(snapshot.collected.store, snapshot.time)],
         alerts.firing,
         alerts.drifts,
         lambda: clock(time.time()),
     )
+    reports = GatewayReports(
+        monitor.folder,
+        open_catalogue(settings.repo),
+        alerts.references,
+        lambda: alerts.alerts,
+        time.monotonic,
+        lambda: clock(time.time()),
+    )
+    return service, dict.fromkeys(PATHS, LivePage(reports))
 
 
 class Supervisor:
@@ -188,18 +204,19 @@ class Supervisor:
         self._reloads = ReloadFigures()
         self._seen: TemporaryDirectory[str] | None = None
         self._monitoring: MonitoringService | None = None
+        beside: dict[str, WSGIApplication] = {}
         if settings.monitor is not None:
             if settings.monitor.folder is None:
                 self._seen = TemporaryDirectory(prefix="hotfeast-monitoring-")
                 monitor = settings.monitor._replace(folder=Path(self._seen.name))
                 settings = replace(settings, monitor=monitor)
-            self._monitoring = _open_monitoring(settings, kept=self._seen is None)
+            self._monitoring, beside = _open_monitoring(settings, kept=self._seen is None)
         if settings.metrics is not None:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
             figures: list[Collector] = [workers_figures(Path(self._figures.name)), self._reloads]
             if self._monitoring is not None:
                 figures.append(self._monitoring)
-            self._page = Page(figures, *settings.metrics)
+            self._page = Page(figures, *settings.metrics, beside)
         self._settings = replace(
             settings, port=port_of(self._holders), share_port=True, metrics=None
         )
@@ -229,6 +246,8 @@ class Supervisor:
         signal.signal(signal.SIGHUP, self._on_reload)
         if self._page is not None:
             say(f"metrics on {self._page.url}")
+            if self._monitoring is not None:
+                say(f"features on {self._page.url.removesuffix('metrics')}")
         try:
             for slot in self._slots:
                 self._fill(slot)

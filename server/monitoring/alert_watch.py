@@ -16,6 +16,7 @@ class AlertWatch:
     """Looks at windows, and keeps what came of it for others; looked through by one thread.
 
     Attributes:
+        references: What features are compared with, by view and feature.
         alerts: As of the last evaluation.
     """
 
@@ -40,7 +41,7 @@ class AlertWatch:
         """
         self._engine = engine
         self._known = known
-        self._references = references
+        self.references: References = references or {}
         self._settings = settings
         self._event_clock = event_clock
         self._period = period
@@ -59,7 +60,7 @@ class AlertWatch:
             return
         self._last = now
         measured = measure(
-            store, self._known, now, self._references, self._settings, self._event_clock(now)
+            store, self._known, now, self.references, self._settings, self._event_clock(now)
         )
         self._drifts = tuple(
             (each.channel, each.view, each.feature, each.values[Metric.DRIFT], each.effect)

@@ -6,8 +6,9 @@ making an on-demand view's loads its function. Tags carry what Feast has no fiel
 of a view, for all its features, or of a single feature, which then decides for itself.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hotfeast.server.feast_api import (
@@ -19,7 +20,8 @@ from hotfeast.server.feast_api import (
     OnDemandFeatureViewMessage,
     StreamFeatureViewMessage,
 )
-from hotfeast.server.registry_source import Stored
+from hotfeast.server.gateway import open_repository
+from hotfeast.server.registry_source import Stored, open_source
 
 ON_DEMAND = "on-demand"
 """The kind of a view that is computed."""
@@ -199,6 +201,20 @@ def read_catalogue(project: str, stored: Stored) -> Catalogue:
             for m in stored.messages["feature_services"]
         ),
     )
+
+
+def open_catalogue(repo: Path) -> Callable[[], Catalogue]:
+    """What reads the catalogue of a repository, again each time it is called.
+
+    Args:
+        repo: Folder with `feature_store.yaml`.
+
+    Raises:
+        StartFailure: It cannot be read.
+    """
+    store = open_repository(repo)
+    source = open_source(store)
+    return lambda: read_catalogue(store.project, source.read())
 
 
 def _by_name(things: Iterable[Any]) -> dict[str, Any]:
