@@ -339,7 +339,7 @@ def test_a_signal_ends_a_run(tmp_path: Path, own_redis: LocalRedis, number: int)
 
     def started() -> bool:
         try:
-            return told(lake.fresh())[0] == FeatureViewState.MATERIALIZING
+            return bool(told(lake.fresh())[0] == FeatureViewState.MATERIALIZING)
         except FeatureViewNotFoundException:
             # Feast writes a registry's file from its start, so that it is read empty at times.
             return False

@@ -340,7 +340,7 @@ def test_a_sample_is_bounded(
         sample = rows.sample("many", view)
         assert len(sample) == len({row[0] for row in sample}) == SAMPLE_ROWS
         # Where nothing is found, it ends after its steps all the same.
-        monkeypatch.setattr(key_samples, "_STEPS", 3)
+        monkeypatch.setattr(key_samples, "MOST_STEPS", 3)
         monkeypatch.setattr(key_samples, "_COUNT", 10)
         client.config_resetstat()
         assert rows.sample("none", view) == []
