@@ -20,6 +20,7 @@ callers     names for who asks
 collector   what all processes have seen, in one folder
 service     the same for the metrics page, and for whoever judges it
 feature_log served answers to Parquet, as Feast logs them
+turns       the threads of those above
 opening     all of these for one gateway process
 """
 

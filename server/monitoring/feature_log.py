@@ -32,7 +32,7 @@ from hotfeast.hotpath.answer_arrow import arrow_array, without_feast_nulls
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureServiceLoggingSource, FeatureStore
 from hotfeast.server.monitoring.tap import Sample
-from hotfeast.server.pace import Pace
+from hotfeast.server.monitoring.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -170,8 +170,7 @@ class FeatureLog:
         self._waiting: list[_Logged] = []
         self._bytes = 0
         self._files: dict[str, _File] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feature-log", daemon=True)
+        self._turns = Turns("feature-log", self.turn, _TURN)
         for service in self._services.values():
             try:
                 service.folder.mkdir(parents=True, exist_ok=True)
@@ -206,14 +205,12 @@ class FeatureLog:
 
     def start(self) -> None:
         """Starts writing."""
-        self._thread.start()
+        self._turns.start()
 
     def stop(self) -> None:
         """Writes what waits, and completes the files."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._try_turn(lambda: None)
+        self._turns.stop()
+        self._turns.attempt(self.turn)
         for name in list(self._files):
             self._complete(name)
 
@@ -234,17 +231,6 @@ class FeatureLog:
         for name, file in list(self._files.items()):
             if file.is_due(self._limits):
                 self._complete(name)
-
-    def _run(self) -> None:
-        pace = Pace()
-        while not self._stopping.wait(_TURN):
-            self._try_turn(pace)
-
-    def _try_turn(self, pace: Callable[[], None]) -> None:
-        try:
-            self.turn(pace)
-        except Exception:
-            logger.exception("a turn of the feature log has failed")
 
     def _read_again(self) -> None:
         try:

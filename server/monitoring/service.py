@@ -7,7 +7,6 @@ however many processes there are, and requests nothing.
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from prometheus_client.registry import Collector as Figures
 from hotfeast.server.monitoring.collector import Collected, read_collected
 from hotfeast.server.monitoring.observed import Channel
 from hotfeast.server.monitoring.statistics import FeatureStatistics
+from hotfeast.server.monitoring.turns import Turns
 from hotfeast.server.monitoring.windows import FeatureKey, Reader
 
 logger = logging.getLogger(__name__)
@@ -109,10 +109,8 @@ class MonitoringService(Figures):
         self._firing = firing
         self._drifts = drifts
         self._clock = clock
-        self._turn = turn
         self._snapshot = take_snapshot(folder)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="monitoring", daemon=True)
+        self._turns = Turns("monitoring", lambda _: self.look(), turn)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -121,13 +119,11 @@ class MonitoringService(Figures):
 
     def start(self) -> None:
         """Starts reading in turns."""
-        self._thread.start()
+        self._turns.start()
 
     def stop(self) -> None:
         """Stops."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._turns.stop()
 
     def look(self) -> None:
         """Reads anew, and tells the watchers."""
@@ -137,13 +133,6 @@ class MonitoringService(Figures):
                 watcher(snapshot)
             except Exception:
                 logger.exception("a watcher of the monitoring has failed")
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._turn):
-            try:
-                self.look()
-            except Exception:
-                logger.exception("the monitoring could not read what the workers have seen")
 
     # ------------------------------------------------------------ figures
 

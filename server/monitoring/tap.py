@@ -26,7 +26,7 @@ from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.writes import OUTCOMES
 from hotfeast.server.monitoring.callers import CallerNames
 from hotfeast.server.monitoring.observed import Channel, FeatureColumn, Observation, Status
-from hotfeast.server.pace import Pace
+from hotfeast.server.monitoring.turns import Turns
 from hotfeast.server.plan import ServedFeature, ServingPlan
 from hotfeast.server.rows import EncodedRows
 from hotfeast.server.servicer import Caller
@@ -131,8 +131,7 @@ class Tap:
         self._bytes = 0
         self._writes: list[Written] = []
         self._rows = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="monitoring-tap", daemon=True)
+        self._turns = Turns("monitoring-tap", self.turn, TURN)
 
     # ------------------------------------------------------------ on the request path
 
@@ -184,14 +183,12 @@ class Tap:
 
     def start(self) -> None:
         """Starts taking turns."""
-        self._thread.start()
+        self._turns.start()
 
     def stop(self) -> None:
         """Takes a last turn, and ends."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._try_turn(lambda: None)
+        self._turns.stop()
+        self._turns.attempt(self.turn)
 
     def turn(self, pace: Callable[[], None] = lambda: None) -> None:
         """Hands over all that waits.
@@ -209,18 +206,6 @@ class Tap:
             self._tell(written_rows(Channel.pushed, written))
             pace()
         self._after_turn()
-
-    def _run(self) -> None:
-        pace = Pace()
-        while not self._stopping.wait(TURN):
-            self._try_turn(pace)
-
-    def _try_turn(self, pace: Callable[[], None]) -> None:
-        try:
-            self.turn(pace)
-        except Exception:
-            # Monitoring goes on with the next turn, and serving does not depend on it.
-            logger.exception("a turn of the monitoring has failed")
 
     def _gap(self) -> int:
         """How many reads on the next one is chosen; `every` on average, so that no pattern in the
