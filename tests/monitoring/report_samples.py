@@ -156,7 +156,7 @@ def evidence(show_pii: bool = False) -> Evidence:
         seen_columns = tuple(columns(random, 200, NOW - 3 * 3600))
         store.observe(Observation(Channel.served, at, seen_columns, "ranking", "web"))
     store.observe(Observation(Channel.pushed, NOW - 300, tuple(columns(random, 50, NOW - 7200))))
-    drift = DriftFigures("Kolmogorov-Smirnov", 0.2, 1e-9, 1e-8, 0.2, 0.3, 0.4, True)
+    drift = DriftFigures("Kolmogorov-Smirnov", 0.2, 1e-9, 1e-8, 0.2, 0.3, 0.4, True, True, 0.2, 0.0)
     seen = seen_of_state(store, {("user_stats", "spend"): reference()}, "v3")
     key = FeatureKey(Channel.served, "user_stats", "spend")
     seen[key] = seen[key]._replace(drift=drift)

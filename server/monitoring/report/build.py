@@ -1,6 +1,6 @@
 """The report of a project: its catalogue, and what was seen of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from hotfeast.server.monitoring.report.lineage import feature_lineage, repositor
 from hotfeast.server.monitoring.report.model import (
     LEVELS,
     AlertRow,
+    DriftFigures,
     EntityRow,
     FeatureDetails,
     FeatureRow,
@@ -243,6 +244,20 @@ def _feature(
     )
 
 
+def _drifted(channel: str, drift: DriftFigures, alerted: Container[str]) -> str:
+    """What has drifted, in words; empty where nothing has, or an alert says so already."""
+    if drift.values_drifted and "drift" not in alerted:
+        effect = "" if drift.effect is None else f", effect {drift.effect:.2g}"
+        return f"{channel} values are not as in the reference ({drift.test}{effect})"
+    empty_alerts = ("drift", "null_share", "missing_share")
+    if drift.values_drifted or not drift.drifted or any(a in alerted for a in empty_alerts):
+        return ""
+    return (
+        f"{drift.empty or 0:.1%} of {channel} rows are without a value, "
+        f"{drift.empty_reference or 0:.1%} of the reference's"
+    )
+
+
 def _problems(
     view: ViewRow, feature: str, figures: Mapping[str, Figures], alerts: Sequence[AlertRow]
 ) -> list[Problem]:
@@ -257,9 +272,8 @@ def _problems(
         if alert.view == view.name and alert.feature in (feature, None)
     }
     for channel, each in figures.items():
-        if each.drift is not None and each.drift.drifted and "drift" not in about:
-            effect = "" if each.drift.effect is None else f", effect {each.drift.effect:.2g}"
-            words = f"{channel} values are not as in the reference ({each.drift.test}{effect})"
+        words = "" if each.drift is None else _drifted(channel, each.drift, about)
+        if words:
             found.append(Problem("drift", "warning", "Drifted", words))
     if view.freshness == "late" and "freshness" not in about:
         words = f"the newest row of {view.name} is older than its TTL"

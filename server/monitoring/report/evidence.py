@@ -89,6 +89,9 @@ def _drift(result: DriftResult) -> DriftFigures:
         psi=known(result.psi),
         wasserstein=known(result.wasserstein),
         drifted=result.drifted,
+        values_drifted=result.values_drifted,
+        empty=known(result.empty_current),
+        empty_reference=known(result.empty_reference),
     )
 
 

@@ -54,7 +54,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class DriftFigures:
-    """A comparison with the reference; `wasserstein` is in standard deviations of it."""
+    """A comparison with the reference.
+
+    Attributes:
+        wasserstein: In standard deviations of the reference.
+        drifted: Whether the values or the share of rows without one have drifted.
+        values_drifted: Whether the values have.
+        empty, empty_reference: Shares of rows without a value.
+    """
 
     test: str
     statistic: float | None
@@ -64,6 +71,9 @@ class DriftFigures:
     psi: float | None
     wasserstein: float | None
     drifted: bool
+    values_drifted: bool
+    empty: float | None
+    empty_reference: float | None
 
 
 @dataclass(frozen=True, slots=True)
