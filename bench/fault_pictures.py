@@ -35,11 +35,11 @@ from bench.faults import (
 )
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.monitoring.report.build import Evidence, all_details, build_report
-from hotfeast.server.monitoring.report.catalogue import Catalogue, read_catalogue
+from hotfeast.server.monitoring.report.catalogue import Catalogue
+from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
 from hotfeast.server.monitoring.report.evidence import compared, seen_of_state
 from hotfeast.server.monitoring.report.gateway_reports import alert_rows
 from hotfeast.server.monitoring.report.render import render_page
-from hotfeast.server.registry_source import open_source
 
 DAYS_BEFORE = 7
 WIDTH = 780
@@ -98,8 +98,7 @@ def _catalogue(folder: Path) -> Catalogue:
     # Feast goes to the repository's folder, and tells of each table that it does not make.
     with chdir(REPO), redirect_stdout(io.StringIO()):
         apply_total(config, REPO, skip_source_validation=True)
-    store = FeatureStore(config=config)
-    return read_catalogue(store.project, open_source(store).read())
+    return catalogue_of(FeatureStore(config=config))
 
 
 def _page(year: Year, catalogue: Catalogue, references: References, fault: Fault) -> str:

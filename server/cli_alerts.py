@@ -26,7 +26,7 @@ def check(repo: RepoOption = Path("."), rules: RulesOption = None) -> None:
     from rich.text import Text
 
     from hotfeast.server.errors import StartFailure
-    from hotfeast.server.monitoring.known import open_rules
+    from hotfeast.server.monitoring.open_alerts import open_rules
     from hotfeast.server.terminal import consoles
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
@@ -85,9 +85,8 @@ def prometheus(
     """
     from hotfeast.server.errors import StartFailure
     from hotfeast.server.monitoring.drift import DriftSettings
-    from hotfeast.server.monitoring.known import open_rules
     from hotfeast.server.monitoring.measure import reference_values
-    from hotfeast.server.monitoring.open_alerts import open_references
+    from hotfeast.server.monitoring.open_alerts import open_references, open_rules
     from hotfeast.server.monitoring.prometheus_rules import prometheus_rules
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)

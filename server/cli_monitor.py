@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from hotfeast.server.feast_api import FeatureStore
+    from hotfeast.server.monitoring.profiles import Profile
     from hotfeast.server.monitoring.report.build import Evidence
     from hotfeast.server.monitoring.report.catalogue import Catalogue
     from hotfeast.server.monitoring.report.model import FeatureRow, Report
@@ -140,35 +142,36 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
         StartFailure: Something cannot be read, or options exclude each other.
     """
     from hotfeast.server.errors import StartFailure
-    from hotfeast.server.gateway import open_repository
-    from hotfeast.server.monitoring.report import evidence as sources
+    from hotfeast.server.monitoring.profiles import references_of
+    from hotfeast.server.monitoring.report import tables
     from hotfeast.server.monitoring.report.build import Evidence
-    from hotfeast.server.monitoring.report.catalogue import open_catalogue
+    from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
+    from hotfeast.server.monitoring.report.evidence import compared
     from hotfeast.server.monitoring.report.figures import Seen
     from hotfeast.server.monitoring.report.gateway_reports import gather
     from hotfeast.server.monitoring.statistics import FeatureStatistics
     from hotfeast.server.monitoring.windows import FeatureKey
+    from hotfeast.server.repository import open_repository
 
     if asked.monitor_dir is not None and asked.logged is not None:
         raise StartFailure("--monitor-dir and --logged exclude each other")
     if asked.monitor_dir is not None and not asked.monitor_dir.is_dir():
         raise StartFailure(f"--monitor-dir: there is no folder {asked.monitor_dir}")
     store = open_repository(asked.repo)
-    try:
-        catalogue = open_catalogue(asked.repo)()
-    except Exception as error:
-        raise StartFailure(f"the registry of {asked.repo} cannot be read: {error}") from error
-    names = sources.Names(catalogue)
+    catalogue = catalogue_of(store)
+    names = tables.Names(catalogue)
     references: Mapping[tuple[str, str], FeatureStatistics] = {}
     if asked.reference is not None:
-        references = sources.read_reference(asked.reference, names)
+        references = tables.read_reference(asked.reference, names)
         reference_name = asked.reference.name
     else:
-        references, reference_name = sources.read_profiles(store, asked.profiles)
+        latest_profiles = _latest_profiles(store, asked.profiles)
+        references = references_of(latest_profiles)
+        reference_name = ", ".join(f"{p.service} v{p.version}" for p in latest_profiles)
     now, words = time.time(), "Definitions only"
     seen: dict[FeatureKey, Seen] = {}
     if asked.logged is not None:
-        logged, latest = sources.read_logged(asked.logged, names)
+        logged, latest = tables.read_logged(asked.logged, names)
         seen = {
             key: each._replace(
                 reference=references.get((key.view, key.feature)), reference_name=reference_name
@@ -183,9 +186,36 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
         return catalogue, gather(
             asked.monitor_dir, references, reference_name, now, show_pii=asked.show_pii
         )
-    return catalogue, Evidence(
-        words=words, now=now, seen=sources.compared(seen), show_pii=asked.show_pii
-    )
+    return catalogue, Evidence(words=words, now=now, seen=compared(seen), show_pii=asked.show_pii)
+
+
+def _latest_profiles(store: "FeatureStore", folder: Path | None) -> list["Profile"]:
+    """The latest profile of each feature service.
+
+    Args:
+        store: The repository.
+        folder: Of profiles; None for those beside the registry's file, if there are any.
+
+    Raises:
+        StartFailure: The folder has no profiles, or one cannot be read.
+    """
+    from hotfeast.server.errors import StartFailure
+    from hotfeast.server.monitoring.profile_build import profile_store
+    from hotfeast.server.monitoring.profiles import ProfileError
+
+    try:
+        kept = profile_store(store, folder)
+    except StartFailure:
+        if folder is not None:
+            raise
+        return []
+    try:
+        latest = kept.load_latest()
+    except ProfileError as error:
+        raise StartFailure(str(error)) from error
+    if folder is not None and not latest:
+        raise StartFailure(f"{folder} has no profiles; hotfeast profile build makes one")
+    return latest
 
 
 def _time(text: str) -> datetime:

@@ -57,12 +57,12 @@ def build(
     """
     first, last = _time(start, "--start"), _time(end, "--end")
     with _failures():
-        from hotfeast.server.gateway import open_repository
         from hotfeast.server.monitoring.profile_build import (
             ProfileBuilder,
             profile_store,
             read_entities,
         )
+        from hotfeast.server.repository import open_repository
 
         store = open_repository(repo)
         kept = profile_store(store, profiles)
@@ -173,8 +173,8 @@ def _store(repo: Path, profiles: Path | None) -> "ProfileStore":
 
     if profiles is not None:
         return ProfileStore(profiles)
-    from hotfeast.server.gateway import open_repository
     from hotfeast.server.monitoring.profile_build import profile_store
+    from hotfeast.server.repository import open_repository
 
     return profile_store(open_repository(repo))
 

@@ -84,7 +84,12 @@ def open_observers(
 
     try:
         collector = Collector(
-            monitor.folder, monitor.seconds, monitor.every, ttls, lambda: tap.dropped
+            monitor.folder,
+            monitor.seconds,
+            monitor.every,
+            ttls,
+            lambda: tap.dropped,
+            lambda: watch.book.definitions.fingerprint,
         )
     except (OSError, ValueError) as error:
         raise StartFailure(f"features cannot be monitored in {monitor.folder}: {error}") from error

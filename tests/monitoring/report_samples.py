@@ -15,7 +15,8 @@ from feast.value_type import ValueType
 
 from hotfeast.server.monitoring.observed import Channel, FeatureColumn, Observation
 from hotfeast.server.monitoring.report.build import Evidence, Readers
-from hotfeast.server.monitoring.report.catalogue import Catalogue, read_catalogue
+from hotfeast.server.monitoring.report.catalogue import Catalogue
+from hotfeast.server.monitoring.report.catalogue_build import read_catalogue
 from hotfeast.server.monitoring.report.evidence import seen_of_state
 from hotfeast.server.monitoring.report.figures import Seen
 from hotfeast.server.monitoring.report.model import AlertRow, DriftFigures

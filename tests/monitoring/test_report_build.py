@@ -20,9 +20,10 @@ from hotfeast.server.monitoring.report.build import (
     build_details,
     build_report,
 )
-from hotfeast.server.monitoring.report.evidence import Names, compared, read_logged, read_reference
+from hotfeast.server.monitoring.report.evidence import compared
 from hotfeast.server.monitoring.report.figures import Seen, shape_of
 from hotfeast.server.monitoring.report.render import as_json, render_page
+from hotfeast.server.monitoring.report.tables import Names, read_logged, read_reference
 from hotfeast.server.monitoring.statistics import FeatureStatistics
 from hotfeast.server.monitoring.windows import FeatureKey
 
