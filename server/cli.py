@@ -13,6 +13,13 @@ except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
 from hotfeast.server import cli_alerts, cli_audit, cli_monitor, cli_profile
+from hotfeast.server.cli_options import (
+    RedisOption,
+    RepoOption,
+    ViewsOption,
+    failures,
+    option_time,
+)
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
@@ -62,6 +69,12 @@ class Transforms(StrEnum):
     verify = "verify"
 
 
+TransformsFromOption = Annotated[
+    TransformsFrom,
+    typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
+]
+
+
 @app.callback()
 def _root() -> None:
     """Serves the features of a Feast repository from Redis over gRPC."""
@@ -79,26 +92,13 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def parse_time(text: str) -> datetime:
-    """Reads an ISO 8601 time; one without a zone is UTC.
-
-    Raises:
-        ValueError: It is none.
-    """
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
 @app.command()
 def serve(
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
+    repo: RepoOption,
     bind: Annotated[
         str, typer.Option(help="Address to listen on; port 0 for any free one.")
     ] = "127.0.0.1:6570",
-    redis: Annotated[
-        str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
-    ] = None,
+    redis: RedisOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
     threads: Annotated[
         int, typer.Option(min=1, help="Requests that each worker works on at once.")
@@ -161,10 +161,7 @@ def serve(
         float,
         typer.Option(min=0.0, help="Seconds that a pushed row's event time may be in the future."),
     ] = 86400.0,
-    transforms_from: Annotated[
-        TransformsFrom,
-        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
-    ] = TransformsFrom.registry,
+    transforms_from: TransformsFromOption = TransformsFrom.registry,
     handshake_timeout: Annotated[
         float,
         typer.Option(min=0.0, help="Seconds until a client must have said that it speaks HTTP/2."),
@@ -266,16 +263,12 @@ def serve(
         metrics_address = parse_address(metrics) if metrics is not None else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--metrics") from error
-    try:
-        clock = parse_time(as_of) if as_of is not None else None
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--as-of") from error
+    clock = option_time(as_of, "--as-of")
     if 3600 % monitor_window:
         raise typer.BadParameter(
             f"{monitor_window} s do not divide an hour; 300 do", param_hint="--monitor-window"
         )
     # Only now: a wrong option should be told at once.
-    from hotfeast.server.errors import StartFailure
     from hotfeast.server.logs import set_up_logs
     from hotfeast.server.settings import (
         ConnectionLimits,
@@ -324,25 +317,16 @@ def serve(
         if feature_log is not None
         else None,
     )
-    try:
+    with failures():
         Supervisor(settings, workers).run(_say)
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
 def plan(
     service: Annotated[str, typer.Argument(help="A feature service.")],
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
-    redis: Annotated[
-        str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
-    ] = None,
-    transforms_from: Annotated[
-        TransformsFrom,
-        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
-    ] = TransformsFrom.registry,
+    repo: RepoOption,
+    redis: RedisOption = None,
+    transforms_from: TransformsFromOption = TransformsFrom.registry,
 ) -> None:
     """Shows what a feature service reads and computes, and how each on-demand view is computed.
 
@@ -353,23 +337,15 @@ def plan(
     from rich.console import Console
 
     from hotfeast.server.cli_plan import show_plan
-    from hotfeast.server.errors import StartFailure
 
-    try:
-        from_repo = transforms_from is TransformsFrom.repo
-        show_plan(repo, service, Console(), redis, from_repo)
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
+    with failures():
+        show_plan(repo, service, Console(), redis, transforms_from is TransformsFrom.repo)
 
 
 @app.command()
 def doctor(
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")] = Path("."),
-    redis: Annotated[
-        str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
-    ] = None,
+    repo: RepoOption = Path("."),
+    redis: RedisOption = None,
 ) -> None:
     """Looks at the settings of a repository's Redis and at a sample of what it holds, and says what
     to change and what that would gain. Changes nothing.
@@ -379,13 +355,9 @@ def doctor(
     from rich.console import Console
 
     from hotfeast.server.doctor_report import examine_and_report
-    from hotfeast.server.errors import StartFailure
 
-    try:
+    with failures():
         code = examine_and_report(repo, redis, Console())
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     raise typer.Exit(code)
 
 
@@ -404,16 +376,8 @@ class Switch(StrEnum):
     off = "off"
 
 
-RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
-ViewsOption = Annotated[
-    list[str] | None, typer.Option("--views", "-v", help="A view; all of them unless given.")
-]
 VersionOption = Annotated[
     str | None, typer.Option(help="Version such as v2 of the one view that --views names.")
-]
-RedisOption = Annotated[
-    str | None,
-    typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
 ]
 LayoutOption = Annotated[
     Layout | None,
@@ -548,12 +512,10 @@ def repack(
 
 
 def _time(text: str | None, name: str) -> datetime:
-    if text is None:
+    time = option_time(text, name)
+    if time is None:
         raise typer.BadParameter("is missing", param_hint=name)
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=name) from error
+    return time
 
 
 def _materialize(

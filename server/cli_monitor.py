@@ -3,11 +3,13 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hotfeast.server.cli_options import RepoOption, failures, option_time
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
 LoggedOption = Annotated[
     Path | None,
     typer.Option(help="Parquet of logged features: a file, or a folder of them."),
@@ -58,7 +59,7 @@ class _Asked:
     logged: Path | None
     reference: Path | None
     profiles: Path | None
-    as_of: str | None
+    as_of: datetime | None
     show_pii: bool = False
 
 
@@ -85,9 +86,10 @@ def report(
     from hotfeast.server.monitoring.report.build import all_details, build_report
     from hotfeast.server.monitoring.report.render import render_page
 
-    try:
+    at = option_time(as_of, "--as-of")
+    with failures():
         catalogue, evidence = _gather(
-            _Asked(repo, monitor_dir, logged, reference, profiles, as_of, show_pii)
+            _Asked(repo, monitor_dir, logged, reference, profiles, at, show_pii)
         )
         made = build_report(catalogue, evidence)
         page = render_page(made, all_details(catalogue, evidence))
@@ -95,9 +97,6 @@ def report(
             html.write_text(page, "utf-8")
         except OSError as error:
             raise StartFailure(f"{html} cannot be written: {error}") from error
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"{html}: {len(made.features)} features, {len(page) / 1024:,.0f} KiB")
 
 
@@ -122,17 +121,15 @@ def show(
     from hotfeast.server.terminal import consoles
 
     console, _ = consoles()
-    try:
+    at = option_time(as_of, "--as-of")
+    with failures():
         if monitor_dir is None and logged is None:
             raise StartFailure("say what to show: --monitor-dir or --logged")
-        catalogue, evidence = _gather(_Asked(repo, monitor_dir, logged, reference, profiles, as_of))
+        catalogue, evidence = _gather(_Asked(repo, monitor_dir, logged, reference, profiles, at))
         unknown = set(view or ()) - catalogue.views.keys()
         if unknown:
             raise StartFailure(f"--view: there is no feature view {min(unknown)!r}")
         console.print(_table(build_report(catalogue, evidence), view or []))
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
@@ -181,7 +178,7 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
         now = latest or now
         words = f"Logged features: {asked.logged.name}"
     if asked.as_of is not None:
-        now = _time(asked.as_of).timestamp()
+        now = asked.as_of.timestamp()
     if asked.monitor_dir is not None:
         return catalogue, gather(
             asked.monitor_dir, references, reference_name, now, show_pii=asked.show_pii
@@ -216,16 +213,6 @@ def _latest_profiles(store: "FeatureStore", folder: Path | None) -> list["Profil
     if folder is not None and not latest:
         raise StartFailure(f"{folder} has no profiles; hotfeast profile build makes one")
     return latest
-
-
-def _time(text: str) -> datetime:
-    from hotfeast.server.errors import StartFailure
-
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise StartFailure(f"--as-of: {error}") from error
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "ok": "green", "none": "dim"}
