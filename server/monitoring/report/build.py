@@ -1,11 +1,18 @@
 """The report of a project: its catalogue, and what was seen of it."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hotfeast.server.monitoring.observed import Channel
-from hotfeast.server.monitoring.report.catalogue import Catalogue, Feature, Service, View
+from hotfeast.server.monitoring.report.catalogue import (
+    Catalogue,
+    Described,
+    Feature,
+    Service,
+    View,
+    ViewFacts,
+)
 from hotfeast.server.monitoring.report.figures import Seen, details_of, figures_of
 from hotfeast.server.monitoring.report.lineage import feature_lineage, repository_lineage
 from hotfeast.server.monitoring.report.model import (
@@ -89,20 +96,18 @@ def build_report(catalogue: Catalogue, evidence: Evidence, interval: float | Non
         services=tuple(_service(s, evidence.readers) for s in catalogue.services.values()),
         entities=tuple(
             EntityRow(
-                name=entity.name,
                 join_key=entity.join_key,
                 type=entity.type,
                 views=_names(catalogue, lambda v, name=entity.name: name in v.entities),
-                **_described(entity),
+                **_as(Described, entity),
             )
             for entity in catalogue.entities.values()
         ),
         sources=tuple(
             SourceRow(
-                name=source.name,
                 kind=source.kind,
                 views=_names(catalogue, lambda v, name=source.name: name in v.sources),
-                **_described(source),
+                **_as(Described, source),
             )
             for source in catalogue.sources.values()
         ),
@@ -147,8 +152,9 @@ def all_details(catalogue: Catalogue, evidence: Evidence) -> dict[str, dict[str,
     }
 
 
-def _described(thing: Any) -> dict[str, Any]:
-    return {name: getattr(thing, name) for name in ("description", "tags", "owner", "marks")}
+def _as(kind: type[Described], thing: Described) -> dict[str, Any]:
+    """The fields that a thing has as one of a kind, for a record that has them, too."""
+    return {field.name: getattr(thing, field.name) for field in fields(kind)}
 
 
 def _names(catalogue: Catalogue, wanted: Any) -> tuple[str, ...]:
@@ -178,35 +184,25 @@ def _freshness(age: float | None, ttl: float) -> str:
 
 def _view(catalogue: Catalogue, view: View, age: float | None) -> ViewRow:
     return ViewRow(
-        name=view.name,
-        kind=view.kind,
-        entities=view.entities,
         features=len(view.features),
-        ttl_seconds=view.ttl_seconds,
-        version=view.version,
-        versions=view.versions,
-        problem=view.problem,
-        materialized_until=view.materialized_until,
-        sources=view.sources,
         services=tuple(
             s.name for s in catalogue.services.values() if any(t.view == view.name for t in s.takes)
         ),
         age=age,
         freshness=_freshness(age, view.ttl_seconds),
-        **_described(view),
+        **_as(ViewFacts, view),
     )
 
 
 def _service(service: Service, readers: Sequence[Readers] | None) -> ServiceRow:
     mine = [r for r in readers or () if r.service == service.name]
     return ServiceRow(
-        name=service.name,
         views=tuple(dict.fromkeys(taken.view for taken in service.takes)),
         features=sum(len(taken.features) for taken in service.takes),
         # Each view of a request has its rows.
         rows=None if readers is None else max((r.rows for r in mine), default=0),
         callers=tuple(sorted({r.caller for r in mine if r.caller})),
-        **_described(service),
+        **_as(Described, service),
     )
 
 

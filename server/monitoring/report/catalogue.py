@@ -51,15 +51,23 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A feature view of any kind."""
+class Described:
+    """What is said of anything but a single feature."""
 
     name: str
+    description: str
+    tags: dict[str, str]
+    owner: str
+    marks: Marks
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFacts(Described):
+    """What is said of a feature view of any kind."""
+
     kind: str
     """`batch`, `stream`, `on-demand` or `label`."""
     entities: tuple[str, ...]
-    join_keys: tuple[Feature, ...]
-    features: tuple[Feature, ...]
     ttl_seconds: float
     """0 where rows do not expire."""
     version: int
@@ -67,15 +75,19 @@ class View:
     """All that the registry keeps; empty where it keeps none."""
     problem: str
     """Why it has no rows to serve; empty where it may have."""
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
     materialized_until: float | None
     """Seconds since 1970; None where it never was."""
     sources: tuple[str, ...]
     """Names of the data sources: of its batch, and of its stream or pushes; for an on-demand view
     those of requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class View(ViewFacts):
+    """A feature view."""
+
+    join_keys: tuple[Feature, ...]
+    features: tuple[Feature, ...]
     inputs: tuple[Taken, ...]
     """What an on-demand view is computed from."""
     request_fields: tuple[Feature, ...]
@@ -86,41 +98,26 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class Service(Described):
     """A feature service."""
 
-    name: str
     takes: tuple[Taken, ...]
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
 
 
 @dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(Described):
     """What features are looked up by."""
 
-    name: str
     join_key: str
     type: str
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Source(Described):
     """Where rows, or the fields of a request, come from."""
 
-    name: str
     kind: str
     """Such as `file`, `push`, `kafka` or `request`."""
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
     batch_source: str = ""
     """The source with the history of what is pushed or streamed; empty where there is none."""
 

@@ -110,6 +110,18 @@ def _marks(tags: dict[str, str], inherited: Marks = NO_MARKS) -> Marks:
     )
 
 
+def _described(message: Any) -> dict[str, Any]:
+    """What any message but a feature's says, for a record of it."""
+    tags = dict(message.tags)
+    return {
+        "name": message.name,
+        "description": message.description,
+        "tags": tags,
+        "owner": message.owner,
+        "marks": _marks(tags),
+    }
+
+
 def _type_name(spec: Any) -> str:
     kinds = spec.DESCRIPTOR.fields_by_name["value_type"].enum_type.values_by_number
     return str(kinds[spec.value_type].name) if spec.value_type in kinds else str(spec.value_type)
@@ -133,16 +145,11 @@ def _sources(spec: Any) -> Iterator[Any]:
 
 
 def _source(message: Any) -> Source:
-    tags = dict(message.tags)
     kind = message.SourceType.Name(message.type).lower()
     return Source(
-        name=message.name,
         kind=kind.removeprefix("batch_").removeprefix("stream_").removesuffix("_source"),
-        description=message.description,
-        tags=tags,
-        owner=message.owner,
-        marks=_marks(tags),
         batch_source=message.batch_source.name if message.HasField("batch_source") else "",
+        **_described(message),
     )
 
 
@@ -168,8 +175,8 @@ def _inputs(spec: Any) -> Iterator[Taken]:
 
 def _view(kind: str, message: Any, versions: list[int]) -> View:
     spec, meta = message.spec, message.meta
-    tags = dict(spec.tags)
-    marks = _marks(tags)
+    described = _described(spec)
+    marks = described["marks"]
     on_demand = kind == ON_DEMAND
     requests = [s for s in _sources(spec) if s.WhichOneof("options") == "request_data_options"]
     ends = [
@@ -177,7 +184,6 @@ def _view(kind: str, message: Any, versions: list[int]) -> View:
         for interval in ([] if on_demand else meta.materialization_intervals)
     ]
     return View(
-        name=spec.name,
         kind=kind,
         entities=tuple(e for e in spec.entities if e != DUMMY_ENTITY_NAME),
         join_keys=tuple(
@@ -190,10 +196,6 @@ def _view(kind: str, message: Any, versions: list[int]) -> View:
         version=meta.current_version_number,
         versions=tuple(sorted(versions)),
         problem=_problem(spec, meta, on_demand),
-        description=spec.description,
-        tags=tags,
-        owner=spec.owner,
-        marks=marks,
         materialized_until=max(ends, default=None),
         sources=tuple(source.name for source in _sources(spec)),
         inputs=tuple(_inputs(spec)) if on_demand else (),
@@ -202,6 +204,7 @@ def _view(kind: str, message: Any, versions: list[int]) -> View:
             for source in requests
             for f in source.request_data_options.schema
         ),
+        **described,
     )
 
 
@@ -214,25 +217,9 @@ def _problem(spec: Any, meta: Any, on_demand: bool) -> str:
 
 
 def _service(spec: Any) -> Service:
-    tags = dict(spec.tags)
-    return Service(
-        name=spec.name,
-        takes=tuple(_taken(projection) for projection in spec.features),
-        description=spec.description,
-        tags=tags,
-        owner=spec.owner,
-        marks=_marks(tags),
-    )
+    takes = tuple(_taken(projection) for projection in spec.features)
+    return Service(takes=takes, **_described(spec))
 
 
 def _entity(spec: Any) -> Entity:
-    tags = dict(spec.tags)
-    return Entity(
-        name=spec.name,
-        join_key=spec.join_key,
-        type=_type_name(spec),
-        description=spec.description,
-        tags=tags,
-        owner=spec.owner,
-        marks=_marks(tags),
-    )
+    return Entity(join_key=spec.join_key, type=_type_name(spec), **_described(spec))
