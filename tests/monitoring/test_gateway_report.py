@@ -14,10 +14,12 @@ from processes import Process, eventually, run_cli
 
 from hotfeast.clients import FeatureClient
 from hotfeast.server.monitoring.alerts import Alert, State
+from hotfeast.server.monitoring.collector import read_collected
 from hotfeast.server.monitoring.report.catalogue import Catalogue
 from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
 from hotfeast.server.monitoring.report.gateway_reports import GatewayReports, alert_rows
 from hotfeast.server.monitoring.rules import Metric
+from hotfeast.server.registry import read_definitions
 
 RULES_VALID = 'hotfeast_monitoring_input_valid{input="rules"}'
 
@@ -66,6 +68,7 @@ def test_a_gateway_serves_its_page(market_store: FeatureStore, tmp_path: Path) -
         eventually(lambda: scrape(f"{url}metrics")[RULES_VALID] == 0, timeout=90)
         assert any("the rules before: " in line for line in process.errors)
         assert process.stop() == 0
+    assert read_collected(folder).definitions == read_definitions(market_store).fingerprint
     shown = run_cli("monitor", "show", "--repo", str(repo), "--monitor-dir", str(folder))
     assert shown.returncode == 0, shown.stderr
     assert "spend" in shown.stdout

@@ -1,6 +1,8 @@
 """What features are watched by, while it changes: definitions, rules, profiles."""
 
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,8 +49,12 @@ def test_what_changes_is_taken_and_what_is_not_valid_is_not(
     served = read_definitions(store).fingerprint
     assert "low" not in inputs.rules.rules
     assert inputs.references == {}
+    # The registry is as it was read, by what the gateways call its state.
+    now = REREAD
+    catalogue = inputs.catalogue
     assert not inputs.look(served)
     assert not inputs.look("")
+    assert inputs.catalogue is catalogue
 
     # A file is taken once it is the same as at the look before.
     file.write_text(LOW)
@@ -84,13 +90,14 @@ def test_what_changes_is_taken_and_what_is_not_valid_is_not(
     assert inputs.look(served)
     assert inputs.valid()["profiles"]
 
-    # The rules name a view that comes only now; the registry is not read again at once.
+    # The rules name a view that comes only now; the registry is not read again and again.
     source = FileSource(name="later", path="later.parquet", timestamp_field="event_timestamp")
     schema = [Field(name="price", dtype=Float64)]
     store.apply([FeatureView(name="later", entities=[], schema=schema, source=source)])
     store.refresh_registry()
     changed = read_definitions(store).fingerprint
     assert changed != served
+    now = REREAD - 1
     assert not inputs.look(changed)
     now = REREAD
     assert inputs.look(changed)
@@ -105,6 +112,14 @@ def test_what_changes_is_taken_and_what_is_not_valid_is_not(
     inputs.look(changed)
     assert inputs.look(changed)
     assert "low" not in inputs.rules.rules
+
+
+def test_who_watches_does_without_feast_and_what_compares() -> None:
+    words = "import sys; import hotfeast.server.monitoring.watching; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "hotfeast.server.monitoring.drift" in loaded
+    assert not loaded & {"feast", "pandas", "pyarrow.dataset", "scipy.stats", "sqlalchemy"}
 
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
