@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 
 from hotfeast.hotpath.batch cimport Batch
-from hotfeast.hotpath.http2 cimport Connection
+from hotfeast.hotpath.http2 cimport Connection, Stream
 from hotfeast.hotpath.link cimport (
     DONE,
     MSG_DONTWAIT,
@@ -31,6 +31,7 @@ from hotfeast.hotpath.link cimport (
     send_more,
 )
 from hotfeast.hotpath.packed cimport settle
+from hotfeast.hotpath.splice cimport Response
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -62,6 +63,8 @@ cdef extern from "<netinet/tcp.h>" nogil:
 cdef enum:
     MOST_EVENTS = 64
     READ_SIZE = 65536
+    # Bytes of an answer that are written before they are sent.
+    PIECE = 131072
     # Milliseconds between two looks at the deadlines of reads that are under way.
     DEADLINE_LOOKS = 2
     # Milliseconds before clients are accepted again when there were no descriptors left.
@@ -276,6 +279,28 @@ cdef class Reactor:
             lane.sending = True
             self.rewatch(lane.descriptor, EPOLLIN | EPOLLOUT)
         return True
+
+    def answer_in_pieces(self, Stream stream not None, Response response not None) -> bytes:
+        """Answers a unary call with a response, pieces of which are sent as they are written, so
+        that the client reads the first while the next are written.
+
+        Returns:
+            The response, all written, even where the client has gone.
+        """
+        cdef size_t size
+        cdef bint done
+        response.begin()
+        size = response.layout.size
+        stream.begin_message(response.data)
+        while True:
+            done = response.write_more(PIECE)
+            stream.wrote(size - response.ready())
+            if done:
+                break
+            self.flush(stream.connection)
+        assert response.ready() == size
+        stream.finish(0, "", ())
+        return response.data
 
     def touched(self, Connection connection not None) -> None:
         """A connection has something to send."""
