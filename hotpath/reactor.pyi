@@ -28,6 +28,8 @@ class Reactor:
     """Rows that need not be asked for; None at first."""
     keeps_callers: bool
     """Whether streams are told who calls; not at first."""
+    piece_size: int
+    """Bytes of a large answer that are written before they are sent."""
 
     def __init__(self, at_once: Any, *args: Any, **kwargs: Any) -> None: ...
     @property

@@ -63,8 +63,9 @@ cdef extern from "<netinet/tcp.h>" nogil:
 cdef enum:
     MOST_EVENTS = 64
     READ_SIZE = 65536
-    # Bytes of an answer that are written before they are sent.
-    PIECE = 131072
+    # Bytes of an answer that are written before they are sent: with less the client has more to do
+    # for each piece than it gains by reading early.
+    PIECE_SIZE = 262144
     # Milliseconds between two looks at the deadlines of reads that are under way.
     DEADLINE_LOOKS = 2
     # Milliseconds before clients are accepted again when there were no descriptors left.
@@ -114,6 +115,7 @@ cdef class Reactor:
     Attributes:
         cache: Rows that need not be asked for; None at first.
         keeps_callers: Whether streams are told who calls; not at first.
+        piece_size: Bytes of a large answer that are written before they are sent.
     """
 
     def __cinit__(self, object at_once not None, *args, **kwargs):
@@ -129,6 +131,7 @@ cdef class Reactor:
         self.busy = []
         self.paused = []
         self.look_every = LOOKS
+        self.piece_size = PIECE_SIZE
         self.poller = epoll_create1(EPOLL_CLOEXEC)
         self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.poller < 0 or self.waker < 0:
@@ -293,7 +296,7 @@ cdef class Reactor:
         size = response.layout.size
         stream.begin_message(response.data)
         while True:
-            done = response.write_more(PIECE)
+            done = response.write_more(self.piece_size)
             stream.wrote(size - response.ready())
             if done:
                 break
@@ -424,7 +427,7 @@ cdef class Reactor:
                 self.read_connection(connection)
             elif events & (EPOLLERR | EPOLLHUP):
                 return self.drop_connection(connection)
-            if events & EPOLLOUT and descriptor in self.watched:
+            if events & EPOLLOUT:
                 self.flush(connection)
             return 0
         if isinstance(what, LoopLane):
@@ -556,7 +559,8 @@ cdef class Reactor:
         cdef ssize_t count
         cdef bint waits
         connection.dirty = False
-        if connection.descriptor not in self.watched:
+        # The number may be another client's by now.
+        if self.watched.get(connection.descriptor) is not connection:
             return 0
         while connection.out_at < connection.out_size:
             count = send(
@@ -588,7 +592,7 @@ cdef class Reactor:
         self.rewatch(connection.descriptor, events)
 
     cdef int drop_connection(self, Connection connection) except -1:
-        if connection.descriptor in self.watched:
+        if self.watched.get(connection.descriptor) is connection:
             self.unwatch(connection.descriptor)
             close(connection.descriptor)
             self.client_count -= 1

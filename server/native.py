@@ -52,7 +52,8 @@ _NOT_METADATA = {
 CHECK = b"/grpc.health.v1.Health/Check"
 WATCH = b"/grpc.health.v1.Health/Watch"
 # What is worked on in a thread, since others would wait for it for a millisecond: bytes of a
-# request, and cells of an answer.
+# request, and cells of an answer. Most of what is done for a cell is done as it arrives, so that
+# others have their turn in between.
 _LARGE_REQUEST = 65536
 _MANY_CELLS = 100000
 # Bytes of a compressed question about health, which has a name in it.
