@@ -151,7 +151,10 @@ def test_feast_reads_what_was_served(store: FeatureStore, tmp_path: Path, server
 def test_request_data_aliases_and_versions(store: FeatureStore, tmp_path: Path) -> None:
     with logging(store, tmp_path) as served:
         served.client.get_online_features(
-            "cart_logged", {"user_id": [1, 2]}, request_context={"cart_value": [3.0, 4.0]}
+            "cart_logged",
+            {"user_id": [1, 2]},
+            request_context={"cart_value": [3.0, 4.0]},
+            request_id="cart-12",
         )
         served.client.get_online_features(
             "route_logged", {"origin_id": [7]}, full_feature_names=True
@@ -160,6 +163,7 @@ def test_request_data_aliases_and_versions(store: FeatureStore, tmp_path: Path) 
     assert cart["cart_value"].tolist() == [3.0, 4.0]
     assert cart["cart_share__cart_share"].iloc[0] == 2.0
     assert cart["user_id"].tolist() == [1, 2]
+    assert cart["__request_id"].tolist() == ["cart-12"] * 2
     route = read_by_feast(store, "route_logged")
     assert (route["origin_id"].tolist(), route["origin__temperature"].tolist()) == ([7], [20.5])
     (path,) = (Path(store.repo_path) / "logs" / "route").iterdir()
