@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +50,16 @@ MonitorDirOption = Annotated[
     Path | None,
     typer.Option(help="What a gateway has seen: the folder of its --monitor-dir."),
 ]
+SampleOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Read so many stored entities of each view from Redis."),
+]
+RedisOption = Annotated[
+    str | None,
+    typer.Option(
+        help="redis://, rediss:// or unix:// URL for --sample, instead of the repository's."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +67,23 @@ class _Asked:
     repo: Path
     monitor_dir: Path | None
     logged: Path | None
+    sample: int | None
+    redis: str | None
     reference: Path | None
     profiles: Path | None
     as_of: datetime | None
+    views: tuple[str, ...] = ()
     show_pii: bool = False
+
+    @property
+    def sources(self) -> list[str]:
+        """The options that say where figures are taken from."""
+        given = {
+            "--monitor-dir": self.monitor_dir,
+            "--logged": self.logged,
+            "--sample": self.sample,
+        }
+        return [name for name, value in given.items() if value is not None]
 
 
 @app.command()
@@ -69,6 +92,8 @@ def report(
     repo: RepoOption = Path("."),
     monitor_dir: MonitorDirOption = None,
     logged: LoggedOption = None,
+    sample: SampleOption = None,
+    redis: RedisOption = None,
     reference: ReferenceOption = None,
     profiles: ProfilesOption = None,
     as_of: AsOfOption = None,
@@ -78,7 +103,7 @@ def report(
 ) -> None:
     """Writes the report as one HTML file, which needs nothing else to be read.
 
-    Without --monitor-dir or --logged it is the catalogue alone.
+    Without --monitor-dir, --logged or --sample it is the catalogue alone.
 
     Exit codes: 0, and 2 if something cannot be read or written.
     """
@@ -89,7 +114,10 @@ def report(
     at = option_time(as_of, "--as-of")
     with failures():
         catalogue, evidence = _gather(
-            _Asked(repo, monitor_dir, logged, reference, profiles, at, show_pii)
+            _Asked(
+                *(repo, monitor_dir, logged, sample, redis, reference, profiles, at),
+                show_pii=show_pii,
+            )
         )
         made = build_report(catalogue, evidence)
         page = render_page(made, all_details(catalogue, evidence))
@@ -105,6 +133,8 @@ def show(
     repo: RepoOption = Path("."),
     monitor_dir: MonitorDirOption = None,
     logged: LoggedOption = None,
+    sample: SampleOption = None,
+    redis: RedisOption = None,
     reference: ReferenceOption = None,
     profiles: ProfilesOption = None,
     as_of: AsOfOption = None,
@@ -123,12 +153,13 @@ def show(
     console, _ = consoles()
     at = option_time(as_of, "--as-of")
     with failures():
-        if monitor_dir is None and logged is None:
-            raise StartFailure("say what to show: --monitor-dir or --logged")
-        catalogue, evidence = _gather(_Asked(repo, monitor_dir, logged, reference, profiles, at))
-        unknown = set(view or ()) - catalogue.views.keys()
-        if unknown:
-            raise StartFailure(f"--view: there is no feature view {min(unknown)!r}")
+        asked = _Asked(
+            *(repo, monitor_dir, logged, sample, redis, reference, profiles, at),
+            views=tuple(view or ()),
+        )
+        if not asked.sources:
+            raise StartFailure("say what to show: --monitor-dir, --logged or --sample")
+        catalogue, evidence = _gather(asked)
         console.print(_table(build_report(catalogue, evidence), view or []))
 
 
@@ -142,20 +173,29 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
     from hotfeast.server.monitoring.profiles import references_of
     from hotfeast.server.monitoring.report import tables
     from hotfeast.server.monitoring.report.build import Evidence
+    from hotfeast.server.monitoring.report.catalogue import ON_DEMAND
     from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
     from hotfeast.server.monitoring.report.evidence import compared
     from hotfeast.server.monitoring.report.figures import Seen
     from hotfeast.server.monitoring.report.gateway_reports import gather
+    from hotfeast.server.monitoring.report.stored import sample_stored
     from hotfeast.server.monitoring.statistics import FeatureStatistics
     from hotfeast.server.monitoring.windows import FeatureKey
     from hotfeast.server.repository import open_repository
 
-    if asked.monitor_dir is not None and asked.logged is not None:
-        raise StartFailure("--monitor-dir and --logged exclude each other")
+    if len(asked.sources) > 1:
+        raise StartFailure(f"{asked.sources[0]} and {asked.sources[1]} exclude each other")
+    if asked.redis is not None and asked.sample is None:
+        raise StartFailure("--redis is for --sample, which says how many entities to read")
     if asked.monitor_dir is not None and not asked.monitor_dir.is_dir():
         raise StartFailure(f"--monitor-dir: there is no folder {asked.monitor_dir}")
     store = open_repository(asked.repo)
     catalogue = catalogue_of(store)
+    for name in asked.views:
+        if name not in catalogue.views:
+            raise StartFailure(f"--view: there is no feature view {name!r}")
+        if asked.sample is not None and catalogue.views[name].kind == ON_DEMAND:
+            raise StartFailure(f"--view: {name!r} is on demand; --sample leaves such views out")
     names = tables.Names(catalogue)
     references: Mapping[tuple[str, str], FeatureStatistics] = {}
     if asked.reference is not None:
@@ -168,17 +208,21 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
     now, words = time.time(), "Definitions only"
     seen: dict[FeatureKey, Seen] = {}
     if asked.logged is not None:
-        logged, latest = tables.read_logged(asked.logged, names)
-        seen = {
-            key: each._replace(
-                reference=references.get((key.view, key.feature)), reference_name=reference_name
-            )
-            for key, each in logged.items()
-        }
+        seen, latest = tables.read_logged(asked.logged, names)
         now = latest or now
         words = f"Logged features: {asked.logged.name}"
     if asked.as_of is not None:
         now = asked.as_of.timestamp()
+    if asked.sample is not None:
+        at = datetime.fromtimestamp(now, UTC)
+        seen = sample_stored(store, asked.sample, at, asked.views, asked.redis)
+        words = f"What is stored of up to {asked.sample:,} entities of each view"
+    seen = {
+        key: each._replace(
+            reference=references.get((key.view, key.feature)), reference_name=reference_name
+        )
+        for key, each in seen.items()
+    }
     if asked.monitor_dir is not None:
         return catalogue, gather(
             asked.monitor_dir, references, reference_name, now, show_pii=asked.show_pii

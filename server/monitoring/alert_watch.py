@@ -1,4 +1,4 @@
-"""Alerts over a gateway's windows, as they go on: judged once a minute, and shown to Prometheus."""
+"""Alerts over a gateway's windows, as they go on: judged in turns, and shown to Prometheus."""
 
 from collections.abc import Callable, Sequence
 

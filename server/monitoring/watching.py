@@ -7,7 +7,7 @@ from hotfeast.server.monitoring.alerts import AlertEngine
 from hotfeast.server.monitoring.inputs import Inputs
 from hotfeast.server.monitoring.report.gateway_reports import GatewayReports
 from hotfeast.server.monitoring.report.live import PATHS, LivePage
-from hotfeast.server.monitoring.service import MonitoringService, Snapshot
+from hotfeast.server.monitoring.service import TURN, MonitoringService, Snapshot
 from hotfeast.server.monitoring.sinks import Sinks
 from hotfeast.server.settings import Settings
 
@@ -36,7 +36,9 @@ def open_monitoring(settings: Settings, kept: bool) -> tuple[MonitoringService, 
     sinks = Sinks(inputs.rules.sinks)
     state = monitor.folder / "alerts.json" if kept else None
     engine = AlertEngine(inputs.rules, inputs.known, state, [sinks])
-    alerts = AlertWatch(engine, inputs.known, inputs.references, event_clock=clock)
+    alerts = AlertWatch(
+        engine, inputs.known, inputs.references, event_clock=clock, period=monitor.interval
+    )
 
     def follow(snapshot: Snapshot) -> None:
         if inputs.look(snapshot.collected.definitions):
@@ -49,6 +51,7 @@ def open_monitoring(settings: Settings, kept: bool) -> tuple[MonitoringService, 
         alerts.firing,
         alerts.drifts,
         lambda: clock(time.time()),
+        min(monitor.interval, TURN),
         valid=inputs.valid,
     )
     reports = GatewayReports(
