@@ -28,8 +28,10 @@ cdef class Stream:
     cdef size_t outgoing_at       # bytes of the first part that are sent
     cdef size_t queued            # bytes of all parts that are not sent
     cdef bytes trailers           # header block that follows them
+    cdef public object note       # what the server has to say of the call; see the class
 
     cdef int64_t window(self) noexcept
+    cdef int end_with(self, bytes block) except -1
     cdef int let_send(self) except -1
     cdef int give_back(self, int64_t count) except -1
     cdef int lend(self) except -1
