@@ -106,8 +106,8 @@ def parse_alias(name: Any, said: Any) -> Alias:
     Raises:
         AliasError: It is not valid.
     """
-    if not isinstance(name, str) or not name:
-        raise AliasError(f"alias {name!r}: a name must be text that is not empty; quote it")
+    if not _is_name(name):
+        raise AliasError(f"alias {name!r}: a name must be printable text; quote it")
     if not isinstance(said, Mapping):
         raise AliasError(
             f"alias {name!r} must have targets with shares, such as {{service: 100}}, not {said!r}"
@@ -128,7 +128,7 @@ def parse_alias(name: Any, said: Any) -> Alias:
 def _targets(name: str, said: Mapping[Any, Any]) -> tuple[tuple[str, float], ...]:
     targets = []
     for target, share in said.items():
-        if not isinstance(target, str) or not target:
+        if not _is_name(target):
             raise AliasError(f"alias {name!r}: target {target!r} must be a feature service's name")
         targets.append((target, _share(name, f"target {target!r}", share)))
     total = sum(share for _, share in targets)
@@ -142,7 +142,7 @@ def _targets(name: str, said: Mapping[Any, Any]) -> tuple[tuple[str, float], ...
 def _sticky(name: str, said: Mapping[str, Any]) -> tuple[str, ...]:
     keys = said.get("sticky_by", [])
     keys = [keys] if isinstance(keys, str) else keys
-    if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
+    if not isinstance(keys, list) or not all(map(_is_name, keys)):
         raise AliasError(f"alias {name!r}: sticky_by must be a join key's name, or a list of them")
     if len(set(keys)) != len(keys):
         raise AliasError(f"alias {name!r}: sticky_by has a join key twice")
@@ -158,9 +158,14 @@ def _shadow(name: str, said: Any) -> Shadow | None:
             "{target: service_v2, share: 5%}"
         )
     target = said["target"]
-    if not isinstance(target, str) or not target:
+    if not _is_name(target):
         raise AliasError(f"alias {name!r}: the shadow's target must be a feature service's name")
     return Shadow(target, _share(name, "the shadow's share", said["share"]))
+
+
+def _is_name(said: Any) -> bool:
+    # YAML does not bring every other character back.
+    return isinstance(said, str) and said != "" and said.isprintable()
 
 
 def _share(name: str, what: str, said: Any) -> float:

@@ -1,6 +1,6 @@
-"""Two versions of a feature service over the rows of `market.py`, and gateways that divide requests.
+"""Two versions of a feature service, and gateways that divide requests between them.
 
-`users_v1` and `users_v2` read two views of the same features; `spend` is another in the second, for
+`users_v1` and `users_v2` read two views of the same features; `spend` is another in the second for
 user 3, and `city` is not there for user 1.
 """
 
@@ -112,9 +112,9 @@ class Traffic:
     def __exit__(self, *_: object) -> None:
         self.channel.close()
 
-    def read(self, service: str, *users: int, key: str = "user_id", **options: Any) -> "Read":
+    def read(self, service: str, *users: int, **options: Any) -> "Read":
         """Reads features of users."""
-        return self.send(request(service, *users, key=key), **options)
+        return self.send(request(service, *users), **options)
 
     def send(self, data: bytes, **options: Any) -> "Read":
         """Sends a request of bytes."""
@@ -138,14 +138,16 @@ class Traffic:
             request.alias.targets.add(name=target, share=share)
         if shadow is not None:
             request.alias.shadow.target, request.alias.shadow.share = shadow
-        return self.stub.SetAlias(
-            request, timeout=20, metadata=(("x-caller", caller),)
-        ).alias
+        return self.stub.SetAlias(request, timeout=20, metadata=(("x-caller", caller),)).alias
 
     def roll_back(self, name: str, **more: Any) -> Any:
         """Rolls an alias back."""
         request = traffic_pb2.RollbackAliasRequest(name=name, **more)
         return self.stub.RollbackAlias(request, timeout=20).alias
+
+    def remove(self, name: str) -> None:
+        """Removes an alias."""
+        self.stub.RemoveAlias(traffic_pb2.RemoveAliasRequest(name=name), timeout=20)
 
     def changes(self, name: str = "") -> list[Any]:
         """The changes, newest first."""
@@ -189,11 +191,12 @@ def metadata_of(call: Any) -> list[tuple[str, str]]:
     return [(name, value) for name, value in call.trailing_metadata() or ()]
 
 
-def request(service: str, *users: int, key: str = "user_id") -> bytes:
-    """A serialized request."""
+def request(service: str, *users: int, beside: str = "") -> bytes:
+    """A serialized request, with one more column where that is named."""
     column = value_pb2.RepeatedValue(val=[value_pb2.Value(int64_val=user) for user in users])
+    names = ["user_id", beside] if beside else ["user_id"]
     return serving_pb2.GetOnlineFeaturesRequest(
-        feature_service=service, entities={key: column}
+        feature_service=service, entities=dict.fromkeys(names, column)
     ).SerializeToString()
 
 
