@@ -2,9 +2,6 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from hotfeast.hotpath.request cimport Request
 
-cdef uint64_t sip_hash(uint64_t k0, uint64_t k1, const unsigned char* at, size_t size) noexcept nogil
-
-
 cdef class Split:
     cdef readonly tuple targets
     cdef readonly tuple keys

@@ -1,7 +1,7 @@
 """Which of several targets a request goes to: the same entity always to the same one.
 
-Weighted rendezvous hashing. Each target draws a number in (0, 1) from the hashes of the entity and of
-its own name, and the least `-ln(number) / weight` wins: each target wins the share of its weight.
+Weighted rendezvous hashing. Each target draws a number in (0, 1) from the hashes of the entity and
+of its own name, and the least `-ln(number) / weight` wins: each target wins the share of its weight.
 What a target draws for an entity never changes, so where one weight grows at the cost of others,
 entities move to that target only, and none of its own leaves it. The order of the targets says
 nothing.
@@ -94,8 +94,10 @@ cdef uint64_t sip_hash(uint64_t k0, uint64_t k1, const uint8_t* at, size_t size)
     sip_round(v)
     v[0] ^= word
     v[2] ^= 0xFF
-    for i in range(4):
-        sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 

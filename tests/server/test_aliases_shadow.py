@@ -1,6 +1,6 @@
 """Shadow reads: another version is read beside the answer, and compared."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def compared(traffic: Traffic, requests: int) -> Any:
 
     def there() -> bool:
         found[:] = traffic.comparisons("users")
-        return sum(c.compared + c.changed + c.failed for c in found) >= requests
+        return bool(sum(c.compared + c.changed + c.failed for c in found) >= requests)
 
     eventually(there)
     return found
@@ -127,7 +127,7 @@ def test_a_shadow_that_fails_is_counted_and_harms_nobody(
     _, traffic = gate
     before = traffic.read("users_v1", 2).answer
     # The first version's rows are others of the same hash.
-    database = redis.Redis(port=redis_server.port)
+    database: Any = redis.Redis(port=redis_server.port)
     (key,) = [
         key for key in database.scan_iter(f"*{store.project}") if b"\x02\0\0\0\0\0\0\0" in key
     ]
@@ -144,7 +144,7 @@ class Shadowing:
     def __init__(self, store: FeatureStore, servicer: FeatureServicer, folder: Path) -> None:
         self.folder = folder
         self.servicer = servicer
-        self.before_read = lambda: None
+        self.before_read: Callable[[], None] = lambda: None
         self.reads = ShadowReads(self, Comparisons(folder), lambda: [SINCE])
         self.book = PlanBook(read_definitions(store), 1)
         self.side = Side(ALIAS, "users_v1", self.book, False, None, None, self.reads, 1)
@@ -202,7 +202,7 @@ def test_what_finds_the_queue_full_is_dropped_and_counted(shadowing: Shadowing) 
     assert shadowing.outcomes()[DROPPED] == 44
 
 
-def _answer(**columns: list[tuple[float | None, int]]) -> bytes:
+def _answer(**columns: Sequence[tuple[float | None, int]]) -> bytes:
     message = serving_pb2.GetOnlineFeaturesResponse()
     for name, cells in columns.items():
         message.metadata.feature_names.val.append(name)
