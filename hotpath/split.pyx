@@ -1,10 +1,10 @@
 """Which of several targets a request goes to: the same entity always to the same one.
 
 Weighted rendezvous hashing. Each target draws a number in (0, 1) from the hashes of the entity and
-of its own name, and the least `-ln(number) / weight` wins: each target wins the share of its weight.
-What a target draws for an entity never changes, so where one weight grows at the cost of others,
-entities move to that target only, and none of its own leaves it. The order of the targets says
-nothing.
+of its own name, and the least `-ln(number) / weight` wins: each target wins the share of its
+weight. What a target draws for an entity never changes, so where one weight grows at the cost of
+others, entities move to that target only, and none of its own leaves it. The order of the targets
+says nothing.
 
 The hash is SipHash-2-4 with a fixed key: the same in every process and on every machine, and after
 every restart. Changing anything here sends entities elsewhere.
