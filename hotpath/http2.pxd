@@ -31,7 +31,6 @@ cdef class Stream:
     cdef public object note       # what the server has to say of the call; see the class
 
     cdef int64_t window(self) noexcept
-    cdef int end_with(self, bytes block) except -1
     cdef int let_send(self) except -1
     cdef int give_back(self, int64_t count) except -1
     cdef int lend(self) except -1

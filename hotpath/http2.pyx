@@ -195,7 +195,7 @@ cdef class Stream:
             server does not want to know.
         request_id: Its `x-request-id`; None likewise.
         note: What the server has to say of the call beside its answer; None for most. Its
-            `trailers`, a header block, go behind a good answer's status.
+            `trailers`, a header block, go behind the status.
     """
 
     def __cinit__(self, Connection connection not None, uint32_t number, bytes path not None):
@@ -235,7 +235,7 @@ cdef class Stream:
             or <size_t>len(trailers) > connection.largest_frame
         ):
             self.send_message(message)
-            self.end_with(trailers)
+            self.finish(0, "", ())
             return
         connection.make_room(
             3 * FRAME_HEAD + len(RESPONSE_HEADERS) + data + len(trailers)
@@ -298,18 +298,13 @@ cdef class Stream:
         )
         if metadata:
             block += header_block(metadata)
-        self.end_with(block)
-
-    cdef int end_with(self, bytes block) except -1:
-        """Ends the call with trailers, once all messages are sent."""
-        if self.local_closed or self.trailers is not None:
-            return 0
+        if self.note is not None:
+            block += self.note.trailers
         if not self.headers_sent:
             block = RESPONSE_HEADERS + block
         self.trailers = block
         self.write_waiting()
         self.connection.touch()
-        return 0
 
     @property
     def waiting(self) -> int:

@@ -398,8 +398,7 @@ class NativeServer(Reactor):
             failure = RequestFailure(
                 grpc.StatusCode.UNKNOWN, f"Exception calling application: {error}"
             )
-        metadata = () if stream.note is None else stream.note.metadata
-        stream.finish(failure.code.value[0], failure.message, metadata)
+        stream.finish(failure.code.value[0], failure.message, ())
         self._over(stream, failure.code, began)
 
     def _over(self, stream: Stream, code: grpc.StatusCode, began: float) -> None:
