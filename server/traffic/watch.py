@@ -16,7 +16,7 @@ from hotfeast.server.traffic.store import AliasStore, Author, Stored
 
 logger = logging.getLogger(__name__)
 
-LOOK = 0.2
+LOOK = 0.1
 """Seconds between two looks at the file."""
 
 # Seconds that a file which has changed must stay as it is: somebody may be writing it in place.
