@@ -15,9 +15,10 @@ from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.errors import InvalidRequest
+from hotfeast.hotpath.judge import judge_early
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
-from hotfeast.hotpath.splice import build_computed, build_response
+from hotfeast.hotpath.splice import Response, begin_response, build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
 from hotfeast.server.errors import failure_of, invalid
@@ -51,6 +52,9 @@ FEAST_FEATURE_SERVER = GRPC_SERVER_FILE.services_by_name["GrpcFeatureServer"].fu
 
 SERVICE_NAMES = (FEATURE_SERVING, PUSH, TRAFFIC, FEAST_SERVING_SERVICE, FEAST_FEATURE_SERVER)
 """Every service that is served, by its full name."""
+
+# Cells from which an answer is sent in pieces: a third of a millisecond of work.
+_PIECES_FROM = 10000
 
 
 class ContextCaller:
@@ -253,9 +257,27 @@ class FeatureServicer:
         batch = self._reader.batch(plan.compiled, request)
         if plan.compiled.probe_due:
             self._modes.sample(batch)
+        now = self._clock.now()
+        if self._strict:
+            judge_early(batch, *now)
         verify = plan.computation is not None and self._runs.is_sampled()
         sample = None if self._tap is None else self._tap.choose(plan, request, caller)
-        return Wanted(book, plan, batch, verify, sample, side)
+        return Wanted(book, plan, batch, now, verify, sample, side)
+
+    def finish_in_pieces(
+        self, wanted: "Wanted", reply: Reply
+    ) -> "bytes | Response | Untransformed":
+        """As `finish`, for a caller that can send an answer while it is written: a large one that
+        no sample is taken of is returned unwritten. The reply is used up when it is written, and
+        `show` is to be told of the answer.
+        """
+        if (
+            wanted.batch.cell_count < _PIECES_FROM
+            or wanted.plan.on_demand
+            or wanted.sample is not None
+        ):
+            return self.finish(wanted, reply)
+        return begin_response(wanted.batch, reply, *wanted.now, self._strict)
 
     def finish(self, wanted: "Wanted", reply: Reply) -> "bytes | Untransformed":
         """The second step: the answer, unless transforms have yet to run. Waits for nothing.
@@ -268,7 +290,7 @@ class FeatureServicer:
             CorruptRow: See `hotfeast.server.errors`.
         """
         plan = wanted.plan
-        seconds, nanos = self._clock.now()
+        seconds, nanos = wanted.now
         computed: bytes | None = None
         by_kernel: list[bytes | None] | None = None
         stored: bytes | None
@@ -286,7 +308,7 @@ class FeatureServicer:
             if plan.on_demand:
                 return Untransformed(wanted, stored, computed, by_kernel)
             answer = stored
-        self._show(wanted, answer)
+        self.show(wanted, answer)
         return answer
 
     def transform(self, answer: "Untransformed", time_left: float | None) -> bytes:
@@ -305,10 +327,10 @@ class FeatureServicer:
             )  # fmt: skip
         if wanted.verify and by_kernel is not None:
             self._runs.compare(wanted.plan, by_kernel, computed, response)
-        self._show(wanted, response)
+        self.show(wanted, response)
         return response
 
-    def _show(self, wanted: "Wanted", answer: bytes) -> None:
+    def show(self, wanted: "Wanted", answer: bytes) -> None:
         """Lets an answer be looked at by whoever wants to."""
         if wanted.sample is not None and self._tap is not None:
             self._tap.take(wanted.sample, answer)
@@ -323,6 +345,7 @@ class Wanted(NamedTuple):
         book: The plans of the moment.
         plan: The request's.
         batch: What is read.
+        now: The time that rows are aged against: seconds and nanoseconds since 1970 in UTC.
         verify: Whether transforms run both ways.
         sample: What the tap wants to know of the answer; None for most.
         side: The target of an alias that it goes to; None where no alias was asked for.
@@ -331,6 +354,7 @@ class Wanted(NamedTuple):
     book: PlanBook
     plan: ServingPlan
     batch: Batch
+    now: tuple[int, int]
     verify: bool
     sample: Any = None
     side: Side | None = None
