@@ -155,6 +155,8 @@ class Gateway:
             lambda context: ContextCaller(context).caller,
             self._metrics.collector if self._metrics is not None else None,
         )
+        if self._traffic.aliases is not None:
+            self._watch.prepare_with(self._traffic.aliases.prepare)
         servicer = FeatureServicer(
             self._watch, reader, self._modes, clock, strict, turns.turn, runs, tap,
             self._traffic.aliases, self._traffic.reads, settings.refuse_sunset,

@@ -69,8 +69,9 @@ class AliasWatch:
         self._tell = tell
         # Held while files are read or written and what they say is put in force.
         self._lock = threading.Lock()
-        # Held while routes are made; requests make them, too, when definitions have changed.
+        # Held while routes are made or changed.
         self._making = threading.Lock()
+        self._next: _Routes | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alias-watch", daemon=True)
         self._error = ""
@@ -97,10 +98,26 @@ class AliasWatch:
         """
         routes = self._routes
         if routes.book is not book:
-            with self._making:
-                routes = self._routes = self._routed(self._routes.stored, book)
+            routes = self._renewed(book)
         route = routes.table.get((request.selection_bytes, request.full_feature_names))
         return None if route is None else route.side(request)
+
+    def prepare(self, book: PlanBook) -> None:
+        """Makes the routes of plans that are about to go live, so that no request waits for it."""
+        with self._making:
+            self._next = self._routed(self._routes.stored, book)
+
+    def _renewed(self, book: PlanBook) -> "_Routes":
+        with self._making:
+            stored = self._routes.stored
+            if book.generation < self._routes.book.generation:
+                # Of a request that began before the definitions changed: the last of its kind.
+                return self._routed(stored, book)
+            ready, self._next = self._next, None
+            if ready is None or ready.book is not book or ready.stored is not stored:
+                ready = self._routed(stored, book)
+            self._routes = ready
+            return ready
 
     # ------------------------------------------------------------ changes
 
