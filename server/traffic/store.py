@@ -185,7 +185,10 @@ class AliasStore:
                     "record of changes; edit the file of aliases where it is made"
                 )
             record = _record(log)
-            aliases = self._read()
+            try:
+                aliases = self._read()
+            except AliasError as error:
+                raise not_servable(f"mend {self.path} first: {error}") from error
             if name in record.edited(aliases):
                 raise RequestFailure(
                     grpc.StatusCode.ABORTED,

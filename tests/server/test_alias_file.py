@@ -162,6 +162,14 @@ def test_a_change_beside_an_edit_that_nobody_has_seen_is_refused(store: AliasSto
     assert store.load(anything).record.revision("a") == 2
 
 
+def test_a_file_that_is_not_valid_is_not_written_over(store: AliasStore) -> None:
+    store.path.write_text("a: {v1: 99}\n")
+    with pytest.raises(RequestFailure, match="first: alias 'a': the shares") as failed:
+        store.set(alias("b", v2=100), None, ME, anything)
+    assert failed.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert store.path.read_text() == "a: {v1: 99}\n"
+
+
 def test_what_is_not_valid_changes_nothing(store: AliasStore) -> None:
     before = store.path.read_bytes(), store.log_path.read_bytes()
     with pytest.raises(AliasError):
