@@ -151,6 +151,8 @@ class Source:
     marks: Marks
     batch_source: str = ""
     """The source with the history of what is pushed or streamed; empty where there is none."""
+    fields: tuple[str, ...] = ()
+    """Names of the fields of a source of requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +268,7 @@ def _source(message: Any) -> Source:
         owner=message.owner,
         marks=_marks(tags),
         batch_source=message.batch_source.name if message.HasField("batch_source") else "",
+        fields=tuple(field.name for field in message.request_data_options.schema),
     )
 
 
