@@ -6,6 +6,7 @@ written.
 """
 
 import importlib
+import linecache
 import sys
 import tempfile
 import warnings
@@ -109,6 +110,8 @@ def load_repo_definitions(repo: Path) -> RepoDefinitions:
     for name in _imported:
         sys.modules.pop(name, None)
     _imported.clear()
+    # Feast keeps the text of functions, which Python remembers by the file's name.
+    linecache.clearcache()
     before = set(sys.modules)
     folder = repo.resolve()
     with imports_from(repo), _no_bytecode(), noted_places(folder) as places:

@@ -14,6 +14,7 @@ from hotfeast.server.lint.findings import Fault, Kind
 from hotfeast.server.lint.subject import Subject
 from hotfeast.server.monitoring.report.catalogue import View
 from hotfeast.server.monitoring.rules import duration
+from hotfeast.server.spans import span_words
 
 CADENCE_TAG = "cadence"
 """The tag of a view or data source that says how often it gets new rows."""
@@ -63,8 +64,8 @@ def short(subject: Subject) -> Iterator[Fault]:
                 Kind.view,
                 view.name,
                 "",
-                f"has a TTL of {span(view.ttl_seconds)} and gets rows {cadence.words}: its rows "
-                "are OUTSIDE_MAX_AGE before the next ones come",
+                f"has a TTL of {span_words(view.ttl_seconds)} and gets rows {cadence.words}: "
+                "its rows are OUTSIDE_MAX_AGE before the next ones come",
                 "set ttl to the cadence and the time that the source may be late",
             )
 
@@ -78,8 +79,8 @@ def long(subject: Subject) -> Iterator[Fault]:
                 Kind.view,
                 view.name,
                 "",
-                f"has a TTL of {span(view.ttl_seconds)} and gets rows {cadence.words}: rows are "
-                f"served as fresh after more than {factor:g} of them did not come",
+                f"has a TTL of {span_words(view.ttl_seconds)} and gets rows {cadence.words}: "
+                f"rows are served as fresh after more than {factor:g} of them did not come",
                 "shorten ttl to the cadence and the time that the source may be late",
             )
 
@@ -98,14 +99,6 @@ def cadences(subject: Subject) -> Iterator[Fault]:
                 f"has the tag {CADENCE_TAG}={text!r}, which says no cadence",
                 f"use {', '.join((*_WORDS, *sorted(_NO_CADENCE)))}, or a duration such as 6h",
             )
-
-
-def span(seconds: float) -> str:
-    """A time span in words, in the largest units that it has a whole number of."""
-    for unit, size in (("d", _DAY), ("h", 3600.0), ("m", 60.0)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
 
 
 def _seconds(text: str) -> float | None:
@@ -130,7 +123,7 @@ def _with_cadence(subject: Subject) -> Iterator[tuple[View, Cadence]]:
         if cadence is None and subject.data is not None and view.name in subject.data:
             source = subject.data[view.name]
             if source.cadence:
-                words = f"every {span(source.cadence)}, by the event times of {source.name}"
+                words = f"every {span_words(source.cadence)}, by the event times of {source.name}"
                 cadence = Cadence(source.cadence, words)
         if cadence is not None:
             yield view, cadence
@@ -147,5 +140,5 @@ def _tagged(subject: Subject, view: View) -> Cadence | None:
             tags.append((batch.name, batch.tags.get(CADENCE_TAG)))
     for name, text in tags:
         if text is not None and (seconds := _seconds(text)) is not None:
-            return Cadence(seconds, f"every {span(seconds)}, by the tag of {name}")
+            return Cadence(seconds, f"every {span_words(seconds)}, by the tag of {name}")
     return None

@@ -138,13 +138,14 @@ def test_nothing_else_is_found(result: LintResult) -> None:
 def test_findings_have_their_lines(result: LintResult, repo: Path) -> None:
     lines = (repo / "definitions.py").read_text().splitlines()
     for subject, text in {
-        "clashing": "return FeatureService(",
+        "clashing": "clashing = service(",
         "caller": "caller = Entity(",
         "sometimes": "sometimes = FileSource(",
         "cart:ip": 'Field(name="ip"',
         "slow": "@on_demand_feature_view(",
+        "people:email": 'number("email"',
         "unsaid:city": 'Field(name="city"',
-        "hasty": "return FeatureView(",
+        "hasty": "hasty = view(",
     }.items():
         (place,) = {f.place for f in result.findings if f.subject == subject}
         assert place is not None
