@@ -133,8 +133,14 @@ class _Pair:
     becomes: ViewDefinition
 
     def changes(self) -> Iterator[Change]:
+        for change in self._all():
+            # What nobody could read and nobody can is nobody's loss.
+            hidden = self.was.problem and self.becomes.problem
+            yield replace(change, severity=Severity.safe) if hidden else change
+
+    def _all(self) -> Iterator[Change]:
         yield from self._servable()
-        if not self.becomes.problem:
+        if not self.becomes.problem or self.was.problem:
             yield from self._storage()
         if self.was.problem and not self.was.features:
             # It could not be loaded, and what it was is not known.
@@ -182,7 +188,7 @@ class _Pair:
         if keys != keys_then:
             yield self._change(
                 Severity.breaking,
-                f"has the join keys {_key_words(self.becomes)} in place of {_key_words(self.was)}",
+                f"has the join keys {_key_words(self.new)} in place of {_key_words(self.old)}",
                 "stored rows are not found: NOT_FOUND until they are written by the new keys, "
                 "which requests have to send",
             )
@@ -438,8 +444,8 @@ def _keys(view: ViewDefinition) -> frozenset[tuple[str, int]]:
     return frozenset((key.name, key.value_type) for key in view.join_keys)
 
 
-def _key_words(view: ViewDefinition) -> str:
-    return ", ".join(sorted(key.name for key in view.join_keys)) or "none"
+def _key_words(view: View) -> str:
+    return ", ".join(sorted(f"{key.name} ({key.type})" for key in view.join_keys)) or "none"
 
 
 def _ttl_words(seconds: float) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from feast import FeatureStore
 from feast.repo_operations import apply_total_with_repo_instance
+from feast_versions import CLEARS_TTLS
 from processes import eventually
 from served import Served, serve, stop
 from typer.testing import CliRunner
@@ -41,6 +42,7 @@ from datetime import timedelta
 import pandas as pd
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource
 from feast import RequestSource, ValueType
+from feast.labeling.label_view import LabelView
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int32, Int64, String
 
@@ -74,6 +76,14 @@ hidden = FeatureView(
     schema=[Field(name="secret", dtype=String)],
     source=rows,
 )
+labels = LabelView(
+    name="labels",
+    entities=[user],
+    ttl=timedelta(days=2),
+    schema=[Field(name="label", dtype=String), Field(name="labeler", dtype=String)],
+    labeler_field="labeler",
+    source=PushSource(name="labelled", batch_source=rows),
+)
 cart = RequestSource(name="cart", schema=[Field(name="cart_value", dtype=Float64)])
 
 
@@ -99,6 +109,8 @@ LEVEL = '        Field(name="level", dtype=Int64, description="Level"),\n'
 VISITS = '[Field(name="visits", dtype=Int64, description="Visits", tags={"min": "0"})'
 FACTS = BASE[BASE.index("facts = FeatureView(") : BASE.index("hidden = FeatureView(")]
 SCORING = 'scoring = FeatureService(name="scoring", features=[stats[["visits", "spend"]]])\n'
+RENAMED_KEY = "has the join keys household_id (INT64) in place of user_id (INT64)"
+TYPED_KEY = "has the join keys user_id (STRING) in place of user_id (INT64)"
 Edit = tuple[tuple[str, str], ...]
 
 
@@ -183,7 +195,8 @@ EDITS: dict[str, tuple[Edit, list[tuple[str, str, str]]]] = {
     ),
     "no TTL": (
         ((FACTS, FACTS.replace("days=2", "days=0")),),
-        [("risky", "facts", "has a TTL of none in place of 2d")],
+        [("risky", "facts", "has a TTL of none in place of 2d"
+          + ("" if CLEARS_TTLS else ", by the files only"))],
     ),
     "view removed": (
         ((FACTS, ""), ('places = FeatureService(name="places", features=[facts])', "")),
@@ -204,8 +217,11 @@ EDITS: dict[str, tuple[Edit, list[tuple[str, str, str]]]] = {
     "join key": (
         (('join_keys=["user_id"]', 'join_keys=["household_id"]'),),
         [
-            ("breaking", "facts", "has the join keys household_id in place of user_id"),
-            ("breaking", "stats", "has the join keys household_id in place of user_id"),
+            ("breaking", "facts", RENAMED_KEY),
+            ("safe", "hidden", RENAMED_KEY),
+            ("risky", "labels",
+             f"{RENAMED_KEY}, by the files only"),
+            ("breaking", "stats", RENAMED_KEY),
             *(
                 ("breaking", service, f"join key {key} {what}")
                 for service in ("carts", "places", "scoring")
@@ -218,11 +234,18 @@ EDITS: dict[str, tuple[Edit, list[tuple[str, str, str]]]] = {
     "join key type": (
         (("value_type=ValueType.INT64", "value_type=ValueType.STRING"),),
         [
-            ("breaking", "facts", "has the join keys user_id in place of user_id"),
-            ("breaking", "stats", "has the join keys user_id in place of user_id"),
+            ("breaking", "facts", TYPED_KEY),
+            ("safe", "hidden", TYPED_KEY),
+            ("risky", "labels",
+             f"{TYPED_KEY}, by the files only"),
+            ("breaking", "stats", TYPED_KEY),
             *(("breaking", s, "join key user_id has another type") for s in
               ("carts", "places", "scoring")),
         ],
+    ),
+    "changed while offline": (
+        (('name="secret", dtype=String', 'name="secret", dtype=Int64'),),
+        [("safe", "hidden:secret", "has the type INT64 in place of STRING")],
     ),
     "offline": (
         ((FACTS, FACTS.replace("source=rows", "source=rows, online=False")),),
@@ -236,7 +259,7 @@ EDITS: dict[str, tuple[Edit, list[tuple[str, str, str]]]] = {
         [("safe", "hidden", "can be served")],
     ),
     "removed while offline": (
-        ((BASE[BASE.index("hidden =") : BASE.index("cart =")], ""),),
+        ((BASE[BASE.index("hidden =") : BASE.index("labels =")], ""),),
         [("safe", "hidden", "is removed")],
     ),
     "code": (
@@ -308,9 +331,13 @@ EDITS: dict[str, tuple[Edit, list[tuple[str, str, str]]]] = {
         [("risky", "facts", "has another source more")],
     ),
     "time of rows": (
-        (("timestamp_field=\"event_timestamp\"", "timestamp_field=\"at\""),),
-        [(*change, "has another timestamp_field") for change in (
-            ("risky", "facts"), ("risky", "stats"), ("risky", "hidden"))],
+        (('timestamp_field="event_timestamp"', 'timestamp_field="at"'),),
+        [
+            ("risky", "facts", "has another timestamp_field"),
+            ("risky", "stats", "has another timestamp_field"),
+            ("safe", "hidden", "has another timestamp_field"),
+            ("risky", "labels", "has another timestamp_field, by the files only"),
+        ],
     ),
     "service removed": (
         ((SCORING, ""),),
@@ -623,7 +650,7 @@ def test_a_gateway_says_who_reads(place: Place, tmp_path: Path) -> None:
         for finding in lint(place.repo, monitor_dir=folder).findings
         if finding.rule == "feature-unread"
     }
-    assert unread == {"share:cart_share"}
+    assert unread == {"share:cart_share", "labels:label", "labels:labeler"}
 
 
 def test_a_ttl_that_all_rows_are_past(place: Place, seen: Path) -> None:
