@@ -1,19 +1,21 @@
 """Personal data by name that no tag says is so.
 
 The tag `pii` decides: of a field, `true` or `false`; of a view, data source or entity, `true` for
-all of its fields. A view's `false` does not speak for a field whose name says otherwise.
+all of its fields. A view's `false` does not speak for a field whose name says otherwise. Numbers in
+a unit, such as a count of emails, and booleans are about such data, and are none.
 """
 
 from collections.abc import Iterator, Sequence
 
+from hotfeast.server.lint.conventions import UNITS
 from hotfeast.server.lint.findings import Fault, Kind
-from hotfeast.server.lint.subject import Subject, words_of
+from hotfeast.server.lint.subject import NUMERIC, Subject, words_of
 from hotfeast.server.monitoring.report.catalogue import Feature, Marks
 
 _PERSONAL = """
-email mail phone telephone mobile fax address street postcode postal zip zipcode birth birthday
+email mail phone telephone fax address street postcode postal zip zipcode birth birthday
 birthdate birthplace dob ip ipaddress ssn passport iban bic surname firstname lastname fullname
-forename nationality ethnicity religion gender license licence latitude longitude imei msisdn
+forename nationality ethnicity religion gender latitude longitude imei msisdn
 """
 _NAMED_BY = """
 first last full middle maiden family given user customer person contact holder client patient
@@ -24,6 +26,8 @@ PERSONAL = frozenset(_PERSONAL.split())
 
 # Before `name` they make it that of a person.
 _NAMED = frozenset(_NAMED_BY.split())
+# Words of units that a number which stands for somebody does not have.
+_MEASURES = UNITS - {"id", "index", "number", "num", "deg", "degrees", "year", "month", "day"}
 _TAG = "pii"
 
 
@@ -52,7 +56,7 @@ def _fields(
 ) -> Iterator[Fault]:
     for field in fields:
         word = _personal(field.name, words)
-        if word and not marks.pii and _TAG not in field.tags:
+        if word and not marks.pii and _TAG not in field.tags and not _is_measure(field):
             yield _fault(kind, owner, field.name, word, "has no tag 'pii'")
 
 
@@ -63,6 +67,12 @@ def _fault(kind: Kind, name: str, field: str, word: str, what: str) -> Fault:
         field,
         f"{what}, and by the word {word!r} it is personal data",
         "set its tag 'pii' to 'true', or to 'false' if it is not",
+    )
+
+
+def _is_measure(field: Feature) -> bool:
+    return field.type == "BOOL" or (
+        field.type in NUMERIC and bool(_MEASURES & set(words_of(field.name)))
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Array, Float32, Float64, Int32, Int64, String
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String
 
 SAID: dict[str, Any] = {"description": "What it is.", "owner": "team@example.com"}
 DAILY = {"cadence": "daily"}
@@ -76,6 +76,10 @@ people = view(
     number("first_name", String),
     number("home_address", String, pii="true"),
     number("product_name", String),
+    number("phone_number", Int64),
+    number("birth_year", Int64),
+    number("email_clicks_count_7d", Int64),
+    number("email_verified", Bool),
 )
 old = view(
     "old",

@@ -13,7 +13,7 @@ import market
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import FeatureView, OnDemandFeatureView
+from feast import FeatureStore, FeatureView, FileSource, OnDemandFeatureView
 from typer.testing import CliRunner
 
 from hotfeast.server.cli import app
@@ -22,10 +22,11 @@ from hotfeast.server.lint.findings import Severity
 from hotfeast.server.lint.linting import LintResult, fails, lint
 from hotfeast.server.lint.rules import RULES
 from hotfeast.server.lint.sarif import to_sarif
-from hotfeast.server.lint.sources import snapshot_cadence
+from hotfeast.server.lint.sources import read_sources, snapshot_cadence
 from hotfeast.server.lint.subject import words_of
 from hotfeast.server.monitoring.collector import Collector
 from hotfeast.server.monitoring.observed import Channel, FeatureColumn, Observation
+from hotfeast.server.repo_definitions import load_repo_definitions
 
 TODAY = date(2026, 6, 1)
 UNREAD = {("spend", "height"), ("people", "product_name")}
@@ -48,7 +49,14 @@ PLANTED = {
     "type-differs": {"typed:label"},
     "column-missing": {"typed:absent_usd"},
     "kernel-missing": {"slow"},
-    "pii-untagged": {"caller", "people:email", "people:first_name", "cart:ip"},
+    "pii-untagged": {
+        "caller",
+        "people:email",
+        "people:first_name",
+        "people:phone_number",
+        "people:birth_year",
+        "cart:ip",
+    },
     "feature-unread": {"spend:height", "people:product_name"},
     "deprecated-served": {"keeping"},
     "sunset-passed": {"old:gone_usd", "ended", "leaving"},
@@ -63,13 +71,17 @@ def write_rows(repo: Path) -> None:
         "spend_usd_7d", "score_usd", "height", "loyalty", "amount", "ratio", "replaced_usd",
         "gone_usd", "going_usd", "undated_usd", "ended_usd", "luck",
     ]  # fmt: skip
-    wholes = ["Visits_count_7d", "purchases", "big_count_7d", "orders"]
+    wholes = [
+        "Visits_count_7d", "purchases", "big_count_7d", "orders", "phone_number", "birth_year",
+        "email_clicks_count_7d",
+    ]  # fmt: skip
     texts = ["city", "label", "email", "first_name", "home_address", "product_name"]
     count = len(days) * 4
     columns: dict[str, pa.Array] = {
         "user_id": pa.array([1, 2, 3, 4] * len(days)),
         "event_timestamp": pa.array([day for day in days for _ in range(4)]),
         "visits_count_7d": pa.array([1] * count),
+        "email_verified": pa.array([True] * count),
         "small_count_7d": pa.array([1] * count, pa.int32()),
         "recent": pa.array([[1]] * count, pa.list_(pa.int64())),
         **{name: pa.array([1.5] * count) for name in names},
@@ -274,6 +286,20 @@ def test_a_source_that_is_not_there(repo: Path, tmp_path: Path) -> None:
     with pytest.raises(StartFailure, match=r"--data: source 'rows' of \w+ cannot be read"):
         lint(copy, data=True)
     assert lint(copy).findings
+
+
+class OtherSource(FileSource):  # type: ignore[misc]
+    """A source that only Feast's offline store is trusted with."""
+
+
+def test_a_source_through_feasts_offline_store(repo: Path) -> None:
+    store = FeatureStore(repo_path=str(repo))
+    view = load_repo_definitions(repo).views["paid"]
+    direct = read_sources(store, {"paid": view})
+    assert direct["paid"].cadence == 86400.0
+    assert direct["paid"].columns["paid_usd"].value_type == "DOUBLE"
+    view.batch_source.__class__ = OtherSource
+    assert read_sources(store, {"paid": view}) == direct
 
 
 def test_settings_of_the_repository(tmp_path: Path) -> None:
