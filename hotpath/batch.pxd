@@ -49,6 +49,39 @@ cdef struct Sought:
     bint known                # whether it was there, so that Redis need not be asked
     bint wanted               # whether it may be kept once Redis has answered
 
+# A stored row that cannot be sent; `feature` is an Outcome of `judge.pxd` where no feature of it is
+# what is wrong.
+cdef struct BadRow:
+    uint32_t view
+    uint32_t entity
+    int feature
+
+# What is known of a feature's column.
+cdef struct Column:
+    size_t size               # bytes of its values, tags and lengths included
+    bint uneven               # whether a status is not PRESENT
+
+# What has been made of the cells of a reply; see `judge.pyx`.
+cdef struct Judging:
+    int64_t now_seconds       # what rows are aged against
+    int64_t now_nanos
+    bint strict
+    bint early                # whether rows are judged as they arrive
+    uint32_t recipe           # the first entity that has not been looked at on arrival
+    uint32_t entity
+    size_t raw_first          # where the spans of that recipe's replies start
+    size_t entity_first       # how many entities the recipes before it have
+    uint8_t* statuses         # one per span of the reply
+    Column* columns           # one per feature
+    size_t* time_sizes        # for each view the bytes of its event timestamps
+    uint32_t* copies          # for each entity, recipe after recipe, the rows that ask for it
+    uint8_t* taken            # likewise, whether its rows have been judged
+    size_t zeroed             # bytes from the columns on that are zero at first
+    BadRow* bad_rows
+    uint32_t bad_count
+    bint counted              # whether `copies` are there
+    bint exhausted            # whether memory was wanting on arrival
+
 
 cdef class Batch:
     cdef readonly Plan plan
@@ -72,11 +105,13 @@ cdef class Batch:
     cdef bint seeking             # whether they are of the exchange that is under way
     cdef uint64_t sought_in       # the cache's generation then
     cdef int64_t sought_ns        # and when it was
+    cdef Judging* judging         # NULL until it begins
 
     cdef bind_columns(self)
     cdef int decode_column(self, uint32_t slot, uint32_t* bad_row, uint32_t* found) noexcept nogil
     cdef int find_entities(self) noexcept nogil
     cdef void ask_first(self) noexcept nogil
+    cdef void forget_judged(self) noexcept nogil
     cdef int ask_rest(self) noexcept nogil
     cdef int write_first(self) noexcept nogil
     cdef int ask_again(self, const uint8_t* wanted) noexcept nogil

@@ -218,6 +218,9 @@ cdef class Batch:
         free(self.second.chunks)
         free(self.again)
         free(self.sought)
+        if self.judging != NULL:
+            free(self.judging.bad_rows)
+            free(self.judging)
 
     cdef bind_columns(self):
         """Matches the request's columns to the plan's join keys, and counts the rows."""
@@ -439,6 +442,15 @@ cdef class Batch:
             self.asks[r].entity_count = self.lookups[r].entity_count
             self.asks[r].read_all = self.lookups[r].read_all
             self.asks[r].entities = NULL
+
+    cdef void forget_judged(self) noexcept nogil:
+        """Makes all rows ones that have not been judged. Only for batches with a `judging`."""
+        cdef Judging* judging = self.judging
+        memset(judging.columns, 0, judging.zeroed)
+        judging.recipe = judging.entity = 0
+        judging.raw_first = judging.entity_first = 0
+        judging.bad_count = 0
+        judging.counted = judging.exhausted = False
 
     cdef int ask_rest(self) noexcept nogil:
         """Leaves what a cache has out of the first commands. Returns 0, or -1 where there is no

@@ -277,6 +277,21 @@ cdef class Stream:
         self.write_waiting()
         self.connection.touch()
 
+    cdef int begin_message(self, bytes message) except -1:
+        """Sends a message of whose bytes none are known yet. No other may follow until `wrote` has
+        been told that all are."""
+        self.unwritten = PyBytes_GET_SIZE(message)
+        self.send_message(message)
+        return 0
+
+    cdef int wrote(self, size_t unwritten) except -1:
+        """Sends more of that message, all but `unwritten` bytes at its end."""
+        self.unwritten = unwritten
+        if not self.local_closed:
+            self.write_waiting()
+            self.connection.touch()
+        return 0
+
     def finish(self, int code, str message not None, metadata):
         """Ends the call with a gRPC status, once all messages are sent.
 
@@ -363,6 +378,10 @@ cdef class Stream:
         while self.outgoing:
             part = self.outgoing[0]
             size = PyBytes_GET_SIZE(part) - self.outgoing_at
+            if self.unwritten and len(self.outgoing) == 1:
+                size -= self.unwritten
+                if size == 0:
+                    return 0
             if size == 0:
                 self.outgoing.popleft()
                 self.outgoing_at = 0

@@ -11,6 +11,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from hotfeast.hotpath.batch cimport Batch, Outgoing
 from hotfeast.hotpath.cache cimport RowCache
+from hotfeast.hotpath.judge cimport judge_ready
 from hotfeast.hotpath.packed cimport ASK_AGAIN, SETTLE_NO_MEMORY, Settled, settle
 from hotfeast.hotpath.reply cimport (
     SCAN_BROKEN,
@@ -76,6 +77,7 @@ cdef Outcome receive_more(int fd, Batch batch, Reply reply, Transfer* transfer) 
         return BROKEN
     if state == SCAN_NO_MEMORY:
         return NO_MEMORY
+    judge_ready(batch, reply)
     if state == SCAN_MORE:
         while (
             transfer.chunk < out.chunk_count

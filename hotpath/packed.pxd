@@ -85,4 +85,7 @@ cdef enum:
     MARK_ROOM = 4
 
 
+cdef Settled settle_arrived(
+    Batch batch, Reply reply, uint32_t r, uint32_t e, size_t raw_first
+) noexcept nogil
 cdef Settled settle(Batch batch, Reply reply) noexcept nogil

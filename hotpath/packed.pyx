@@ -130,9 +130,10 @@ cdef Unpacked unpack(
 
 
 cdef Settled settle_row(
-    Batch batch, Reply reply, uint32_t v, const Span* raw, Span* cells
+    Batch batch, Reply reply, uint32_t v, const Span* raw, Span* cells, bint arriving
 ) noexcept nogil:
-    """Works out one row of a view from the first reply."""
+    """Works out one row of a view from the first reply. Of one that is `arriving`, ASK_AGAIN may
+    also mean that there is no room for its time yet, where the rest of the reply is to be."""
     cdef View* view = &batch.plan.views[v]
     cdef const Span* time = raw if view.packed else raw + view.feature_count
     cdef uint32_t number = 0
@@ -148,7 +149,7 @@ cdef Settled settle_row(
         return SETTLED
     mark = mark_of_span(reply, time)
     if not view.packed:
-        if mark == PACKED:
+        if mark == PACKED or (mark == DUAL and arriving):
             return ASK_AGAIN
         if cells != raw:
             copy_row(view, raw, cells)
@@ -200,6 +201,40 @@ cdef inline void note_unknown(Reply reply, uint32_t v, uint32_t number) noexcept
     reply.unknown_schema = number
 
 
+cdef Settled settle_arrived(
+    Batch batch, Reply reply, uint32_t r, uint32_t e, size_t raw_first
+) noexcept nogil:
+    """Makes cells of an entity's reply to the first commands, which ask for all entities, while
+    others are still to come. Returns SETTLED, or ASK_AGAIN where that must wait for `settle`.
+
+    Args:
+        r, e: The recipe and the entity.
+        raw_first: Where the spans of the recipe's replies start.
+    """
+    cdef Recipe* recipe = &batch.plan.recipes[r]
+    cdef View* view
+    cdef Span* cells
+    cdef const Span* raw
+    cdef uint32_t v
+    cdef bint apart = reply.wire != reply.spans
+    if not (batch.plan.packable or apart):
+        return SETTLED
+    for v in range(batch.plan.view_count):
+        view = &batch.plan.views[v]
+        if view.recipe != r or not (view.packable or apart):
+            continue
+        cells = reply.spans + batch.lookups[r].first_span + <size_t>e * recipe.field_count
+        cells += view.first_field
+        raw = cells
+        if apart:
+            raw = reply.wire + raw_first + <size_t>e * batch.asks[r].field_count + view.ask_field
+        if not view.packable:
+            copy_row(view, raw, cells)
+        elif settle_row(batch, reply, v, raw, cells, True) != SETTLED:
+            return ASK_AGAIN
+    return SETTLED
+
+
 cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
     cdef uint8_t* wanted = NULL
     cdef Recipe* recipe
@@ -211,6 +246,7 @@ cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
     cdef size_t raw_first = 0, entity_first = 0
     cdef uint32_t r, v, n, e, width
     cdef bint apart = reply.wire != reply.spans
+    cdef const uint8_t* taken = batch.judging.taken if batch.judging != NULL else NULL
     cdef Settled row
     for r in range(batch.plan.recipe_count):
         recipe = &batch.plan.recipes[r]
@@ -223,6 +259,8 @@ cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
                 continue
             for n in range(ask.entity_count):
                 e = n if ask.entities == NULL else ask.entities[n]
+                if taken != NULL and taken[entity_first + e]:
+                    continue
                 cells = reply.spans + lookup.first_span + <size_t>e * recipe.field_count
                 cells += view.first_field
                 raw = cells
@@ -231,7 +269,7 @@ cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
                 if not view.packable:
                     copy_row(view, raw, cells)
                     continue
-                row = settle_row(batch, reply, v, raw, cells)
+                row = settle_row(batch, reply, v, raw, cells, False)
                 if row == ASK_AGAIN and wanted == NULL:
                     wanted = <uint8_t*>calloc(batch.entity_total, 1)
                     if wanted == NULL:

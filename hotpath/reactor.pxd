@@ -25,6 +25,7 @@ cdef class Reactor:
     cdef readonly object at_once
     cdef public RowCache cache
     cdef public bint keeps_callers
+    cdef public size_t piece_size
     cdef int poller
     cdef int waker
     cdef object wake_pending

@@ -4,8 +4,9 @@ from typing import Any
 
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.cache import RowCache
-from hotfeast.hotpath.http2 import Connection
+from hotfeast.hotpath.http2 import Connection, Stream
 from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.splice import Response
 
 class LoopLane:
     """A connection to Redis that the loop reads with."""
@@ -27,6 +28,8 @@ class Reactor:
     """Rows that need not be asked for; None at first."""
     keeps_callers: bool
     """Whether streams are told who calls; not at first."""
+    piece_size: int
+    """Bytes of a large answer that are written before they are sent."""
 
     def __init__(self, at_once: Any, *args: Any, **kwargs: Any) -> None: ...
     @property
@@ -86,6 +89,13 @@ class Reactor:
         """Reads a batch over an idle connection; False where there is none.
 
         `done` is told the reply, which is gone when it returns, or the error.
+        """
+
+    def answer_in_pieces(self, stream: Stream, response: Response) -> bytes:
+        """Answers a unary call with a response, pieces of which are sent as they are written, so
+        that the client reads the first while the next are written.
+
+        Returns the response, all written, even where the client has gone.
         """
 
     def stop(self) -> None:

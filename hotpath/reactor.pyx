@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 
 from hotfeast.hotpath.batch cimport Batch
-from hotfeast.hotpath.http2 cimport Connection
+from hotfeast.hotpath.http2 cimport Connection, Stream
 from hotfeast.hotpath.link cimport (
     DONE,
     MSG_DONTWAIT,
@@ -31,6 +31,7 @@ from hotfeast.hotpath.link cimport (
     send_more,
 )
 from hotfeast.hotpath.packed cimport settle
+from hotfeast.hotpath.splice cimport Response
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -62,6 +63,9 @@ cdef extern from "<netinet/tcp.h>" nogil:
 cdef enum:
     MOST_EVENTS = 64
     READ_SIZE = 65536
+    # Bytes of an answer that are written before they are sent: with less the client has more to do
+    # for each piece than it gains by reading early.
+    PIECE_SIZE = 262144
     # Milliseconds between two looks at the deadlines of reads that are under way.
     DEADLINE_LOOKS = 2
     # Milliseconds before clients are accepted again when there were no descriptors left.
@@ -111,6 +115,7 @@ cdef class Reactor:
     Attributes:
         cache: Rows that need not be asked for; None at first.
         keeps_callers: Whether streams are told who calls; not at first.
+        piece_size: Bytes of a large answer that are written before they are sent.
     """
 
     def __cinit__(self, object at_once not None, *args, **kwargs):
@@ -126,6 +131,7 @@ cdef class Reactor:
         self.busy = []
         self.paused = []
         self.look_every = LOOKS
+        self.piece_size = PIECE_SIZE
         self.poller = epoll_create1(EPOLL_CLOEXEC)
         self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.poller < 0 or self.waker < 0:
@@ -277,6 +283,28 @@ cdef class Reactor:
             self.rewatch(lane.descriptor, EPOLLIN | EPOLLOUT)
         return True
 
+    def answer_in_pieces(self, Stream stream not None, Response response not None) -> bytes:
+        """Answers a unary call with a response, pieces of which are sent as they are written, so
+        that the client reads the first while the next are written.
+
+        Returns:
+            The response, all written, even where the client has gone.
+        """
+        cdef size_t size
+        cdef bint done
+        response.begin()
+        size = response.layout.size
+        stream.begin_message(response.data)
+        while True:
+            done = response.write_more(self.piece_size)
+            stream.wrote(size - response.ready())
+            if done:
+                break
+            self.flush(stream.connection)
+        assert response.ready() == size
+        stream.finish(0, "", ())
+        return response.data
+
     def touched(self, Connection connection not None) -> None:
         """A connection has something to send."""
         self.dirty.append(connection)
@@ -399,7 +427,7 @@ cdef class Reactor:
                 self.read_connection(connection)
             elif events & (EPOLLERR | EPOLLHUP):
                 return self.drop_connection(connection)
-            if events & EPOLLOUT and descriptor in self.watched:
+            if events & EPOLLOUT:
                 self.flush(connection)
             return 0
         if isinstance(what, LoopLane):
@@ -531,7 +559,8 @@ cdef class Reactor:
         cdef ssize_t count
         cdef bint waits
         connection.dirty = False
-        if connection.descriptor not in self.watched:
+        # The number may be another client's by now.
+        if self.watched.get(connection.descriptor) is not connection:
             return 0
         while connection.out_at < connection.out_size:
             count = send(
@@ -563,7 +592,7 @@ cdef class Reactor:
         self.rewatch(connection.descriptor, events)
 
     cdef int drop_connection(self, Connection connection) except -1:
-        if connection.descriptor in self.watched:
+        if self.watched.get(connection.descriptor) is connection:
             self.unwatch(connection.descriptor)
             close(connection.descriptor)
             self.client_count -= 1

@@ -75,6 +75,8 @@ cdef class Reply:
         cdef uint8_t* shrunk
         self.batch = batch
         batch.ask_first()
+        if batch.judging != NULL:
+            batch.forget_judged()
         self.received = self.scanned = 0
         self.error_at = self.error_size = 0
         self.unknown_view = -1

@@ -2,6 +2,12 @@ from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.kernel import Computation
 from hotfeast.hotpath.reply import Reply
 
+class Response:
+    """A response that is yet to be written, piece by piece."""
+
+    @property
+    def data(self) -> bytes: ...
+
 def build_response(
     batch: Batch, reply: Reply, now_seconds: int, now_nanos: int, strict: bool
 ) -> bytes:
@@ -9,6 +15,15 @@ def build_response(
 
     Raises CorruptRow where a stored value or row time is not what Feast writes, unless the request
     allows a partial response.
+    """
+
+def begin_response(
+    batch: Batch, reply: Reply, now_seconds: int, now_nanos: int, strict: bool
+) -> Response:
+    """A response that is yet to be written, for the reactor to send piece by piece. The reply must
+    not be used for anything else until then.
+
+    Raises as `build_response`.
     """
 
 def build_computed(

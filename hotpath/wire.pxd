@@ -152,6 +152,11 @@ cdef inline int varint_size(uint64_t value) noexcept nogil:
     return size
 
 
+cdef inline size_t field_size(size_t payload) noexcept nogil:
+    """Bytes of a length-delimited field with a one-byte tag."""
+    return 1 + varint_size(payload) + payload
+
+
 cdef inline uint8_t* put_varint(uint8_t* at, uint64_t value) noexcept nogil:
     """Writes `value` as a varint and returns the byte after it. The caller has made room."""
     while value >= 0x80:

@@ -27,6 +27,7 @@ from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Stream, Unreadable
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.splice import Response
 from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure, failure_of
 from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
 from hotfeast.server.redis_io import Lanes
@@ -51,9 +52,10 @@ _NOT_METADATA = {
 CHECK = b"/grpc.health.v1.Health/Check"
 WATCH = b"/grpc.health.v1.Health/Watch"
 # What is worked on in a thread, since others would wait for it for a millisecond: bytes of a
-# request, and cells of an answer.
+# request, and cells of an answer. Most of what is done for a cell is done as it arrives, so that
+# others have their turn in between.
 _LARGE_REQUEST = 65536
-_MANY_CELLS = 40000
+_MANY_CELLS = 100000
 # Bytes of a compressed question about health, which has a name in it.
 _LARGEST_QUESTION = 1024
 # Connections to Redis that are opened at once: each takes a thread that requests may need.
@@ -340,12 +342,15 @@ class NativeServer(Reactor):
             if reply.unknown is not None:
                 self._threads.submit(self._read_in_thread, stream, message, began)
                 return
-            answer = self._servicer.finish(wanted, reply)
+            answer = self._servicer.finish_in_pieces(wanted, reply)
         except Exception as failure:
             self._fail(stream, failure, began)
             return
         if isinstance(answer, bytes):
             self._succeed(stream, answer, began)
+        elif isinstance(answer, Response):
+            self.answer_in_pieces(stream, answer)
+            self._over(stream, grpc.StatusCode.OK, began)
         else:
             self._threads.submit(
                 self._in_thread, stream, began, partial(self._servicer.transform, answer)

@@ -14,9 +14,10 @@ from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.errors import InvalidRequest
+from hotfeast.hotpath.judge import judge_early
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
-from hotfeast.hotpath.splice import build_computed, build_response
+from hotfeast.hotpath.splice import Response, begin_response, build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
 from hotfeast.server.errors import failure_of, invalid
@@ -46,6 +47,9 @@ FEAST_FEATURE_SERVER = GRPC_SERVER_FILE.services_by_name["GrpcFeatureServer"].fu
 
 SERVICE_NAMES = (FEATURE_SERVING, PUSH, FEAST_SERVING_SERVICE, FEAST_FEATURE_SERVER)
 """Every service that is served, by its full name."""
+
+# Cells from which an answer is sent in pieces: a third of a millisecond of work.
+_PIECES_FROM = 10000
 
 
 class Caller(Protocol):
@@ -194,9 +198,26 @@ class FeatureServicer:
         batch = self._reader.batch(plan.compiled, request)
         if plan.compiled.probe_due:
             self._modes.sample(batch)
+        now = self._clock.now()
+        if self._strict:
+            judge_early(batch, *now)
         verify = plan.computation is not None and self._runs.is_sampled()
         sample = None if self._tap is None else self._tap.choose(plan, request, caller)
-        return Wanted(book, plan, batch, verify, sample)
+        return Wanted(book, plan, batch, now, verify, sample)
+
+    def finish_in_pieces(
+        self, wanted: "Wanted", reply: Reply
+    ) -> "bytes | Response | Untransformed":
+        """As `finish`, for a caller that can send an answer while it is written: a large one that
+        nothing else is done with is returned unwritten. The reply is used up when it is written.
+        """
+        if (
+            wanted.batch.cell_count < _PIECES_FROM
+            or wanted.plan.on_demand
+            or wanted.sample is not None
+        ):
+            return self.finish(wanted, reply)
+        return begin_response(wanted.batch, reply, *wanted.now, self._strict)
 
     def finish(self, wanted: "Wanted", reply: Reply) -> "bytes | Untransformed":
         """The second step: the answer, unless transforms have yet to run. Waits for nothing.
@@ -209,7 +230,7 @@ class FeatureServicer:
             CorruptRow: See `hotfeast.server.errors`.
         """
         plan = wanted.plan
-        seconds, nanos = self._clock.now()
+        seconds, nanos = wanted.now
         computed: bytes | None = None
         by_kernel: list[bytes | None] | None = None
         stored: bytes | None
@@ -259,6 +280,7 @@ class Wanted(NamedTuple):
         book: The plans of the moment.
         plan: The request's.
         batch: What is read.
+        now: The time that rows are aged against: seconds and nanoseconds since 1970 in UTC.
         verify: Whether transforms run both ways.
         sample: What the tap wants to know of the answer; None for most.
     """
@@ -266,6 +288,7 @@ class Wanted(NamedTuple):
     book: PlanBook
     plan: ServingPlan
     batch: Batch
+    now: tuple[int, int]
     verify: bool
     sample: Any = None
 

@@ -22,6 +22,7 @@ from hotfeast.hotpath.definition import (
     ReadDefinition,
     ViewRead,
 )
+from hotfeast.hotpath.judge import judge_early
 from hotfeast.hotpath.packed import layout_of
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.request import Request
@@ -107,6 +108,8 @@ def answers(
     )
     message.allow_partial_response = partial
     batch = Batch(plan, Request(message.SerializeToString()))
+    # As the gateway does it.
+    judge_early(batch, 0, 0)
     reader = RedisReader(lanes, 30)
     lane = reader.read(batch, None)
     try:

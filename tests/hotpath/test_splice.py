@@ -1,5 +1,6 @@
 """Responses against a model that is written with protobuf's classes and knows only the rules."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.definition import JoinKey, KeyRecipe, ReadDefinition, ViewRead
 from hotfeast.hotpath.errors import CorruptRow
+from hotfeast.hotpath.judge import judge_arrived, judge_early
 from hotfeast.hotpath.plan import DUMMY_JOIN_KEY, Plan
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
@@ -42,6 +44,8 @@ NOT_FOUND, OUTSIDE_MAX_AGE = serving_pb2.NOT_FOUND, serving_pb2.OUTSIDE_MAX_AGE
 INVALID = serving_pb2.INVALID
 
 NOW = (1_750_000_000, 500_000_000)
+ARRIVALS = (7, 61, 1 << 20)
+"""How many bytes of a reply come at a time."""
 TTL = 3600
 
 Columns = Mapping[str, Sequence[Any]]
@@ -107,14 +111,35 @@ class Case:
         batch, reply = self.read()
         return build_response(batch, reply, *self.now, strict)
 
+    def respond_on_arrival(self, step: int) -> bytes:
+        """Has the rows judged as they arrive, `step` bytes at a time."""
+        batch = Batch(Plan(self.definition), Request(self.request()))
+        judge_early(batch, *self.now)
+        reply = Reply()
+        reply.start(batch)
+        replies = answer(batch.command_bytes, self.store)
+        judged = [0]
+        for at in range(0, len(replies) or 1, step):
+            reply.feed(replies[at : at + step])
+            judged.append(judge_arrived(batch, reply))
+        assert judged == sorted(judged)
+        assert judged[-1] == sum(batch.entity_counts)
+        return build_response(batch, reply, *self.now, True)
+
     def check(self) -> None:
         for strict in (True, False):
             expected = self.model(strict)
             if expected.metadata.row_errors and not self.partial:
-                with pytest.raises(CorruptRow):
+                with pytest.raises(CorruptRow) as error:
                     self.respond(strict)
+                for step in ARRIVALS if strict else ():
+                    with pytest.raises(CorruptRow, match=f"^{re.escape(str(error.value))}$"):
+                        self.respond_on_arrival(step)
             else:
-                assert_same(self.respond(strict), expected)
+                response = self.respond(strict)
+                assert_same(response, expected)
+                for step in ARRIVALS if strict else ():
+                    assert self.respond_on_arrival(step) == response
 
     # ------------------------------------------------------------ the model
 
@@ -665,3 +690,38 @@ def test_a_reply_of_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match="complete replies to this batch"):
         build_response(batch, incomplete, *NOW, True)
     assert build_response(batch, reply, *NOW, True)
+
+
+def test_rows_are_judged_once_and_in_one_way() -> None:
+    case = one_view_case(1)
+    case.put(case.definition.views[0], 0, timestamp(NOW[0]), text(3), text(3))
+    batch, reply = case.read()
+    with pytest.raises(ValueError, match="no batch of judge_early"):
+        judge_arrived(batch, reply)
+    judge_early(batch, *NOW)
+    for now, strict in (((NOW[0], 0), True), ((0, NOW[1]), True), (NOW, False)):
+        with pytest.raises(ValueError, match="judged on arrival, in another way"):
+            build_response(batch, reply, *now, strict)
+    assert judge_arrived(batch, reply) == 1
+    with pytest.raises(ValueError, match="no batch of judge_early"):
+        judge_arrived(case.read()[0], reply)
+    assert build_response(batch, reply, *NOW, True) == case.respond(True)
+
+
+def test_a_batch_can_be_read_again_after_half_a_reply() -> None:
+    """A connection may die in the middle."""
+    case = one_view_case(1, 2, 3, ttl=TTL)
+    (view,) = case.definition.views
+    for row, age in enumerate((0, TTL + 1, 0)):
+        case.put(view, row, aged(age), text(row + 1), text(3))
+    batch = Batch(Plan(case.definition), Request(case.request()))
+    judge_early(batch, *NOW)
+    replies = answer(batch.command_bytes, case.store)
+    for size in range(len(replies)):
+        reply = Reply()
+        reply.start(batch)
+        assert not reply.feed(replies[:size])
+        judge_arrived(batch, reply)
+    reply.start(batch)
+    assert reply.feed(replies)
+    assert build_response(batch, reply, *NOW, True) == case.respond(True)

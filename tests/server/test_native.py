@@ -377,6 +377,54 @@ def test_redis_that_starts_again(faulty: tuple[Served, LocalRedis]) -> None:
         assert [each.result() for each in waiting] == expected.messages * 20
 
 
+# ---------------------------------------------------------------- answers in pieces
+
+
+@pytest.fixture
+def in_pieces(strict: Served) -> Iterator[Served]:
+    """The gateway with answers cut as finely as can be: a piece for each view."""
+    native = strict.gateway._native
+    assert native is not None
+    whole, native.piece_size = native.piece_size, 1
+    yield strict
+    native.piece_size = whole
+
+
+MANY = read_request(
+    "everything",
+    {
+        "user_id": ("int64_val", list(range(1500))),
+        "sku": ("string_val", [f"sku-{i % 3}" for i in range(1500)]),
+    },
+)
+
+
+@pytest.mark.parametrize("window", [None, 1000])
+def test_large_answers_in_pieces(window: int | None, in_pieces: Served, behind: Served) -> None:
+    expected = call(behind.channel, READ, MANY)
+    options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", -1)]
+    if window is not None:
+        options += [("grpc.http2.lookahead_bytes", window), ("grpc.http2.bdp_probe", 0)]
+    with grpc.insecure_channel(in_pieces.address, options) as channel:
+        waiting = [begin(channel, READ, MANY, 20) for _ in range(20)]
+        assert {each.result() for each in waiting} == set(expected.messages)
+        assert call(channel, READ, MANY) == expected
+
+
+def test_client_that_goes_away_while_an_answer_is_written(in_pieces: Served) -> None:
+    before = len(connections(in_pieces))
+    for _ in range(10):
+        with grpc.insecure_channel(
+            in_pieces.address, [("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
+            waiting = [begin(channel, READ, MANY, 20) for _ in range(20)]
+            waiting[0].result()
+            for each in waiting[1::2]:
+                each.cancel()
+    eventually(lambda: len(connections(in_pieces)) <= before)
+    assert call(in_pieces.channel, READ, USERS).code == grpc.StatusCode.OK
+
+
 # ---------------------------------------------------------------- clients
 
 
