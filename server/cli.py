@@ -230,6 +230,10 @@ def serve(
         Path | None,
         typer.Option(help="Alert rules in YAML, with --monitor; the repository's unless given."),
     ] = None,
+    alert_interval: Annotated[
+        float,
+        typer.Option(min=1.0, help="Seconds between two evaluations of alert rules and drift."),
+    ] = 60.0,
     profiles: Annotated[
         Path | None,
         typer.Option(help="Folder of profiles, with --monitor; beside the registry unless given."),
@@ -317,7 +321,9 @@ def serve(
             keepalive_answer=keepalive_timeout,
         ),
         metrics=metrics_address,
-        monitor=MonitorSettings(monitor_dir, monitor_rate, monitor_window, alert_rules, profiles)
+        monitor=MonitorSettings(
+            monitor_dir, monitor_rate, monitor_window, alert_rules, profiles, alert_interval
+        )
         if monitor
         else None,
         feature_log=FeatureLogSettings(
