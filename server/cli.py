@@ -12,7 +12,7 @@ try:
 except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
-from hotfeast.server import cli_alerts, cli_audit, cli_monitor, cli_profile
+from hotfeast.server import cli_alerts, cli_audit, cli_diff, cli_lint, cli_monitor, cli_profile
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
@@ -23,6 +23,8 @@ app.add_typer(cli_monitor.app, name="monitor")
 app.add_typer(cli_profile.app, name="profile")
 app.add_typer(cli_alerts.app, name="alerts")
 app.command()(cli_audit.audit)
+app.command()(cli_lint.lint)
+app.command()(cli_diff.diff)
 
 
 class TransformsFrom(StrEnum):
