@@ -120,6 +120,8 @@ class Source(Described):
     """Such as `file`, `push`, `kafka` or `request`."""
     batch_source: str = ""
     """The source with the history of what is pushed or streamed; empty where there is none."""
+    fields: tuple[str, ...] = ()
+    """Names of the fields of a source of requests."""
 
 
 @dataclass(frozen=True, slots=True)

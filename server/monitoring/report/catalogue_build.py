@@ -149,6 +149,7 @@ def _source(message: Any) -> Source:
     return Source(
         kind=kind.removeprefix("batch_").removeprefix("stream_").removesuffix("_source"),
         batch_source=message.batch_source.name if message.HasField("batch_source") else "",
+        fields=tuple(field.name for field in message.request_data_options.schema),
         **_described(message),
     )
 
@@ -181,7 +182,8 @@ def _view(kind: str, message: Any, versions: list[int]) -> View:
     requests = [s for s in _sources(spec) if s.WhichOneof("options") == "request_data_options"]
     ends = [
         interval.end_time.ToMicroseconds() / 1e6
-        for interval in ([] if on_demand else meta.materialization_intervals)
+        # On-demand views have none, and label views neither these nor versions.
+        for interval in getattr(meta, "materialization_intervals", ())
     ]
     return View(
         kind=kind,
@@ -193,7 +195,7 @@ def _view(kind: str, message: Any, versions: list[int]) -> View:
         ),
         features=tuple(_feature(f, marks) for f in spec.features),
         ttl_seconds=0 if on_demand else spec.ttl.ToMicroseconds() / 1e6,
-        version=meta.current_version_number,
+        version=getattr(meta, "current_version_number", 0),
         versions=tuple(sorted(versions)),
         problem=_problem(spec, meta, on_demand),
         materialized_until=max(ends, default=None),
