@@ -100,6 +100,13 @@ def serve(
         typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    cpus: Annotated[
+        str | None,
+        typer.Option(
+            help="CPUs that workers stay on, each on one of them in turn, such as 1 or 2-5,7; the "
+            "system's choice unless given."
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Requests that each worker works on at once.")
     ] = 16,
@@ -267,6 +274,10 @@ def serve(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--metrics") from error
     try:
+        cpu_list = parse_cpus(cpus) if cpus is not None else ()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--cpus") from error
+    try:
         clock = parse_time(as_of) if as_of is not None else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--as-of") from error
@@ -299,6 +310,7 @@ def serve(
         push_future_limit=push_future_limit,
         drain=drain,
         as_of=clock,
+        cpus=cpu_list,
         status_mode=status_mode.value,
         server=server.value,
         transforms=transforms.value,
