@@ -1,7 +1,8 @@
 """Seconds of CPU that processes take meanwhile: what a rate is bound by where all share the cores."""
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psutil
@@ -17,10 +18,25 @@ def listener(port: int) -> psutil.Process:
         RuntimeError: There is none.
     """
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-            if connection.pid is not None:
-                return psutil.Process(connection.pid)
+        if connection.status != psutil.CONN_LISTEN or not connection.laddr:
+            continue
+        if connection.laddr.port == port and connection.pid is not None:
+            return psutil.Process(connection.pid)
     raise RuntimeError(f"no process of ours listens on port {port}")
+
+
+@contextmanager
+def staying_on(process: psutil.Process, cpus: Sequence[int]) -> Iterator[None]:
+    """Keeps all threads of a process on some CPUs for a while."""
+    threads = [psutil.Process(thread.id) for thread in process.threads()]
+    before = process.cpu_affinity()
+    for thread in threads:
+        thread.cpu_affinity(list(cpus))
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.cpu_affinity(before)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The command line: `hotfeast serve`, `plan`, `materialize(-incremental)` and `repack`."""
 
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -77,6 +78,30 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r} must have the form HOST:PORT, for example 127.0.0.1:6570")
     return host, int(port)
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """Numbers of CPUs from a list as taskset takes it, such as 1 or 2-5,7.
+
+    Raises:
+        ValueError: It is none, or one of them cannot be used here.
+    """
+    # Only Linux has it.
+    usable = getattr(os, "sched_getaffinity", lambda _: set[int]())(0)
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{text!r} is no list of CPUs such as 1 or 2-5,7")
+        cpus += range(int(first), int(last or first) + 1)
+    if unusable := sorted(set(cpus) - usable):
+        raise ValueError(
+            f"CPU {unusable[0]} cannot be used here; those that can are "
+            f"{', '.join(map(str, sorted(usable))) or 'not known on this system'}"
+        )
+    if not cpus:
+        raise ValueError(f"{text!r} names no CPU")
+    return tuple(cpus)
 
 
 def parse_time(text: str) -> datetime:
