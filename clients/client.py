@@ -137,6 +137,7 @@ class FeatureClient:
         full_feature_names: bool = False,
         include_stale_values: bool = False,
         allow_partial_response: bool = False,
+        request_id: str | None = None,
         timeout: float | None = None,
     ) -> OnlineFeatures:
         """Reads features.
@@ -149,6 +150,8 @@ class FeatureClient:
             include_stale_values: Send the values of rows that are OUTSIDE_MAX_AGE too.
             allow_partial_response: Answer although stored rows are corrupt; their cells are
                 INVALID, and the answer's `row_errors` says why.
+            request_id: Identifies the request where features are logged, for a join with labels;
+                printable ASCII, sent as `x-request-id`. The gateway makes one if None.
             timeout: Seconds that this call may take; the client's if None.
 
         Raises:
@@ -168,7 +171,8 @@ class FeatureClient:
             request.entities[name].CopyFrom(column(name, values))
         for name, values in (request_context or {}).items():
             request.request_context[name].CopyFrom(column(name, values))
-        return OnlineFeatures(self._call(self._stub.GetOnlineFeatures, request, timeout))
+        metadata = None if request_id is None else (("x-request-id", request_id),)
+        return OnlineFeatures(self._call(self._stub.GetOnlineFeatures, request, timeout, metadata))
 
     def push(
         self,
@@ -282,9 +286,16 @@ class FeatureClient:
     ) -> None:
         self.close()
 
-    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+    def _call(
+        self,
+        method: Any,
+        request: Any,
+        timeout: float | None,
+        metadata: tuple[tuple[str, str], ...] | None = None,
+    ) -> Any:
+        seconds = self._timeout if timeout is None else timeout
         try:
-            return method(request, timeout=self._timeout if timeout is None else timeout)
+            return method(request, timeout=seconds, metadata=metadata)
         except grpc.RpcError as error:
             raise HotfeastError(error.code(), error.details() or "") from None
 

@@ -1,5 +1,12 @@
 """Owners, tags, cadences and TTLs that every definition of this repository shares.
 
+`hotfeast lint` holds the definitions to what is said here:
+
+- Everything has a description and an owner; fields, the unit of their values as the tag `unit`.
+- The name of a field with a window ends in it (`_30d`), and its tag `window` says the same. What is
+  computed for a request has no tags, so its name says the unit, too (`discount_missing_usd`).
+- The tag `cadence` says how often a source gets rows.
+
 A view's TTL is its cadence plus one day. A snapshot therefore stays servable when the next
 one is up to a day late, and an entity that has dropped out of a view (a product nobody
 bought in 30 days) becomes stale one day after the first snapshot that leaves it out.

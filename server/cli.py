@@ -13,7 +13,7 @@ try:
 except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
-from hotfeast.server import cli_alerts, cli_audit, cli_monitor, cli_profile
+from hotfeast.server import cli_alerts, cli_audit, cli_diff, cli_lint, cli_monitor, cli_profile
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
@@ -24,6 +24,8 @@ app.add_typer(cli_monitor.app, name="monitor")
 app.add_typer(cli_profile.app, name="profile")
 app.add_typer(cli_alerts.app, name="alerts")
 app.command()(cli_audit.audit)
+app.command()(cli_lint.lint)
+app.command()(cli_diff.diff)
 
 
 class TransformsFrom(StrEnum):
@@ -260,6 +262,10 @@ def serve(
         Path | None,
         typer.Option(help="Alert rules in YAML, with --monitor; the repository's unless given."),
     ] = None,
+    alert_interval: Annotated[
+        float,
+        typer.Option(min=1.0, help="Seconds between two evaluations of alert rules and drift."),
+    ] = 60.0,
     profiles: Annotated[
         Path | None,
         typer.Option(help="Folder of profiles, with --monitor; beside the registry unless given."),
@@ -352,7 +358,9 @@ def serve(
             keepalive_answer=keepalive_timeout,
         ),
         metrics=metrics_address,
-        monitor=MonitorSettings(monitor_dir, monitor_rate, monitor_window, alert_rules, profiles)
+        monitor=MonitorSettings(
+            monitor_dir, monitor_rate, monitor_window, alert_rules, profiles, alert_interval
+        )
         if monitor
         else None,
         feature_log=FeatureLogSettings(

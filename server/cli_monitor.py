@@ -47,6 +47,16 @@ MonitorDirOption = Annotated[
     Path | None,
     typer.Option(help="What a gateway has seen: the folder of its --monitor-dir."),
 ]
+SampleOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Read so many stored entities of each view from Redis."),
+]
+RedisOption = Annotated[
+    str | None,
+    typer.Option(
+        help="redis://, rediss:// or unix:// URL for --sample, instead of the repository's."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +64,23 @@ class _Asked:
     repo: Path
     monitor_dir: Path | None
     logged: Path | None
+    sample: int | None
+    redis: str | None
     reference: Path | None
     profiles: Path | None
     as_of: str | None
+    views: tuple[str, ...] = ()
     show_pii: bool = False
+
+    @property
+    def sources(self) -> list[str]:
+        """The options that say where figures are taken from."""
+        given = {
+            "--monitor-dir": self.monitor_dir,
+            "--logged": self.logged,
+            "--sample": self.sample,
+        }
+        return [name for name, value in given.items() if value is not None]
 
 
 @app.command()
@@ -66,6 +89,8 @@ def report(
     repo: RepoOption = Path("."),
     monitor_dir: MonitorDirOption = None,
     logged: LoggedOption = None,
+    sample: SampleOption = None,
+    redis: RedisOption = None,
     reference: ReferenceOption = None,
     profiles: ProfilesOption = None,
     as_of: AsOfOption = None,
@@ -75,7 +100,7 @@ def report(
 ) -> None:
     """Writes the report as one HTML file, which needs nothing else to be read.
 
-    Without --monitor-dir or --logged it is the catalogue alone.
+    Without --monitor-dir, --logged or --sample it is the catalogue alone.
 
     Exit codes: 0, and 2 if something cannot be read or written.
     """
@@ -85,7 +110,10 @@ def report(
 
     try:
         catalogue, evidence = _gather(
-            _Asked(repo, monitor_dir, logged, reference, profiles, as_of, show_pii)
+            _Asked(
+                *(repo, monitor_dir, logged, sample, redis, reference, profiles, as_of),
+                show_pii=show_pii,
+            )
         )
         made = build_report(catalogue, evidence)
         page = render_page(made, all_details(catalogue, evidence))
@@ -104,6 +132,8 @@ def show(
     repo: RepoOption = Path("."),
     monitor_dir: MonitorDirOption = None,
     logged: LoggedOption = None,
+    sample: SampleOption = None,
+    redis: RedisOption = None,
     reference: ReferenceOption = None,
     profiles: ProfilesOption = None,
     as_of: AsOfOption = None,
@@ -121,12 +151,13 @@ def show(
 
     console, _ = consoles()
     try:
-        if monitor_dir is None and logged is None:
-            raise StartFailure("say what to show: --monitor-dir or --logged")
-        catalogue, evidence = _gather(_Asked(repo, monitor_dir, logged, reference, profiles, as_of))
-        unknown = set(view or ()) - catalogue.views.keys()
-        if unknown:
-            raise StartFailure(f"--view: there is no feature view {min(unknown)!r}")
+        asked = _Asked(
+            *(repo, monitor_dir, logged, sample, redis, reference, profiles, as_of),
+            views=tuple(view or ()),
+        )
+        if not asked.sources:
+            raise StartFailure("say what to show: --monitor-dir, --logged or --sample")
+        catalogue, evidence = _gather(asked)
         console.print(_table(build_report(catalogue, evidence), view or []))
     except StartFailure as failure:
         typer.echo(f"hotfeast: {failure}", err=True)
@@ -143,14 +174,17 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
     from hotfeast.server.gateway import open_repository
     from hotfeast.server.monitoring.report import evidence as sources
     from hotfeast.server.monitoring.report.build import Evidence
-    from hotfeast.server.monitoring.report.catalogue import open_catalogue
+    from hotfeast.server.monitoring.report.catalogue import ON_DEMAND, open_catalogue
     from hotfeast.server.monitoring.report.figures import Seen
     from hotfeast.server.monitoring.report.gateway_reports import gather
+    from hotfeast.server.monitoring.report.stored import sample_stored
     from hotfeast.server.monitoring.statistics import FeatureStatistics
     from hotfeast.server.monitoring.windows import FeatureKey
 
-    if asked.monitor_dir is not None and asked.logged is not None:
-        raise StartFailure("--monitor-dir and --logged exclude each other")
+    if len(asked.sources) > 1:
+        raise StartFailure(f"{asked.sources[0]} and {asked.sources[1]} exclude each other")
+    if asked.redis is not None and asked.sample is None:
+        raise StartFailure("--redis is for --sample, which says how many entities to read")
     if asked.monitor_dir is not None and not asked.monitor_dir.is_dir():
         raise StartFailure(f"--monitor-dir: there is no folder {asked.monitor_dir}")
     store = open_repository(asked.repo)
@@ -158,6 +192,11 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
         catalogue = open_catalogue(asked.repo)()
     except Exception as error:
         raise StartFailure(f"the registry of {asked.repo} cannot be read: {error}") from error
+    for name in asked.views:
+        if name not in catalogue.views:
+            raise StartFailure(f"--view: there is no feature view {name!r}")
+        if asked.sample is not None and catalogue.views[name].kind == ON_DEMAND:
+            raise StartFailure(f"--view: {name!r} is on demand; --sample leaves such views out")
     names = sources.Names(catalogue)
     references: Mapping[tuple[str, str], FeatureStatistics] = {}
     if asked.reference is not None:
@@ -168,17 +207,21 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
     now, words = time.time(), "Definitions only"
     seen: dict[FeatureKey, Seen] = {}
     if asked.logged is not None:
-        logged, latest = sources.read_logged(asked.logged, names)
-        seen = {
-            key: each._replace(
-                reference=references.get((key.view, key.feature)), reference_name=reference_name
-            )
-            for key, each in logged.items()
-        }
+        seen, latest = sources.read_logged(asked.logged, names)
         now = latest or now
         words = f"Logged features: {asked.logged.name}"
     if asked.as_of is not None:
         now = _time(asked.as_of).timestamp()
+    if asked.sample is not None:
+        at = datetime.fromtimestamp(now, UTC)
+        seen = sample_stored(store, asked.sample, at, asked.views, asked.redis)
+        words = f"What is stored of up to {asked.sample:,} entities of each view"
+    seen = {
+        key: each._replace(
+            reference=references.get((key.view, key.feature)), reference_name=reference_name
+        )
+        for key, each in seen.items()
+    }
     if asked.monitor_dir is not None:
         return catalogue, gather(
             asked.monitor_dir, references, reference_name, now, show_pii=asked.show_pii

@@ -28,14 +28,18 @@ try:
         FeatureService,
         FeatureStore,
         FeatureView,
+        Field,
         FileSource,
         OnDemandFeatureView,
+        Project,
         PushSource,
         RepoConfig,
         StreamFeatureView,
         utils,
     )
+    from feast.base_feature_view import BaseFeatureView
     from feast.data_format import ParquetFormat
+    from feast.data_source import DataSource
     from feast.errors import FeastObjectNotFoundException
     from feast.feature_logging import FeatureServiceLoggingSource
     from feast.feature_view import DUMMY_ENTITY_NAME, FeatureViewState
@@ -47,6 +51,7 @@ try:
     from feast.infra.registry import sql as sql_registry
     from feast.infra.registry.file import FileRegistryStore
     from feast.infra.registry.registry import (
+        Registry,
         get_registry_store_class_from_scheme,
         get_registry_store_class_from_type,
     )
@@ -80,7 +85,8 @@ try:
         GetOnlineFeaturesResponse,
     )
     from feast.protos.feast.types.Value_pb2 import RepeatedValue, Value
-    from feast.repo_operations import parse_repo
+    from feast.repo_config import RegistryConfig
+    from feast.repo_operations import extract_objects_for_apply_delete, parse_repo
     from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
     from feast.value_type import ValueType
 finally:
@@ -90,6 +96,8 @@ __all__ = [
     "DUMMY_ENTITY_NAME",
     "GRPC_SERVER_FILE",
     "SERVING_SERVICE_FILE",
+    "BaseFeatureView",
+    "DataSource",
     "Entity",
     "EntityMessage",
     "FeastObjectNotFoundException",
@@ -102,6 +110,7 @@ __all__ = [
     "FeatureView",
     "FeatureViewMessage",
     "FeatureViewState",
+    "Field",
     "FieldStatus",
     "FileRegistryStore",
     "FileSource",
@@ -116,9 +125,12 @@ __all__ = [
     "OnDemandFeatureView",
     "OnDemandFeatureViewMessage",
     "ParquetFormat",
+    "Project",
     "PushSource",
     "RedisOnlineStore",
     "RedisOnlineStoreConfig",
+    "Registry",
+    "RegistryConfig",
     "RegistryMessage",
     "RegistryServer_pb2",
     "RemoteRegistry",
@@ -132,6 +144,7 @@ __all__ = [
     "WriteToOnlineStoreResponse",
     "_convert_uuids_for_arrow",
     "batch_source_schema",
+    "extract_objects_for_apply_delete",
     "feast_value_type_to_python_type",
     "get_registry_store_class_from_scheme",
     "get_registry_store_class_from_type",

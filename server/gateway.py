@@ -139,7 +139,11 @@ class Gateway:
             from hotfeast.server.monitoring.opening import open_observers
 
             self._observers = open_observers(
-                settings.monitor, settings.feature_log, store, self._watch
+                settings.monitor,
+                settings.feature_log,
+                store,
+                self._watch,
+                self._metrics.logged if self._metrics is not None else lambda _: None,
             )
         tap = self._observers.tap if self._observers is not None else None
         servicer = FeatureServicer(

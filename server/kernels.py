@@ -176,7 +176,7 @@ class KernelMaker:
         key = (
             columns_of,
             view.feature_transformation.udf_string,
-            _code_key(function),
+            code_key(function),
             repr(graph),
             tuple(inputs.items()),
             tuple(wanted),
@@ -380,7 +380,7 @@ def _sent(plan: ServingPlan) -> list[bool]:
     ]
 
 
-def _code_key(function: Any) -> Any:
+def code_key(function: Any) -> Any:
     """Tells a function's code from another's, whatever its source text is said to be."""
     if not isinstance(function, types.FunctionType):
         return None

@@ -34,6 +34,7 @@ from hotfeast.server.settings import WorkerFiles
 
 if TYPE_CHECKING:
     # With Feast, which a supervisor does without.
+    from hotfeast.server.monitoring.feature_log import FeatureLog
     from hotfeast.server.plan import PlanBook
     from hotfeast.server.registry import RegistryState
 
@@ -133,6 +134,7 @@ class Metrics(grpc.ServerInterceptor):
         # Made at the first look: a worker that is still starting would tell of zeros.
         self._look: _Look | None = None
         self._cache: _CacheFigures | None = None
+        self._log: _LogFigures | None = None
         build = Gauge(
             "hotfeast_build_info",
             "1, with the versions of Hotfeast and of the Feast library that reads the registry.",
@@ -155,6 +157,12 @@ class Metrics(grpc.ServerInterceptor):
         if self._cache is None:
             self._cache = _CacheFigures(self.collector)
         self._cache.note(cache)
+
+    def logged(self, log: "FeatureLog") -> None:
+        """Notes what a feature log has counted; always by one thread at a time, and of one log."""
+        if self._log is None:
+            self._log = _LogFigures(self.collector)
+        self._log.note(log)
 
     def pushed(self, feature_view: str, outcome: str, rows: int) -> None:
         """Counts rows of a push."""
@@ -299,6 +307,51 @@ class _CacheFigures:
         self._bytes.set(cache.used)
         self._entries.set(cache.entries)
         self._live.set(cache.live)
+
+
+class _LogFigures:
+    """What a feature log has counted."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._rows = Counter(
+            "hotfeast_feature_log_rows",
+            "Rows that were to be logged, by feature service and by what became of them: written "
+            "(in files that are complete) or dropped.",
+            ["feature_service", "outcome"],
+            registry=registry,
+        )
+        self._files = Counter(
+            "hotfeast_feature_log_files",
+            "Files of the feature log that are complete, by feature service.",
+            ["feature_service"],
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "hotfeast_feature_log_bytes",
+            "Their size, by feature service.",
+            ["feature_service"],
+            registry=registry,
+        )
+        self._waiting = Gauge(
+            "hotfeast_feature_log_queue_bytes",
+            "Answers that wait to be logged, of all workers.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._seen: dict[tuple[str, str], int] = {}
+
+    def note(self, log: "FeatureLog") -> None:
+        """Counts on from the last time, and sets the gauge."""
+        for service, counts in list(log.counts.items()):
+            self._count(self._rows.labels(service, "written"), service, "written", counts.written)
+            self._count(self._rows.labels(service, "dropped"), service, "dropped", counts.dropped)
+            self._count(self._files.labels(service), service, "files", counts.files)
+            self._count(self._bytes.labels(service), service, "bytes", counts.bytes)
+        self._waiting.set(log.waiting)
+
+    def _count(self, counter: Counter, service: str, what: str, count: int) -> None:
+        counter.inc(count - self._seen.get((service, what), 0))
+        self._seen[service, what] = count
 
 
 class ReloadFigures(Collector):

@@ -109,14 +109,14 @@ def open_source(
     Arguments, result and errors are those of `open_rows`; `write` may be of another view that takes
     columns of this one.
     """
-    if _is_computed(view):
+    if is_computed(view):
         return _computed_rows(store, view, start, end)
     if is_files(store, view):
         return _file_rows(store, view.batch_source, write, start, end)
     return _store_rows(store, view, start, end)
 
 
-def _is_computed(view: Any) -> bool:
+def is_computed(view: Any) -> bool:
     """Whether rows are computed from those of the source, or of other views."""
     names = ("feature_transformation", "aggregations", "filter", "source_views")
     return any(getattr(view, name, None) for name in names)
@@ -125,7 +125,7 @@ def _is_computed(view: Any) -> bool:
 def is_files(store: FeatureStore, view: Any) -> bool:
     """Whether a view's rows are just those of Parquet files that need no credentials of Feast's."""
     source = view.batch_source
-    if _is_computed(view):
+    if is_computed(view):
         return False
     if type(source) is not FileSource or store.config.offline_store.type not in _FILE_STORES:
         return False

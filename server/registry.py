@@ -251,7 +251,7 @@ class RegistryReader:
             # Feast then takes a view for its own version 0, and knows no other.
             versions = {(name, 0): view for name, view in views.items()}
         for version in stored.versions or ():
-            if version.view in views:
+            if self._versioned and version.view in views:
                 view = make(version.kind, version.message)
                 versions[version.view, version.number] = replace(view, version=version.number)
         definitions = Definitions(

@@ -125,14 +125,19 @@ def keeps_versions_apart(store: FeatureStore) -> bool:
     return bool(getattr(store.config.registry, "enable_online_feature_view_versioning", False))
 
 
-def open_source(store: FeatureStore) -> RegistrySource:
+def open_source(store: FeatureStore, with_versions: bool = False) -> RegistrySource:
     """The place that a repository's registry is read at. Nothing is read yet.
+
+    Args:
+        store: The repository.
+        with_versions: Whether earlier versions of views are wanted even if their rows are not kept
+            apart.
 
     Raises:
         Exception: Whatever Feast raises where it knows no such place.
     """
     config, project = store.config.registry, store.project
-    versioned = keeps_versions_apart(store)
+    versioned = with_versions or keeps_versions_apart(store)
     if config.registry_type == "sql":
         return _Tables(config, project, versioned)
     if config.registry_type == "remote":
@@ -149,8 +154,14 @@ def open_source(store: FeatureStore) -> RegistrySource:
     return _Object(place, project, versioned)
 
 
-def _of_project(registry: Any, project: str, versioned: bool) -> Stored:
-    """What a registry message has of one project."""
+def of_project(registry: Any, project: str, versioned: bool) -> Stored:
+    """What a registry message has of one project.
+
+    Args:
+        registry: The message.
+        project: Feast's project.
+        versioned: Whether earlier versions of views are wanted, too.
+    """
     history = registry.feature_view_version_history.records if versioned else ()
     return Stored.of(
         {
@@ -207,7 +218,7 @@ class _File:
             return self._last[1]
         registry = RegistryMessage.FromString(content)
         _check_written_by_feast(registry, str(self._path))
-        stored = _of_project(registry, self._project, self._versioned)
+        stored = of_project(registry, self._project, self._versioned)
         self._last = digest, stored
         return stored
 
@@ -228,7 +239,7 @@ class _Object:
         version = registry.version_id, registry.last_updated.SerializeToString()
         if self._last is not None and self._last[0] == version:
             return self._last[1]
-        stored = _of_project(registry, self._project, self._versioned)
+        stored = of_project(registry, self._project, self._versioned)
         self._last = version, stored
         return stored
 
@@ -400,7 +411,7 @@ class _AnyRegistry:
     def read(self) -> Stored:
         registry = self._store.registry
         registry.refresh(self._store.project)
-        return _of_project(registry.proto(), self._store.project, versioned=False)
+        return of_project(registry.proto(), self._store.project, versioned=False)
 
 
 def _first_line(error: object) -> str:

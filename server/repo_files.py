@@ -30,7 +30,7 @@ def load_repo_views(repo: Path) -> dict[str, Any]:
     Raises:
         StartFailure: A file cannot be imported.
     """
-    with _imports_from(repo):
+    with imports_from(repo):
         try:
             contents = parse_repo(Path.cwd())
         except Exception as error:
@@ -42,7 +42,7 @@ def load_repo_views(repo: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _imports_from(repo: Path) -> Iterator[None]:
+def imports_from(repo: Path) -> Iterator[None]:
     """Makes a folder the one that Feast imports from, which is the current one."""
     before = Path.cwd()
     os.chdir(repo)

@@ -29,6 +29,7 @@ class MonitorSettings(NamedTuple):
         seconds: How long a window is.
         rules: A file of alert rules; that of the repository, or the default ones, if None.
         profiles: A folder of profiles; the one beside the registry if None.
+        interval: Seconds between two evaluations of alert rules.
     """
 
     folder: Path | None
@@ -36,6 +37,7 @@ class MonitorSettings(NamedTuple):
     seconds: int = 300
     rules: Path | None = None
     profiles: Path | None = None
+    interval: float = 60.0
 
 
 class FeatureLogSettings(NamedTuple):

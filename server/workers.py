@@ -163,7 +163,7 @@ def _open_monitoring(
     from hotfeast.server.monitoring.report.catalogue import open_catalogue
     from hotfeast.server.monitoring.report.gateway_reports import GatewayReports
     from hotfeast.server.monitoring.report.live import PATHS, LivePage
-    from hotfeast.server.monitoring.service import MonitoringService
+    from hotfeast.server.monitoring.service import TURN, MonitoringService
 
     monitor, as_of = settings.monitor, settings.as_of
     assert monitor is not None
@@ -174,13 +174,16 @@ def _open_monitoring(
         return now if past is None else past
 
     state = monitor.folder / "alerts.json" if kept else None
-    alerts = open_watch(settings.repo, monitor.rules, monitor.profiles, state, clock)
+    alerts = open_watch(
+        settings.repo, monitor.rules, monitor.profiles, state, clock, monitor.interval
+    )
     service = MonitoringService(
         monitor.folder,
         [lambda snapshot: alerts.look(snapshot.collected.store, snapshot.time)],
         alerts.firing,
         alerts.drifts,
         lambda: clock(time.time()),
+        min(monitor.interval, TURN),
     )
     reports = GatewayReports(
         monitor.folder,

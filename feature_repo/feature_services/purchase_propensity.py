@@ -2,6 +2,8 @@
 
 from conventions import SERVING_OWNER, view_tags
 from feast import FeatureService
+from feast.feature_logging import LoggingConfig
+from feast.infra.offline_stores.file_source import FileLoggingDestination
 from features.interactions import user_product_interactions
 from features.products import product_popularity
 from features.users import user_demographics, user_purchase_stats
@@ -21,4 +23,8 @@ purchase_propensity = FeatureService(
     description="Scores whether a household puts a product into its next basket.",
     owner=SERVING_OWNER,
     tags=view_tags("purchase_propensity", "daily", pii=True),
+    # Of a gateway that is started with --feature-log.
+    logging_config=LoggingConfig(
+        FileLoggingDestination(path="data/logged/purchase_propensity"), sample_rate=1.0
+    ),
 )

@@ -1,11 +1,11 @@
-"""The online side of an audit: which entities are stored, and what is served of them.
+"""Which entities are stored online, and what is served of them: for audits, and for reports.
 
 What is served is read through the gateway's own path, from the request's bytes to the response's,
 kernels of on-demand views included; only gRPC is left out.
 """
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -149,45 +149,57 @@ class OnlineStore:
         Raises:
             Exception: One of `READ_ERRORS`.
         """
-        # Kernels are made of it now, where a request would leave that to a thread.
-        self.book.plan_ahead([(tuple(references), True)])
         served: list[ServedRow] = []
-        for start in range(0, len(entities), _REQUEST_ROWS):
-            served += self._read(references, keys, entities[start : start + _REQUEST_ROWS])
+        for answer in self.answers(references, keys, entities):
+            served += _rows(serving_pb2.GetOnlineFeaturesResponse.FromString(answer), references)
         return served
 
-    def _read(
+    def answers(
         self,
         references: Sequence[str],
         keys: Sequence[FieldDefinition],
         entities: Sequence[tuple[Any, ...]],
-    ) -> list[ServedRow]:
-        request = serving_pb2.GetOnlineFeaturesRequest(
-            full_feature_names=True, include_stale_values=True, allow_partial_response=True
-        )
-        request.features.val.extend(references)
-        for i, key in enumerate(keys):
-            request.entities[key.name].val.extend(_value(key, entity[i]) for entity in entities)
-        answer = serving_pb2.GetOnlineFeaturesResponse.FromString(
-            self._servicer.answer(request.SerializeToString())
-        )
-        columns = answer.results[-len(references) :]
-        problems = {
-            row: error.message for error in answer.metadata.row_errors for row in error.rows
-        }
-        rows = []
-        for row in range(len(entities)):
-            statuses = {column.statuses[row] for column in columns}
-            at = columns[0].event_timestamps[row] if columns[0].event_timestamps else None
-            rows.append(
-                ServedRow(
-                    _row_status(statuses),
-                    at.seconds * 1_000_000_000 + at.nanos if at is not None else 0,
-                    tuple(column.values[row] for column in columns),
-                    problems.get(row, ""),
-                )
+    ) -> Iterator[bytes]:
+        """The serialized answers to requests for entities, each for some of them; with names as
+        `view__feature`, values that are too old, and rows that cannot be read as INVALID.
+
+        Args:
+            references: As for `read`.
+            keys: As for `read`.
+            entities: As for `read`.
+
+        Raises:
+            Exception: One of `READ_ERRORS`.
+        """
+        # Kernels are made of it now, where a request would leave that to a thread.
+        self.book.plan_ahead([(tuple(references), True)])
+        for start in range(0, len(entities), _REQUEST_ROWS):
+            part = entities[start : start + _REQUEST_ROWS]
+            request = serving_pb2.GetOnlineFeaturesRequest(
+                full_feature_names=True, include_stale_values=True, allow_partial_response=True
             )
-        return rows
+            request.features.val.extend(references)
+            for i, key in enumerate(keys):
+                request.entities[key.name].val.extend(_value(key, entity[i]) for entity in part)
+            yield self._servicer.answer(request.SerializeToString())
+
+
+def _rows(answer: Any, references: Sequence[str]) -> list[ServedRow]:
+    columns = answer.results[-len(references) :]
+    problems = {row: error.message for error in answer.metadata.row_errors for row in error.rows}
+    rows = []
+    for row in range(len(columns[0].statuses)):
+        statuses = {column.statuses[row] for column in columns}
+        at = columns[0].event_timestamps[row] if columns[0].event_timestamps else None
+        rows.append(
+            ServedRow(
+                _row_status(statuses),
+                at.seconds * 1_000_000_000 + at.nanos if at is not None else 0,
+                tuple(column.values[row] for column in columns),
+                problems.get(row, ""),
+            )
+        )
+    return rows
 
 
 def _row_status(statuses: Collection[int]) -> int:

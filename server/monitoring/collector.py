@@ -23,7 +23,7 @@ from hotfeast.server.monitoring.windows import HISTORY_DAYS, WINDOW_SECONDS, Mon
 logger = logging.getLogger(__name__)
 
 WRITE_EVERY = 10.0
-"""Seconds between two writes of a process' file, at least."""
+"""Seconds between two writes of a process' file, at least, unless the caller says otherwise."""
 
 # A write takes at most this share of the time, in which requests have to share the interpreter.
 _WRITING_SHARE = 0.01
@@ -62,6 +62,7 @@ class Collector:
         every: int = 0,
         ttls: Callable[[], Mapping[str, float]] = dict,
         dropped: Callable[[], int] = lambda: 0,
+        write_every: float = WRITE_EVERY,
     ) -> None:
         """
         Args:
@@ -70,6 +71,7 @@ class Collector:
             every: One of how many reads is chosen.
             ttls: Says the TTLs of views, for `Collected`.
             dropped: Says how many samples were dropped.
+            write_every: Seconds between two writes of the file, at least.
 
         Raises:
             OSError: The folder cannot be made.
@@ -82,6 +84,7 @@ class Collector:
         self._every = every
         self._ttls = ttls
         self._dropped = dropped
+        self._write_every = write_every
         self._due = 0.0
 
     def observe(self, observation: Observation) -> None:
@@ -111,7 +114,7 @@ class Collector:
         except OSError as error:
             logger.warning("the monitoring's file cannot be written: %s", error)
         now = time.monotonic()
-        self._due = now + max(WRITE_EVERY, (now - began) / _WRITING_SHARE)
+        self._due = now + max(self._write_every, (now - began) / _WRITING_SHARE)
 
 
 def read_collected(folder: Path) -> Collected:

@@ -7,7 +7,8 @@ Feast defines what is logged: a feature service's `logging_config` says where to
 
 A thread decodes what waits and writes it; what finds the queue full is dropped and counted. A file
 is written under a hidden name and appears, whole, under its own once it is large or old enough or
-the gateway drains. The versions of the views that were read are in the file's metadata.
+the gateway drains. The versions of the views that were read are in the file's metadata. A folder
+that has gone is made again, but the rows of a file that was being written in it are lost.
 """
 
 import json
@@ -19,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,13 +136,30 @@ class _Logged(NamedTuple):
     answer: bytes
 
 
+@dataclass(slots=True)
+class LogCounts:
+    """What became of the rows that were to be logged of a feature service.
+
+    Attributes:
+        written: Rows in files that are complete.
+        dropped: Rows that are not logged: the queue was full, they could not be written, or do not
+            fit the schema.
+        files: Files that are complete.
+        bytes: Their size.
+    """
+
+    written: int = 0
+    dropped: int = 0
+    files: int = 0
+    bytes: int = 0
+
+
 class FeatureLog:
     """The feature log of one process.
 
     Attributes:
-        rows: Rows in files that are complete, or being written, by feature service.
-        dropped: Answers that were not logged, by feature service: the queue was full, they could
-            not be written, or do not fit the schema.
+        counts: By feature service.
+        waiting: Bytes of answers in the queue.
     """
 
     def __init__(
@@ -148,38 +167,36 @@ class FeatureLog:
         services: Callable[[], Mapping[str, LoggedService]],
         limits: Limits = DEFAULT_LIMITS,
         generation: Callable[[], int] = lambda: 0,
+        tell: Callable[["FeatureLog"], None] = lambda _: None,
     ) -> None:
         """
         Args:
             services: Reads what is to be logged; is called now, and for each new generation.
             limits: When a file is complete.
             generation: Says which state of the registry is served.
+            tell: Is told of the log after each turn, by one thread.
 
         Raises:
             StartFailure: What `services` raises, or a folder cannot be written.
         """
-        self.rows: dict[str, int] = {}
-        self.dropped: dict[str, int] = {}
         self._read = services
         self._limits = limits
         self._generation = generation
+        self._tell = tell
         self._read_at = generation()
         self._services = services()
         self._rates = {s.name: s.rate for s in self._services.values()}
+        self.counts = {name: LogCounts() for name in self._services}
+        self.waiting = 0
         self._lock = threading.Lock()
-        self._waiting: list[_Logged] = []
-        self._bytes = 0
+        self._queue: list[_Logged] = []
         self._files: dict[str, _File] = {}
         self._turns = Turns("feature-log", self.turn, _TURN)
         for service in self._services.values():
             try:
-                service.folder.mkdir(parents=True, exist_ok=True)
-                _remove_leftovers(service.folder)
+                _make_folder(service)
             except OSError as error:
-                raise StartFailure(
-                    f"the features of {service.name!r} cannot be logged to {service.folder}: "
-                    f"{error}"
-                ) from error
+                raise StartFailure(_unwritable(service, error)) from error
 
     # ------------------------------------------------------------ on the request path
 
@@ -195,11 +212,11 @@ class FeatureLog:
         given = sample.caller.request_id if sample.caller is not None else None
         request_id = given.decode("utf-8", "replace") if given else str(uuid.uuid4())
         with self._lock:
-            if self._bytes + len(answer) <= _MOST_BYTES:
-                self._bytes += len(answer)
-                self._waiting.append(_Logged(time.time(), request_id, sample, answer))
+            if self.waiting + len(answer) <= _MOST_BYTES:
+                self.waiting += len(answer)
+                self._queue.append(_Logged(time.time(), request_id, sample, answer))
                 return
-        self._drop(sample.plan.service or "", 1)
+        self._drop(sample.plan.service or "", Answer(answer).rows)
 
     # ------------------------------------------------------------ in the thread
 
@@ -213,6 +230,7 @@ class FeatureLog:
         self._turns.attempt(self.turn)
         for name in list(self._files):
             self._complete(name)
+        self._tell(self)
 
     def turn(self, pace: Callable[[], None] = lambda: None) -> None:
         """Writes what waits, and completes files that are large or old enough."""
@@ -221,7 +239,7 @@ class FeatureLog:
             self._read_at = generation
             self._read_again()
         with self._lock:
-            waiting, self._waiting, self._bytes = self._waiting, [], 0
+            waiting, self._queue, self.waiting = self._queue, [], 0
         groups: dict[tuple[int, bytes], list[_Logged]] = {}
         for logged in waiting:
             key = id(logged.sample.plan), Answer(logged.answer).head
@@ -231,6 +249,7 @@ class FeatureLog:
         for name, file in list(self._files.items()):
             if file.is_due(self._limits):
                 self._complete(name)
+        self._tell(self)
 
     def _read_again(self) -> None:
         try:
@@ -241,6 +260,16 @@ class FeatureLog:
         for name in list(self._files):
             if name not in services or services[name] != self._services[name]:
                 self._complete(name)
+        for service in services.values():
+            if service.name not in self._services:
+                try:
+                    _make_folder(service)
+                except OSError as error:
+                    # It is tried again for each file.
+                    logger.warning(_unwritable(service, error))
+        with self._lock:
+            for name in services:
+                self.counts.setdefault(name, LogCounts())
         self._services = services
         self._rates = {s.name: s.rate for s in services.values()}
 
@@ -248,34 +277,52 @@ class FeatureLog:
         plan = group[0].sample.plan
         service = self._services.get(plan.service or "")
         if service is None:
+            # It is not logged any more, or not there.
+            self._drop(plan.service or "", Answer(*(logged.answer for logged in group)).rows)
             return
         versions = dict(plan.compiled.definition.view_versions)
         try:
             table = log_table(service.schema, group, pace)
-            file = self._files.get(service.name)
-            if file is not None and file.versions != versions:
-                self._complete(service.name)
-                file = None
-            if file is None:
-                file = self._files[service.name] = _File(service, versions)
-            file.add(table)
+            file = self._file(service, versions)
         except (pa.ArrowException, OSError, ValueError) as error:
             logger.error("features of %r were not logged: %s", service.name, error)
-            self._drop(service.name, len(group))
+            self._drop(service.name, Answer(*(logged.answer for logged in group)).rows)
             return
-        self.rows[service.name] = self.rows.get(service.name, 0) + table.num_rows
+        try:
+            file.add(table)
+        except (pa.ArrowException, OSError) as error:
+            self._lose(self._files.pop(service.name), error)
+
+    def _file(self, service: LoggedService, versions: dict[str, int]) -> "_File":
+        """The file that rows of these versions go to."""
+        file = self._files.get(service.name)
+        if file is not None and (file.versions != versions or file.has_gone()):
+            self._complete(service.name)
+            file = None
+        if file is None:
+            file = self._files[service.name] = _File(service, versions)
+        return file
 
     def _complete(self, name: str) -> None:
         file = self._files.pop(name)
         try:
-            file.complete()
+            size = file.complete()
         except (pa.ArrowException, OSError) as error:
-            logger.error("a file of the feature log of %r is lost: %s", name, error)
-            self._drop(name, file.answers)
+            self._lose(file, error)
+            return
+        counts = self.counts[name]
+        counts.written += file.rows
+        counts.files += 1
+        counts.bytes += size
 
-    def _drop(self, service: str, answers: int) -> None:
+    def _lose(self, file: "_File", error: Exception) -> None:
+        logger.error("a file of the feature log of %r is lost: %s", file.service, error)
+        file.remove()
+        self._drop(file.service, file.rows)
+
+    def _drop(self, service: str, rows: int) -> None:
         with self._lock:
-            self.dropped[service] = self.dropped.get(service, 0) + answers
+            self.counts.setdefault(service, LogCounts()).dropped += rows
 
 
 def log_table(
@@ -351,8 +398,9 @@ class _File:
     """A file that is being written.
 
     Attributes:
+        service: The feature service.
         versions: Of the views that its rows were read from.
-        answers: How many tables of answers have been added.
+        rows: How many have been added.
     """
 
     def __init__(self, service: LoggedService, versions: dict[str, int]) -> None:
@@ -360,20 +408,23 @@ class _File:
         name = f"{began:%Y%m%dT%H%M%S}-{os.getpid()}-{uuid.uuid4().hex[:8]}.parquet"
         self._path = service.folder / name
         self._hidden = service.folder / f".{name}.{os.getpid()}.tmp"
+        self.service = service.name
         self.versions = versions
-        self.answers = 0
+        self.rows = 0
         self._began = time.monotonic()
         self._schema = service.schema.with_metadata(
             {**(service.schema.metadata or {}), VERSIONS_KEY: json.dumps(versions).encode()}
         )
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
+        # Who keeps the folder may have removed it meanwhile.
+        service.folder.mkdir(parents=True, exist_ok=True)
         self._output = pa.OSFile(str(self._hidden), "wb")
         self._writer = pa.parquet.ParquetWriter(self._output, self._schema)
 
     def add(self, table: pa.Table) -> None:
         """Adds rows, of the service's schema."""
-        self.answers += 1
+        self.rows += table.num_rows
         self._waiting.append(table.replace_schema_metadata(self._schema.metadata))
         self._waiting_rows += table.num_rows
         if self._waiting_rows >= _ROW_GROUP:
@@ -384,16 +435,25 @@ class _File:
         old = time.monotonic() - self._began >= limits.seconds
         return old or self._output.tell() >= limits.size
 
-    def complete(self) -> None:
-        """Writes the rest, and gives it its name."""
-        try:
-            self._flush()
-            self._writer.close()
+    def has_gone(self) -> bool:
+        """Whether somebody has removed it, so that more rows would be lost, too."""
+        return not self._hidden.exists()
+
+    def complete(self) -> int:
+        """Writes the rest, and gives it its name; returns its size in bytes."""
+        self._flush()
+        self._writer.close()
+        size = int(self._output.tell())
+        self._output.close()
+        os.replace(self._hidden, self._path)
+        return size
+
+    def remove(self) -> None:
+        """Removes what has been written."""
+        with suppress(OSError):
             self._output.close()
-            os.replace(self._hidden, self._path)
-        finally:
-            with suppress(FileNotFoundError):
-                self._hidden.unlink()
+        with suppress(FileNotFoundError):
+            self._hidden.unlink()
 
     def _flush(self) -> None:
         if self._waiting:
@@ -401,9 +461,15 @@ class _File:
             self._waiting, self._waiting_rows = [], 0
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Removes hidden files of processes that have died: without an end they cannot be read."""
-    for path in folder.glob(".*.parquet.*.tmp"):
+def _unwritable(service: LoggedService, error: OSError) -> str:
+    return f"the features of {service.name!r} cannot be logged to {service.folder}: {error}"
+
+
+def _make_folder(service: LoggedService) -> None:
+    """Makes its folder, and removes hidden files of processes that have died: without an end they
+    cannot be read."""
+    service.folder.mkdir(parents=True, exist_ok=True)
+    for path in service.folder.glob(".*.parquet.*.tmp"):
         pid = path.name.rsplit(".", 2)[1]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             with suppress(FileNotFoundError):

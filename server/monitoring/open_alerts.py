@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import open_repository
-from hotfeast.server.monitoring.alert_watch import AlertWatch
+from hotfeast.server.monitoring.alert_watch import PERIOD, AlertWatch
 from hotfeast.server.monitoring.alerts import AlertEngine
 from hotfeast.server.monitoring.known import open_rules
 from hotfeast.server.monitoring.profile_build import profile_store
@@ -47,6 +47,7 @@ def open_watch(
     profiles: Path | None = None,
     state: Path | None = None,
     event_clock: Callable[[float], float] = lambda now: now,
+    period: float = PERIOD,
 ) -> AlertWatch:
     """A watch over the features of a repository.
 
@@ -56,10 +57,12 @@ def open_watch(
         profiles: A folder of profiles; the one beside the registry if None.
         state: A file that keeps alerts over restarts; none if None.
         event_clock: As for `AlertWatch`.
+        period: As for `AlertWatch`.
 
     Raises:
         StartFailure: The repository or a profile cannot be read, or a rule is not valid.
     """
     loaded, known, _ = open_rules(repo, rules)
     engine = AlertEngine(loaded, known, state, open_sinks(loaded.sinks))
-    return AlertWatch(engine, known, open_references(repo, profiles), event_clock=event_clock)
+    references = open_references(repo, profiles)
+    return AlertWatch(engine, known, references, event_clock=event_clock, period=period)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
-from hotfeast.server.monitoring.collector import Collector
+from hotfeast.server.monitoring.collector import WRITE_EVERY, Collector
 from hotfeast.server.monitoring.feature_log import (
     FeatureLog,
     Limits,
@@ -53,6 +53,7 @@ def open_observers(
     feature_log: FeatureLogSettings | None,
     store: FeatureStore,
     watch: RegistryWatch,
+    tell: Callable[[FeatureLog], None] = lambda _: None,
 ) -> Observers:
     """Makes what the settings ask for; nothing is started.
 
@@ -61,6 +62,7 @@ def open_observers(
         feature_log: How they are logged; None for not.
         store: The repository.
         watch: The watch over its registry.
+        tell: Is told of the feature log, again and again.
 
     Raises:
         StartFailure: A folder cannot be written, a window cannot be that long, or a feature service
@@ -72,6 +74,7 @@ def open_observers(
             _services(store, feature_log),
             Limits(feature_log.size, feature_log.seconds),
             lambda: watch.book.generation,
+            tell,
         )
     if monitor is None:
         return Observers(Tap(0, [], log), None, log)
@@ -84,7 +87,12 @@ def open_observers(
 
     try:
         collector = Collector(
-            monitor.folder, monitor.seconds, monitor.every, ttls, lambda: tap.dropped
+            monitor.folder,
+            monitor.seconds,
+            monitor.every,
+            ttls,
+            lambda: tap.dropped,
+            min(monitor.interval, WRITE_EVERY),
         )
     except (OSError, ValueError) as error:
         raise StartFailure(f"features cannot be monitored in {monitor.folder}: {error}") from error

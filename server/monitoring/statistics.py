@@ -483,6 +483,9 @@ class FeatureStatistics:
         return present
 
     def _add_numbers(self, present: pa.Array, reference: tuple[float, float] | None) -> None:
+        if not len(present):
+            # It may be without a type, too.
+            return
         exact, numbers = _numbers(present, self.kind)
         finite = np.isfinite(numbers)
         if not finite.all():

@@ -16,6 +16,7 @@ REPO = Path(__file__).resolve().parents[2] / "feature_repo"
 # The programs of the repository are scripts beside its definitions, not an installed package.
 sys.path.insert(0, str(REPO))
 
+import logged_training_set as logged_training_module  # noqa: E402
 import prepare as prepare_module  # noqa: E402
 import training_set as training_set_module  # noqa: E402
 
@@ -30,6 +31,12 @@ def prep() -> ModuleType:
 def training() -> ModuleType:
     """The module training_set.py."""
     return training_set_module
+
+
+@pytest.fixture(scope="session")
+def logged_training() -> ModuleType:
+    """The module logged_training_set.py."""
+    return logged_training_module
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +92,7 @@ def applied_repo(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Pa
     (repo / "data").mkdir()
     for file in data_dir.glob("*.parquet"):
         (repo / "data" / file.name).symlink_to(file.resolve())
-    for program in ("prepare.py", "training_set.py"):
+    for program in ("logged_training_set.py", "prepare.py", "training_set.py"):
         (repo / program).write_text("raise RuntimeError('imported by feast apply')\n")
     run = subprocess.run(
         [str(Path(sys.executable).with_name("feast")), "apply"],

@@ -10,6 +10,8 @@ from feast import FeatureService, FeatureStore, FeatureView
 from feast.repo_config import load_repo_config
 from feast.types import Float64, Int64, String
 
+from hotfeast.server.lint.linting import lint
+
 POLARS_TYPES = {Int64: pl.Int64, Float64: pl.Float64, String: pl.String}
 
 
@@ -91,6 +93,12 @@ def test_fields_are_described_and_their_names_tell_the_window(
             assert ("_usd" in field.name) == field.tags["unit"].startswith("usd") or (
                 field.name == "income"
             ), field.name
+
+
+def test_lint_finds_nothing(applied_repo: Path) -> None:
+    result = lint(applied_repo, data=True)
+    assert result.findings == ()
+    assert set(result.not_looked) == {"feature-unread"}
 
 
 def test_feature_names_are_unique_across_views(

@@ -1,7 +1,10 @@
 """The repository of `tests/server/market.py`, for gateways that are watched."""
 
+from collections.abc import Iterator
+
 import market
 import pytest
+from alerting import Hook
 from feast import FeatureStore
 
 from hotfeast.server.local_redis import LocalRedis
@@ -17,3 +20,13 @@ def market_store(
     store = market.apply(folder)
     market.fill(store)
     return store
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """A local HTTP server that takes notifications."""
+    hook = Hook()
+    yield hook
+    hook.let_go.set()
+    hook.server.shutdown()
+    hook.server.server_close()

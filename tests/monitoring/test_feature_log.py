@@ -1,6 +1,7 @@
 """Logged features as Feast reads them."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -15,8 +16,11 @@ import pytest
 from feast import FeatureService, FeatureStore
 from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination
+from figures import scrape
+from processes import Process, eventually
 from served import Served, serve, stop
 
+from hotfeast.clients import FeatureClient
 from hotfeast.hotpath.request import Request
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import Settings
@@ -147,7 +151,10 @@ def test_feast_reads_what_was_served(store: FeatureStore, tmp_path: Path, server
 def test_request_data_aliases_and_versions(store: FeatureStore, tmp_path: Path) -> None:
     with logging(store, tmp_path) as served:
         served.client.get_online_features(
-            "cart_logged", {"user_id": [1, 2]}, request_context={"cart_value": [3.0, 4.0]}
+            "cart_logged",
+            {"user_id": [1, 2]},
+            request_context={"cart_value": [3.0, 4.0]},
+            request_id="cart-12",
         )
         served.client.get_online_features(
             "route_logged", {"origin_id": [7]}, full_feature_names=True
@@ -156,6 +163,7 @@ def test_request_data_aliases_and_versions(store: FeatureStore, tmp_path: Path) 
     assert cart["cart_value"].tolist() == [3.0, 4.0]
     assert cart["cart_share__cart_share"].iloc[0] == 2.0
     assert cart["user_id"].tolist() == [1, 2]
+    assert cart["__request_id"].tolist() == ["cart-12"] * 2
     route = read_by_feast(store, "route_logged")
     assert (route["origin_id"].tolist(), route["origin__temperature"].tolist()) == ([7], [20.5])
     (path,) = (Path(store.repo_path) / "logs" / "route").iterdir()
@@ -199,8 +207,10 @@ def test_the_queue_is_bounded_and_what_is_lost_is_counted(
             served.client.get_online_features("route_logged", {"origin_id": [7] * 50})
     finally:
         stop(served)
-    assert log.dropped["route_logged"] > 0
-    assert log.dropped["route_logged"] + log.rows["route_logged"] // 50 == 100
+    counts = log.counts["route_logged"]
+    assert counts.dropped > 0
+    assert counts.dropped % 50 == 0
+    assert counts.dropped + counts.written == 100 * 50
 
 
 def sample_of(store: FeatureStore) -> tuple[Sample, bytes]:
@@ -255,7 +265,8 @@ def test_what_does_not_fit_is_dropped_and_the_rest_is_logged(
     log.add(sample, answer)
     log.turn()
     log.stop()
-    assert (log.rows, log.dropped) == ({"route_logged": 1}, {"route_logged": 1})
+    counts = log.counts["route_logged"]
+    assert (counts.written, counts.dropped, counts.files) == (1, 1, 1)
 
 
 def test_a_changed_service_is_logged_in_its_new_schema(store: FeatureStore, tmp_path: Path) -> None:
@@ -275,3 +286,82 @@ def test_a_changed_service_is_logged_in_its_new_schema(store: FeatureStore, tmp_
     log.stop()
     schemas = [pq.read_schema(path).names for path in tmp_path.glob("*.parquet")]
     assert sorted(map(len, schemas)) == [len(route.schema), len(wider.schema)]
+
+
+def test_a_folder_that_has_gone_is_made_again(store: FeatureStore, tmp_path: Path) -> None:
+    service = logged_services(store, tmp_path)["route_logged"]._replace(folder=tmp_path / "a")
+    services = {"route_logged": service}
+    generation = 1
+    log = FeatureLog(lambda: services, generation=lambda: generation)
+    sample, answer = sample_of(store)
+    log.add(sample, answer)
+    log.turn()
+    shutil.rmtree(tmp_path / "a")
+    log.add(sample, answer)
+    log.turn()
+    (being_written,) = (tmp_path / "a").iterdir()
+    assert being_written.name.startswith(".")
+    counts = log.counts["route_logged"]
+    assert (counts.written, counts.dropped) == (0, 1)
+    # A change of the registry brings a folder that is not there yet.
+    services = {
+        "route_logged": service._replace(folder=tmp_path / "b"),
+        "another": service._replace(name="another", folder=tmp_path / "deep" / "c"),
+    }
+    generation = 2
+    log.add(sample, answer)
+    log.turn()
+    assert (tmp_path / "deep" / "c").is_dir()
+    log.stop()
+    assert [len(list((tmp_path / name).glob("*.parquet"))) for name in "ab"] == [1, 1]
+    assert (counts.written, counts.dropped, counts.files) == (2, 1, 2)
+    assert log.counts["another"].written == 0
+
+
+def test_what_is_logged_and_dropped_is_counted_over_workers(
+    market_store: FeatureStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "log" / "part"
+    options = (
+        *("--workers", "2", "--metrics", "127.0.0.1:0", "--feature-log", str(tmp_path / "log")),
+        *("--feature-log-rate", "1", "--feature-log-seconds", "1"),
+    )
+    with Process(Path(market_store.repo_path), *options) as process:
+        url = process.wait_for("metrics on").split(" on ")[1]
+        address = process.address()
+        asked = 0
+
+        def ask() -> None:
+            nonlocal asked
+            with FeatureClient(address) as client:
+                client.get_online_features("part", {"user_id": [1, 2, 3]})
+            asked += 3
+
+        def both_have_written() -> bool:
+            ask()
+            return len({path.name.split("-")[1] for path in folder.glob("*.parquet")}) == 2
+
+        def rows(outcome: str) -> float:
+            labels = f'feature_service="part",outcome="{outcome}"'
+            return scrape(url).get(f"hotfeast_feature_log_rows_total{{{labels}}}", 0.0)
+
+        # Connections are spread by the kernel: go on until both workers have had some.
+        eventually(both_have_written)
+        eventually(lambda: rows("written") == asked)
+        files = [path.stat().st_size for path in folder.iterdir()]
+        figures = scrape(url)
+        assert figures['hotfeast_feature_log_files_total{feature_service="part"}'] == len(files)
+        assert figures['hotfeast_feature_log_bytes_total{feature_service="part"}'] == sum(files)
+        assert figures["hotfeast_feature_log_queue_bytes"] == 0
+        assert rows("dropped") == 0
+        # Nothing can be written where a file is in the way of the folder.
+        shutil.rmtree(folder)
+        folder.touch()
+        ask()
+        eventually(lambda: rows("dropped") == 3)
+        folder.unlink()
+        ask()
+        eventually(lambda: rows("written") == asked - 3)
+        assert rows("dropped") == 3
+        assert pq.read_table(folder).num_rows == 3
+        assert process.stop() == 0

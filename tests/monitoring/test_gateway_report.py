@@ -68,7 +68,7 @@ def test_what_to_show_must_be_said(market_store: FeatureStore, tmp_path: Path) -
     repo = ("--repo", str(market_store.repo_path))
     missing = tmp_path / "missing"
     for options, words in (
-        ((), "--monitor-dir or --logged"),
+        ((), "--monitor-dir, --logged or --sample"),
         (("--monitor-dir", str(missing)), "there is no folder"),
         (("--monitor-dir", str(missing), "--logged", str(missing)), "exclude each other"),
     ):

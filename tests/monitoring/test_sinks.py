@@ -1,61 +1,16 @@
 """Who is told of alerts, over real sockets."""
 
-import json
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from alerting import an_alert
+from alerting import SECRET, Hook, an_alert
 
 from hotfeast.server.monitoring.alerts import State
 from hotfeast.server.monitoring.rules import SinkSettings
 from hotfeast.server.monitoring.sinks import LogSink, WebhookSink, open_sinks
-
-SECRET = "s3cret"
-
-
-class Hook:
-    """What takes notifications."""
-
-    def __init__(self) -> None:
-        self.codes: list[int] = []
-        """What the next requests are answered; 200 once there are no more."""
-        self.bodies: list[dict[str, Any]] = []
-        self.let_go = threading.Event()
-        self.let_go.set()
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                hook.bodies.append(json.loads(body))
-                hook.let_go.wait(10)
-                code = hook.codes.pop(0) if hook.codes else 200
-                self.send_response(code)
-                if code == 302:
-                    self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{SECRET}?token={SECRET}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    hook = Hook()
-    yield hook
-    hook.let_go.set()
-    hook.server.shutdown()
-    hook.server.server_close()
 
 
 @contextmanager

@@ -261,6 +261,9 @@ def test_types(values: pa.Array, kind: Kind, mean: float | None, top: str | None
     if mean is None:
         with pytest.raises(ValueError, match=f"no numbers in a feature of kind {kind}"):
             statistics.quantiles([0.5])
+    # Nulls that come without a type change nothing else.
+    statistics.update(_column(pa.nulls(3)))
+    assert (statistics.rows, statistics.present, statistics.null) == (5, 2, 3)
     # All of it is JSON, and comes back.
     json.dumps(statistics.summary(), allow_nan=False)
     assert statistics.copy().summary() == statistics.summary()

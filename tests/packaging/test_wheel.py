@@ -88,6 +88,8 @@ def test_wheel_has_every_package_and_nothing_else(wheel: Path) -> None:
         "hotfeast/protos",
         "hotfeast/protos/hotfeast/serving/v1",
         "hotfeast/server",
+        "hotfeast/server/diff",
+        "hotfeast/server/lint",
         "hotfeast/server/monitoring",
         "hotfeast/server/monitoring/report",
         "hotfeast/server/monitoring/report/page",

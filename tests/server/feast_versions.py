@@ -12,5 +12,7 @@ SORTS_BATCHES = _NUMBERS >= (0, 66)
 that were newer than what was stored."""
 ADDS_UP_FEATURES = _NUMBERS >= (0, 66)
 """Whether Feast can answer a service that takes features of one view in several parts."""
+CLEARS_TTLS = _NUMBERS >= (0, 66)
+"""Whether Feast takes over that a registered view has no TTL any more."""
 PINS_SERVICES = _NUMBERS >= (0, 67)
 """Whether a feature service can take a view at a version."""

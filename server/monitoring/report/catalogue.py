@@ -151,6 +151,8 @@ class Source:
     marks: Marks
     batch_source: str = ""
     """The source with the history of what is pushed or streamed; empty where there is none."""
+    fields: tuple[str, ...] = ()
+    """Names of the fields of a source of requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +268,7 @@ def _source(message: Any) -> Source:
         owner=message.owner,
         marks=_marks(tags),
         batch_source=message.batch_source.name if message.HasField("batch_source") else "",
+        fields=tuple(field.name for field in message.request_data_options.schema),
     )
 
 
@@ -297,7 +300,8 @@ def _view(kind: str, message: Any, versions: list[int]) -> View:
     requests = [s for s in _sources(spec) if s.WhichOneof("options") == "request_data_options"]
     ends = [
         interval.end_time.ToMicroseconds() / 1e6
-        for interval in ([] if on_demand else meta.materialization_intervals)
+        # On-demand views have none, and label views neither these nor versions.
+        for interval in getattr(meta, "materialization_intervals", ())
     ]
     return View(
         name=spec.name,
@@ -310,7 +314,7 @@ def _view(kind: str, message: Any, versions: list[int]) -> View:
         ),
         features=tuple(_feature(f, marks) for f in spec.features),
         ttl_seconds=0 if on_demand else spec.ttl.ToMicroseconds() / 1e6,
-        version=meta.current_version_number,
+        version=getattr(meta, "current_version_number", 0),
         versions=tuple(sorted(versions)),
         problem=_problem(spec, meta, on_demand),
         description=spec.description,

@@ -1,0 +1,1 @@
+"""`hotfeast lint`: faults in a repository's definitions, found before they are applied."""
