@@ -1,4 +1,4 @@
-"""Seconds of CPU that processes take meanwhile: what a rate is bound by where all share the cores."""
+"""Seconds of CPU that processes take, which bound a rate where all of them share the cores."""
 
 import resource
 from collections.abc import Iterator, Mapping, Sequence

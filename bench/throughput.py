@@ -3,8 +3,9 @@
 All take turns in short runs; a rate is the median of a server's runs, a p99 that of all its
 requests. With one connection and one request under way, the latency is what a C client sees, beside
 that of the Python client that all other parts use. Beside rates of many rows stands the CPU that an
-answer takes of each process, since client, server and Redis share the machine's cores; and the rates
-with Redis and the gateway each on a CPU of its own, as one would have them on a machine for both.
+answer takes of each process, since client, server and Redis share the machine's cores; and the
+rates with Redis and the gateway each on a CPU of its own, as one would have them on a machine for
+both.
 """
 
 import os
@@ -121,9 +122,7 @@ def measure(stores: Sequence[Store], say: Callable[[str], None]) -> list[Through
     return results
 
 
-def _apart(
-    program: str, stores: Sequence[Store], say: Callable[[str], None]
-) -> list[Throughput]:
+def _apart(program: str, stores: Sequence[Store], say: Callable[[str], None]) -> list[Throughput]:
     """Many rows once more, Redis and the gateway each on a CPU of its own."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < len((SERVER, REDIS)):
@@ -239,14 +238,21 @@ def judge(results: Sequence[Throughput], stores: Sequence[str]) -> list[Verdict]
             )  # fmt: skip
     for store in stores:
         if store == Layout.PACKED:
-            ours = figures.get((100, EIGHT, apart(store))) or (
-                figures[100, EIGHT, named(Peer.OURS, store)]
+            ours = (
+                figures.get((100, EIGHT, apart(store)))
+                or (figures[100, EIGHT, named(Peer.OURS, store)])
             )
             parts = ", ".join(f"{name} {ours.cpu_ms[name]:.3f}" for name in _PARTS)
             note = f"CPU of an answer, ms: {parts}; {ours.cores:.1f} cores busy"
             verdicts.append(
                 Verdict(
-                    "100 rows, a CPU each: requests/s", ours.rate, PACKED_RATE, False, "/s", store, note=note
+                    "100 rows, a CPU each: requests/s",
+                    ours.rate,
+                    PACKED_RATE,
+                    False,
+                    "/s",
+                    store,
+                    note=note,
                 )
             )
     return verdicts
