@@ -13,6 +13,7 @@ http2, load  requests at a fixed rate, from a client that takes next to no time 
 h2load       load from a client in C
 verdict      budgets, and how they were kept
 picture      the pictures
+demonstration  the demo's rows and a registry for more definitions
 
 The benchmarks:
 
@@ -31,12 +32,14 @@ write_latency, write_mixed  pushes, alone and beside reads (`write_data`: what i
 transforms   what the demo's on-demand views add, beside Feast's SDK (`transform_views`)
 slow_transforms  plain requests beside Python transforms of 5 ms
 monitoring   what watching the features costs a request
+aliases      what aliases cost a request, and changes of shares under load (`alias_views`)
 cache        requests for popular entities, with and without a cache
 reload       what a change of definitions costs the requests under way
 read_modes   what HMGET and HGETALL cost Redis
 
 Run as `python -m bench full | quick | counts | stages | writes | transforms | slow-transforms |
-reload | read-modes | cache | monitoring` from the root of the checkout.
+reload | read-modes | cache | monitoring |
+aliases` from the root of the checkout.
 """
 
 from pathlib import Path

@@ -206,6 +206,25 @@ def monitoring(
 
 
 @app.command()
+def aliases(
+    entities: Entities = ENTITIES,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 60,
+    seconds: Annotated[
+        float, typer.Option(min=4.0, help="How long each share is in force, under load.")
+    ] = 20.0,
+) -> None:
+    """What aliases cost, and changes of shares under load; exit code 1 past a budget."""
+    from bench.aliases import run, table
+    from bench.verdict import verdict_table
+
+    steps, verdicts = run(entities, rounds, seconds, console.log)
+    console.print(table(steps))
+    console.print(verdict_table(verdicts, "Aliases; ratios to a gateway without them"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def writes(
     parts: Annotated[
         list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")

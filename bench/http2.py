@@ -2,7 +2,8 @@
 
 The Python client of gRPC takes more processor time than the call that it makes, and where client
 and server share two cores, that is what would be measured. This one sends unary calls of one method
-and notes when each has been answered; the answers are not looked at.
+and notes when each has been answered; of the answers at most one value of the trailing metadata is
+looked at.
 
 Source: RFC 9113 (HTTP/2), RFC 7541 (HPACK), and gRPC's own mapping onto them.
 """
@@ -67,13 +68,19 @@ class Call:
 class Connection:
     """One connection, with any number of calls under way."""
 
-    def __init__(self, port: int, answered: Callable[[int, str], None]) -> None:
+    def __init__(
+        self, port: int, answered: Callable[[int, str, bytes], None], metadata: bytes = b""
+    ) -> None:
         """
         Args:
-            port: Of a gRPC server on 127.0.0.1.
-            answered: Is called with each call's ticket and why it failed; with "" if it did not.
+            port: Of a gRPC server on 127.0.0.1, which does not compress headers where `metadata`
+                is given.
+            answered: Is called with each call's ticket, why it failed ("" if it did not), and the
+                value of its metadata.
+            metadata: The name of trailing metadata of less than 127 bytes that is wanted.
         """
         self._answered = answered
+        self._metadata = metadata
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = 1
@@ -149,7 +156,16 @@ class Connection:
             elif stream not in self._with_data:
                 failure = "a status in place of an answer"
             self._with_data.discard(stream)
-            self._answered(self._tickets.pop(stream), failure)
+            value = self._value(payload) if kind == _HEADERS else b""
+            self._answered(self._tickets.pop(stream), failure, value)
+
+    def _value(self, block: bytes) -> bytes:
+        """The wanted value of a header block; empty where it is not there."""
+        at = block.find(self._metadata) if self._metadata else -1
+        if at < 0:
+            return b""
+        at += len(self._metadata)
+        return block[at + 1 : at + 1 + block[at]]
 
     def close(self) -> None:
         """Closes the connection."""

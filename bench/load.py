@@ -23,6 +23,8 @@ Times = npt.NDArray[np.float64]
 
 # Seconds that the last answers may take.
 _LAST_ANSWERS = 10.0
+# Requests at most that are sent at once to be warm; a server takes so many on one connection.
+_WARM_UP = 1000
 # Seconds from the order to start to the first request, for the process to be there.
 _LEAD = 0.2
 
@@ -35,11 +37,13 @@ class Load:
         due: When each had to be sent, in seconds since the start.
         latency: Milliseconds from then to its answer.
         failures: Requests that failed, by why.
+        said: For each request the value of the metadata that were asked for; empty for none.
     """
 
     due: Times
     latency: Times
     failures: Mapping[str, int]
+    said: Sequence[bytes]
 
 
 class RunningLoad:
@@ -75,17 +79,22 @@ class RunningLoad:
         received = self._pipe.recv()
         if isinstance(received, str):
             raise RuntimeError(received)
-        due, latency, failures = received
+        due, latency, failures, said = received
         if failures and not may_fail:
             raise RuntimeError(f"requests failed: {failures}")
-        return Load(due, latency, failures)
+        return Load(due, latency, failures, said)
 
 
 @contextmanager
 def open_load(
-    port: int, method: str, requests: Sequence[bytes], rate: float, connections: int
+    port: int,
+    method: str,
+    requests: Sequence[bytes],
+    rate: float,
+    connections: int,
+    metadata: bytes = b"",
 ) -> Iterator[RunningLoad]:
-    """Starts the client, which sends each request once to be warm.
+    """Starts the client, which sends the first requests once to be warm.
 
     Args:
         port: Of the server, on 127.0.0.1.
@@ -93,11 +102,14 @@ def open_load(
         requests: Serialized messages, sent in turn.
         rate: Requests a second.
         connections: What they are spread over.
+        metadata: Trailing metadata whose value is kept, as for `Connection`.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_send, args=(port, method, list(requests), connections, theirs), daemon=True
+        target=_send,
+        args=(port, method, list(requests), connections, metadata, theirs),
+        daemon=True,
     )
     process.start()
     # Then a process that ends without a word ends the wait for it, too.
@@ -111,11 +123,13 @@ def open_load(
         process.join()
 
 
-def _send(port: int, method: str, requests: list[bytes], connections: int, pipe: Pipe) -> None:
+def _send(
+    port: int, method: str, requests: list[bytes], connections: int, metadata: bytes, pipe: Pipe
+) -> None:
     """The process that sends."""
     try:
-        client = _Client(port, Call(method, requests), connections)
-        _, failures = client.run([0.0] * len(requests), time.time())
+        client = _Client(port, Call(method, requests), connections, metadata)
+        _, failures, _ = client.run([0.0] * min(len(requests), _WARM_UP), time.time())
         if failures:
             raise RuntimeError(f"requests failed: {failures}")
         pipe.send("ready")
@@ -128,29 +142,32 @@ def _send(port: int, method: str, requests: list[bytes], connections: int, pipe:
 
 
 class _Client:
-    def __init__(self, port: int, call: Call, connections: int) -> None:
+    def __init__(self, port: int, call: Call, connections: int, metadata: bytes) -> None:
         self._call = call
         self._taken: list[float] = []
+        self._said: list[bytes] = []
         self._left = 0
         self._failures: Counter[str] = Counter()
-        self._connections = [Connection(port, self._answered) for _ in range(connections)]
+        self._connections = [Connection(port, self._answered, metadata) for _ in range(connections)]
 
-    def _answered(self, ticket: int, failure: str) -> None:
+    def _answered(self, ticket: int, failure: str, said: bytes) -> None:
         self._taken[ticket] = time.time()
+        self._said[ticket] = said
         self._left -= 1
         if failure:
             self._failures[failure] += 1
 
-    def run(self, due: Sequence[float], start: float) -> tuple[Times, dict[str, int]]:
+    def run(self, due: Sequence[float], start: float) -> tuple[Times, dict[str, int], list[bytes]]:
         """Sends one request at each time, in seconds since `start`.
 
         Returns:
-            Milliseconds from its time to its answer, and how many failed, by why.
+            Milliseconds from its time to its answer, how many failed, by why, and what each said.
 
         Raises:
             RuntimeError: A request was not answered.
         """
         self._taken = [0.0] * len(due)
+        self._said = [b""] * len(due)
         self._left = len(due)
         self._failures.clear()
         at = 0
@@ -169,4 +186,4 @@ class _Client:
             for connection in select.select(self._connections, [], [], wait)[0]:
                 connection.receive()
         latency: Times = (np.array(self._taken) - start - np.array(due)) * 1e3
-        return latency, dict(self._failures)
+        return latency, dict(self._failures), self._said

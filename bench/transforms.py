@@ -7,10 +7,6 @@ take turns, call by call; what is added is the difference in the median.
 """
 
 import math
-import os
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +21,7 @@ from feast import FeatureService, FeatureStore
 from rich.table import Table
 
 from bench import OUT
+from bench.demonstration import AS_OF, REPO, open_demonstration
 from bench.measure import Contender, interleave, machine, write_json
 from bench.processes import OUR_METHOD as METHOD
 from bench.processes import Server, caller
@@ -36,13 +33,6 @@ from hotfeast.server.registry import read_definitions
 from hotfeast.server.stored_rows import StoredRows
 from hotfeast.serving.v1 import serving_pb2
 from hotfeast.serving.v1.value_pb2 import Value
-
-REPO = Path(__file__).resolve().parents[1] / "feature_repo"
-# The demo's programs are scripts beside its definitions.
-sys.path.insert(0, str(REPO))
-
-import demo  # noqa: E402
-from prepare import LAST_SNAPSHOT, prepare  # noqa: E402
 
 BUDGETS_US = {1: 20.0, 100: 150.0}
 """Microseconds that a view with a kernel may add, by rows of the request."""
@@ -131,24 +121,8 @@ class Added:
 
 @contextmanager
 def _demo(say: Callable[[str], None]) -> Iterator[FeatureStore]:
-    """The demo's Redis with its rows, and a registry that has more views and services."""
-    prepare(REPO / "data")
-    before = Path.cwd()
-    with demo.running_redis(), tempfile.TemporaryDirectory(prefix="hotfeast-bench-") as folder:
-        say("the demo's rows")
-        try:
-            demo.materialize_features(demo.apply_definitions())
-        finally:
-            os.chdir(before)
-        copy = Path(folder)
-        shutil.copy(REPO / "data" / "registry.db", copy)
-        (copy / "feature_store.yaml").write_text(
-            (REPO / "feature_store.yaml")
-            .read_text()
-            .replace("registry: data/registry.db", "registry:\n  path: registry.db\n"
-                     "  cache_ttl_seconds: 86400")
-        )  # fmt: skip
-        store = FeatureStore(repo_path=folder)
+    """The demo's rows, and a registry that has more views and services."""
+    with open_demonstration(say) as store:
         _apply(store)
         yield store
 
@@ -179,7 +153,7 @@ class _Asked:
     """Households, products, and what their requests say."""
 
     def __init__(self, data: Path) -> None:
-        fresh = pl.col("event_timestamp") > LAST_SNAPSHOT - timedelta(days=8)
+        fresh = pl.col("event_timestamp") > AS_OF - timedelta(days=8)
         pairs, products, users = (
             pl.read_parquet(data / f"{view}.parquet").filter(fresh)
             for view in ("user_product_interactions", "product_popularity", "user_purchase_stats")
@@ -210,7 +184,7 @@ class _Asked:
                     "product_id": product,
                     "cart_value_usd": int(self._chance.integers(12000)) / 100,
                     "cart_items_count": None if null else int(self._chance.integers(20)),
-                    "requested_at": LAST_SNAPSHOT - ago,
+                    "requested_at": AS_OF - ago,
                     "promotion_min_cart_usd": int(self._chance.integers(100)) / 2,
                     "promotion_min_baskets_30d": int(self._chance.integers(12)),
                 }
@@ -354,7 +328,7 @@ def run(say: Callable[[str], None]) -> list[Added]:
             Server(
                 *("hotfeast.server", "serve", "--repo", str(store.repo_path)),
                 *("--bind", "127.0.0.1:0", "--registry-interval", "86400"),
-                *("--as-of", demo.AS_OF.isoformat()),
+                *("--as-of", AS_OF.isoformat()),
                 ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
             )
         )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import grpc
 
@@ -46,8 +47,27 @@ class OnlineFeatures:
         proto: The message as it came, a `GetOnlineFeaturesResponse`.
     """
 
-    def __init__(self, proto: Any) -> None:
+    def __init__(self, proto: Any, metadata: Iterable[tuple[str, str]] = ()) -> None:
+        """
+        Args:
+            proto: The message.
+            metadata: The trailing metadata that came with it.
+        """
         self.proto = proto
+        self._metadata = tuple(metadata)
+
+    @property
+    def feature_service(self) -> str | None:
+        """Which version has answered, where an alias was asked for; None elsewhere."""
+        return next(iter(self._said("hotfeast-feature-service")), None)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is deprecated of what was read, and until when it is there."""
+        return self._said("hotfeast-warning")
+
+    def _said(self, wanted: str) -> list[str]:
+        return [unquote(value) for name, value in self._metadata if name == wanted]
 
     @property
     def names(self) -> list[str]:
@@ -172,7 +192,9 @@ class FeatureClient:
         for name, values in (request_context or {}).items():
             request.request_context[name].CopyFrom(column(name, values))
         metadata = None if request_id is None else (("x-request-id", request_id),)
-        return OnlineFeatures(self._call(self._stub.GetOnlineFeatures, request, timeout, metadata))
+        read = self._stub.GetOnlineFeatures.with_call
+        answer, call = self._call(read, request, timeout, metadata)
+        return OnlineFeatures(answer, call.trailing_metadata() or ())
 
     def push(
         self,

@@ -29,6 +29,7 @@ cdef class Stream:
     cdef size_t queued            # bytes of all parts that are not sent
     cdef size_t unwritten         # bytes at the end of the last part that are not known yet
     cdef bytes trailers           # header block that follows them
+    cdef public object note       # what the server has to say of the call; see the class
 
     cdef int64_t window(self) noexcept
     cdef int let_send(self) except -1

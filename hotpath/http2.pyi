@@ -18,6 +18,10 @@ class Unreadable(Exception):
 class Stream:
     """One call."""
 
+    note: Any
+    """What the server has to say of the call beside its answer; None for most. Its `trailers`, a
+    header block, go behind the status."""
+
     @property
     def connection(self) -> Connection: ...
     @property

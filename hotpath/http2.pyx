@@ -194,6 +194,8 @@ cdef class Stream:
         caller: The caller's `x-caller`, else its `user-agent`; None where it sent neither, or the
             server does not want to know.
         request_id: Its `x-request-id`; None likewise.
+        note: What the server has to say of the call beside its answer; None for most. Its
+            `trailers`, a header block, go behind the status.
     """
 
     def __cinit__(self, Connection connection not None, uint32_t number, bytes path not None):
@@ -221,18 +223,22 @@ cdef class Stream:
         """Sends a unary call's answer with status OK. Does nothing if the client has given up."""
         cdef Connection connection = self.connection
         cdef size_t size = PyBytes_GET_SIZE(message), data = size + MESSAGE_HEAD
+        cdef bytes trailers = OK_TRAILERS
         cdef uint8_t* at
         if self.local_closed:
             return
+        if self.note is not None:
+            trailers += self.note.trailers
         if (
             self.headers_sent or self.outgoing or data > connection.largest_frame
             or <int64_t>data > self.window() or <int64_t>data > connection.send_window
+            or <size_t>len(trailers) > connection.largest_frame
         ):
             self.send_message(message)
             self.finish(0, "", ())
             return
         connection.make_room(
-            3 * FRAME_HEAD + len(RESPONSE_HEADERS) + data + len(OK_TRAILERS)
+            3 * FRAME_HEAD + len(RESPONSE_HEADERS) + data + len(trailers)
         )
         at = connection.out + connection.out_size
         at = put_frame_head(at, len(RESPONSE_HEADERS), HEADERS, END_HEADERS, self.number)
@@ -243,10 +249,10 @@ cdef class Stream:
         at = put_big(at + 1, <uint32_t>size, 4)
         memcpy(at, PyBytes_AS_STRING(message), size)
         at = put_frame_head(
-            at + size, len(OK_TRAILERS), HEADERS, END_HEADERS | END_STREAM, self.number
+            at + size, len(trailers), HEADERS, END_HEADERS | END_STREAM, self.number
         )
-        memcpy(at, PyBytes_AS_STRING(OK_TRAILERS), len(OK_TRAILERS))
-        connection.out_size = <size_t>(at - connection.out) + len(OK_TRAILERS)
+        memcpy(at, PyBytes_AS_STRING(trailers), len(trailers))
+        connection.out_size = <size_t>(at - connection.out) + len(trailers)
         connection.send_window -= <int64_t>data
         self.headers_sent = self.local_closed = True
         connection.forget(self)
@@ -307,6 +313,8 @@ cdef class Stream:
         )
         if metadata:
             block += header_block(metadata)
+        if self.note is not None:
+            block += self.note.trailers
         if not self.headers_sent:
             block = RESPONSE_HEADERS + block
         self.trailers = block

@@ -13,7 +13,15 @@ try:
 except ImportError:
     sys.exit("the hotfeast command needs the server: pip install 'hotfeast[server]'")
 
-from hotfeast.server import cli_alerts, cli_audit, cli_diff, cli_lint, cli_monitor, cli_profile
+from hotfeast.server import (
+    cli_alerts,
+    cli_audit,
+    cli_diff,
+    cli_lint,
+    cli_monitor,
+    cli_profile,
+    cli_traffic,
+)
 
 app = typer.Typer(
     help="Serves the features of a Feast repository from Redis over gRPC.",
@@ -23,6 +31,7 @@ app = typer.Typer(
 app.add_typer(cli_monitor.app, name="monitor")
 app.add_typer(cli_profile.app, name="profile")
 app.add_typer(cli_alerts.app, name="alerts")
+app.add_typer(cli_traffic.app, name="traffic")
 app.command()(cli_audit.audit)
 app.command()(cli_lint.lint)
 app.command()(cli_diff.diff)
@@ -291,6 +300,19 @@ def serve(
     feature_log_seconds: Annotated[
         float, typer.Option(min=1.0, help="Seconds after which a file of the log is complete.")
     ] = 300.0,
+    aliases: Annotated[
+        Path | None,
+        typer.Option(
+            help="Names that stand for several feature services with their shares, in YAML; to be "
+            "changed by 'hotfeast traffic' or by hand while it serves."
+        ),
+    ] = None,
+    refuse_sunset: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-sunset", help="Refuse requests that read something past its tag sunset."
+        ),
+    ] = False,
 ) -> None:
     """Serves a Feast repository until SIGTERM; SIGHUP has all workers replaced.
 
@@ -324,6 +346,7 @@ def serve(
         FeatureLogSettings,
         MonitorSettings,
         Settings,
+        TrafficSettings,
     )
     from hotfeast.server.workers import Supervisor
 
@@ -368,6 +391,8 @@ def serve(
         )
         if feature_log is not None
         else None,
+        traffic=TrafficSettings(aliases) if aliases is not None else None,
+        refuse_sunset=refuse_sunset,
     )
     try:
         Supervisor(settings, workers).run(_say)

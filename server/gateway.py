@@ -42,9 +42,10 @@ from hotfeast.server.redis_io import (
 )
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
-from hotfeast.server.servicer import SERVICE_NAMES, FeatureServicer, methods
+from hotfeast.server.servicer import SERVICE_NAMES, ContextCaller, FeatureServicer, methods
 from hotfeast.server.settings import ConnectionLimits, Settings
 from hotfeast.server.stored_rows import StoredRows
+from hotfeast.server.traffic.opening import Traffic
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.turn_away import turn_away
 from hotfeast.server.watch import RegistryWatch
@@ -146,9 +147,24 @@ class Gateway:
                 self._metrics.logged if self._metrics is not None else lambda _: None,
             )
         tap = self._observers.tap if self._observers is not None else None
-        servicer = FeatureServicer(
-            self._watch, reader, self._modes, clock, strict, turns.turn, runs, tap
+        # Neither fills the cache, nor takes a request's turn to run transforms.
+        beside = FeatureServicer(
+            self._watch, RedisReader(self._lanes, settings.redis_timeout), self._modes, clock,
+            strict, turns.beside,
+        )  # fmt: skip
+        self._traffic = Traffic(
+            settings.traffic,
+            self._watch,
+            beside,
+            lambda context: ContextCaller(context).caller,
+            self._metrics.collector if self._metrics is not None else None,
         )
+        if self._traffic.aliases is not None:
+            self._watch.prepare_with(self._traffic.aliases.prepare)
+        servicer = FeatureServicer(
+            self._watch, reader, self._modes, clock, strict, turns.turn, runs, tap,
+            self._traffic.aliases, self._traffic.reads, settings.refuse_sunset,
+        )  # fmt: skip
         pusher = RowPusher(
             RedisWriter(self._lanes, settings.redis_timeout, cache),
             OfflineWriter(store),
@@ -166,6 +182,7 @@ class Gateway:
             self._pushes,
             feast_pushes,
             catalog,
+            self._traffic.service,
             installed_version("hotfeast"),
             self._gate.guard,
         )
@@ -265,6 +282,7 @@ class Gateway:
         self._modes.start()
         if self._observers is not None:
             self._observers.start()
+        self._traffic.start()
         # What exists now stays; the garbage collector need not walk through Feast again and again.
         gc.collect()
         gc.freeze()
@@ -322,6 +340,7 @@ class Gateway:
             # again.
             self._pushes.stop()
             stopped.wait()
+        self._traffic.stop()
         if self._observers is not None:
             self._observers.stop()
             # What the sketches' library counts as leaked at the end of the process, loudly, are

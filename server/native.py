@@ -10,6 +10,7 @@ local socket.
 import base64
 import binascii
 import logging
+import os
 import queue
 import socket
 import threading
@@ -32,7 +33,7 @@ from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailur
 from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
 from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
-from hotfeast.server.servicer import FeatureServicer, Wanted
+from hotfeast.server.servicer import TRAFFIC, FeatureServicer, Wanted
 from hotfeast.server.settings import ConnectionLimits
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ WATCH = b"/grpc.health.v1.Health/Watch"
 # others have their turn in between.
 _LARGE_REQUEST = 65536
 _MANY_CELLS = 100000
+# Calls whose caller goes into a record.
+_RECORDED = f"/{TRAFFIC}/".encode()
 # Bytes of a compressed question about health, which has a name in it.
 _LARGEST_QUESTION = 1024
 # Connections to Redis that are opened at once: each takes a thread that requests may need.
@@ -75,18 +78,30 @@ class Count(Protocol):
 class CallContext:
     """What a unary handler is given in place of grpcio's context."""
 
-    def __init__(self, deadline: float | None) -> None:
+    def __init__(self, deadline: float | None, caller: bytes | None = None, peer: str = "") -> None:
         """
         Args:
             deadline: Monotonic seconds; None for none.
+            caller: Who calls, where that is kept.
+            peer: From where.
         """
         self._deadline = deadline
+        self._caller = caller
+        self._peer = peer
         self._code: grpc.StatusCode | None = None
         self.message = ""
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline; None where there is none."""
         return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def invocation_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """Who calls, as `x-caller`."""
+        return () if self._caller is None else (("x-caller", self._caller),)
+
+    def peer(self) -> str:
+        """The address of who calls, as gRPC writes it."""
+        return self._peer
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Ends the call with a status."""
@@ -278,7 +293,7 @@ class NativeServer(Reactor):
             self._check(stream, message)
             return
         if stream.path not in self._reads:
-            self._threads.submit(self._handle, stream, message, began)
+            self._threads.submit(self._handle, stream, message, began, _peer(stream))
             return
         if len(message) > _LARGE_REQUEST:
             self._threads.submit(self._read_in_thread, stream, message, began)
@@ -303,9 +318,10 @@ class NativeServer(Reactor):
 
     def answer_packed(self, stream: Stream, message: bytes) -> None:
         """Answers a unary call whose message is compressed, in a thread."""
-        self._threads.submit(self._unpack, stream, message, time.perf_counter())
+        began = time.perf_counter()
+        self._threads.submit(self._unpack, stream, message, began, _peer(stream))
 
-    def _unpack(self, stream: Stream, message: bytes, began: float) -> None:
+    def _unpack(self, stream: Stream, message: bytes, began: float, peer: str) -> None:
         try:
             plain = stream.unpack(message)
         except Unreadable as error:
@@ -316,7 +332,7 @@ class NativeServer(Reactor):
         elif stream.path in self._reads:
             self._read_in_thread(stream, plain, began)
         else:
-            self._handle(stream, plain, began)
+            self._handle(stream, plain, began, peer)
 
     def _read(
         self,
@@ -349,7 +365,7 @@ class NativeServer(Reactor):
         if isinstance(answer, bytes):
             self._succeed(stream, answer, began)
         elif isinstance(answer, Response):
-            self.answer_in_pieces(stream, answer)
+            self._servicer.show(wanted, self.answer_in_pieces(stream, answer))
             self._over(stream, grpc.StatusCode.OK, began)
         else:
             self._threads.submit(
@@ -393,16 +409,18 @@ class NativeServer(Reactor):
     def _over(self, stream: Stream, code: grpc.StatusCode, began: float) -> None:
         if self._count is not None:
             self._count(stream.path[1:].decode(), code, time.perf_counter() - began)
+        if stream.note is not None:
+            stream.note.over(stream, code, time.perf_counter() - began)
 
     # ------------------------------------------------------------ other unary methods
 
-    def _handle(self, stream: Stream, message: bytes, began: float) -> None:
+    def _handle(self, stream: Stream, message: bytes, began: float, peer: str) -> None:
         """Runs a handler of grpcio's kind, in a thread."""
         if stream.closed:
             self.call(partial(self._fail, stream, _given_up(), began))
             return
         handler: Any = self._handlers[stream.path]
-        context = CallContext(stream.deadline_seconds)
+        context = CallContext(stream.deadline_seconds, stream.caller, peer)
         try:
             if handler.request_deserializer is not None:
                 try:
@@ -484,6 +502,24 @@ class NativeServer(Reactor):
     def passed_on(self) -> None:
         """A call that was passed on is over."""
         self._passed_on -= 1
+
+
+def _peer(stream: Stream) -> str:
+    """The address of who makes a call that is recorded, as gRPC writes it; empty for others.
+
+    By the loop only: a connection that it has closed may be another one's by now.
+    """
+    if not stream.path.startswith(_RECORDED):
+        return ""
+    with socket.socket(fileno=os.dup(stream.connection.descriptor)) as client:
+        try:
+            name = client.getpeername()
+        except OSError:
+            # It has gone meanwhile.
+            return ""
+        version = 6 if client.family == socket.AF_INET6 else 4
+    host = f"[{name[0]}]" if version == 6 else name[0]
+    return f"ipv{version}:{host}:{name[1]}"
 
 
 def _question(stream: Stream, message: bytes) -> Any:

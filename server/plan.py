@@ -32,6 +32,7 @@ from hotfeast.server.layouts import view_layout
 from hotfeast.server.proof import ProvedRows
 from hotfeast.server.registry import Definitions, FieldDefinition, Projection, ViewDefinition
 from hotfeast.server.staleness import view_staleness
+from hotfeast.server.traffic.deprecation import Deprecations, Ending, deprecations, ending
 from hotfeast.serving.v1 import serving_pb2
 
 # ValueType.Enum
@@ -95,6 +96,7 @@ class ServingPlan:
         served: The features of the answer.
         service: The feature service; None for a list of features.
         computation: Computes the on-demand views that have a kernel; None where none has.
+        deprecations: What is deprecated of all that is read; None where nothing is.
     """
 
     compiled: Plan
@@ -107,6 +109,7 @@ class ServingPlan:
     served: tuple[ServedFeature, ...]
     service: str | None = None
     computation: Computation | None = None
+    deprecations: Deprecations | None = None
 
     def output_name(self, projection: Projection, feature: str) -> str:
         """The name of a projection's feature in the answer."""
@@ -188,6 +191,10 @@ def plan_service(
     if as_feast:
         forgotten = _forgotten_versions(definitions, service.projections, by_service=True)
     plan = _plan(definitions, service.projections, full_feature_names, forgotten)
+    of_service = ending("feature service", name, service.tags)
+    if of_service is not None:
+        others = plan.deprecations.endings if plan.deprecations is not None else ()
+        plan = replace(plan, deprecations=deprecations([of_service, *others]))
     return replace(plan, service=name)
 
 
@@ -348,7 +355,21 @@ def _plan(
         - {name for key in compiled.definition.join_keys for name in (key.name, *key.aliases)},
         full_feature_names=full_feature_names,
         served=tuple(served),
+        deprecations=deprecations(
+            each for projection in taken + inputs for each in _endings(definitions, projection)
+        ),
     )
+
+
+def _endings(definitions: Definitions, projection: Projection) -> list[Ending | None]:
+    """What is deprecated of a view, and of what is read of it."""
+    view = find_view(definitions, projection)
+    found = [ending("feature view", projection.view, view.tags)]
+    for name in projection.features:
+        feature = view.feature(name)
+        if feature is not None:
+            found.append(ending("feature", f"{projection.view}:{name}", feature.tags))
+    return found
 
 
 def _refuse_clashes(projections: Sequence[Projection], full_feature_names: bool) -> None:
@@ -530,14 +551,44 @@ class PlanBook:
                 # A new exception each time: one object would gather the tracebacks of all threads.
                 raise RequestFailure(plan.code, plan.message)
             return plan
+        return self._find_list(key, lambda: request.features)
+
+    def find_target(self, target: str, full_feature_names: bool) -> ServingPlan:
+        """The plan for what an alias names: a feature service, or all features of `view@vN`.
+
+        Args:
+            target: The name; that of a service comes first.
+            full_feature_names: Whether features are named `view__feature`.
+
+        Raises:
+            RequestFailure: There is no such thing, or it cannot be served.
+        """
+        plan = self._services.get((target.encode(), full_feature_names))
+        if isinstance(plan, ServingPlan):
+            return plan
+        if plan is not None:
+            raise RequestFailure(plan.code, plan.message)
+        if "@" not in target:
+            raise unknown_name("feature service", target, self.definitions.services)
+        name, version, _ = parse_reference(f"{target}:*")
+        view = find_view(self.definitions, Projection(name, None, (), {}, version))
+        if not view.stored:
+            raise not_servable(
+                f"{target!r} is an on-demand feature view; make a feature service that has it"
+            )
+        references = [f"{target}:{feature.name}" for feature in view.features]
+        return self._find_list((_list_key(references), full_feature_names), lambda: references)
+
+    def _find_list(
+        self, key: tuple[bytes, bool], references: Callable[[], Sequence[str]]
+    ) -> ServingPlan:
+        """The plan for a feature list, by the serialized list and whether names are full."""
         with self._lock:
             known = self._lists.get(key)
             if known is not None:
                 self._lists.move_to_end(key)
                 return known
-        made = plan_features(
-            self.definitions, request.features, request.full_feature_names, self._as_feast
-        )
+        made = plan_features(self.definitions, references(), key[1], self._as_feast)
         self._remember(key, made)
         if made.on_demand and self._kernels is not None:
             # To prove them takes many times as long as a request may wait.

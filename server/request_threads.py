@@ -162,6 +162,16 @@ class TransformTurns:
             self._count(-1)
             self._turns.release()
 
+    @contextmanager
+    def beside(self, _: float | None) -> Iterator[None]:
+        """Lets a thread that no request waits for run transforms, without a turn; meanwhile plain
+        requests have the interpreter as beside others."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
     def _count(self, change: int) -> None:
         with self._lock:
             self._running += change

@@ -5,6 +5,7 @@ came; everything else uses protobuf's classes.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -34,41 +35,38 @@ from hotfeast.server.plan import PlanBook, PlanSource, ServingPlan
 from hotfeast.server.push import PushService
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import RedisReader
+from hotfeast.server.traffic.notes import Caller, DeprecationNote, Note, Reads
+from hotfeast.server.traffic.routes import Side
+from hotfeast.server.traffic.service import TrafficService
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.transforms import apply_on_demand
-from hotfeast.serving.v1 import push_pb2, serving_pb2
+from hotfeast.serving.v1 import push_pb2, serving_pb2, traffic_pb2
 
 logger = logging.getLogger(__name__)
 
 FEATURE_SERVING = serving_pb2.DESCRIPTOR.services_by_name["FeatureServing"].full_name
 PUSH = push_pb2.DESCRIPTOR.services_by_name["Push"].full_name
+TRAFFIC = traffic_pb2.DESCRIPTOR.services_by_name["Traffic"].full_name
 FEAST_SERVING_SERVICE = SERVING_SERVICE_FILE.services_by_name["ServingService"].full_name
 FEAST_FEATURE_SERVER = GRPC_SERVER_FILE.services_by_name["GrpcFeatureServer"].full_name
 
-SERVICE_NAMES = (FEATURE_SERVING, PUSH, FEAST_SERVING_SERVICE, FEAST_FEATURE_SERVER)
+SERVICE_NAMES = (FEATURE_SERVING, PUSH, TRAFFIC, FEAST_SERVING_SERVICE, FEAST_FEATURE_SERVER)
 """Every service that is served, by its full name."""
 
 # Cells from which an answer is sent in pieces: a third of a millisecond of work.
 _PIECES_FROM = 10000
 
 
-class Caller(Protocol):
-    """Who makes a call, as its metadata say."""
-
-    @property
-    def caller(self) -> bytes | None:
-        """`x-caller`, else `user-agent`; None where there is neither."""
-
-    @property
-    def request_id(self) -> bytes | None:
-        """`x-request-id`; None where there is none."""
-
-
 class ContextCaller:
-    """The caller of a call that grpcio answers."""
+    """The caller of a call that grpcio answers.
+
+    Attributes:
+        note: What is said of the call; None for most.
+    """
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context
+        self.note: Note | None = None
 
     @property
     def caller(self) -> bytes | None:
@@ -97,6 +95,13 @@ class Tap(Protocol):
         """Takes the answer to a request that was chosen."""
 
 
+class Aliases(Protocol):
+    """Names that stand for several feature services."""
+
+    def side(self, book: PlanBook, request: Request) -> Side | None:
+        """Where a request for a feature service goes; None where it names no alias."""
+
+
 class FeatureServicer:
     """Answers `GetOnlineFeatures`."""
 
@@ -112,6 +117,9 @@ class FeatureServicer:
         ),
         transform_runs: TransformRuns | None = None,
         tap: Tap | None = None,
+        aliases: Aliases | None = None,
+        deprecated: Reads | None = None,
+        refuse_sunset: bool = False,
     ) -> None:
         """
         Args:
@@ -123,6 +131,9 @@ class FeatureServicer:
             transform_turn: What is entered, with the seconds that are left, to run transforms.
             transform_runs: Counts how on-demand views are computed, and samples what is verified.
             tap: Takes samples of what is answered; nobody if None.
+            aliases: Names that stand for several feature services; none if None.
+            deprecated: Counts reads of what is deprecated; nobody if None.
+            refuse_sunset: Whether requests are refused that read something past its sunset.
         """
         self._plans = plans
         self._reader = reader
@@ -132,22 +143,34 @@ class FeatureServicer:
         self._transform_turn = transform_turn
         self._runs = transform_runs or TransformRuns()
         self._tap = tap
+        self._refuse_sunset = refuse_sunset
+        self._aliases = aliases
+        self._deprecated = deprecated
 
     @property
     def keeps_callers(self) -> bool:
         """Whether it matters who calls."""
-        return self._tap is not None
+        return self._tap is not None or self._aliases is not None or self._deprecated is not None
 
     def get_online_features(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """Serves one request, both serialized."""
+        began = time.perf_counter()
+        call = ContextCaller(context)
+        code = grpc.StatusCode.UNKNOWN
         try:
-            caller = ContextCaller(context) if self._tap is not None else None
-            return self.answer(data, context.time_remaining(), caller)
+            answer = self.answer(data, context.time_remaining(), call)
+            code = grpc.StatusCode.OK
+            return answer
         except Exception as error:
             failure = failure_of(error, context.time_remaining())
             if failure is None:
                 raise
+            code = failure.code
             context.abort(failure.code, failure.message)
+        finally:
+            if call.note is not None:
+                context.set_trailing_metadata(_metadata(call.note))
+                call.note.over(call, code, time.perf_counter() - began)
         raise AssertionError("abort() returned")
 
     def answer(
@@ -180,7 +203,7 @@ class FeatureServicer:
 
         Args:
             data: A serialized `GetOnlineFeaturesRequest`.
-            caller: As for `answer`.
+            caller: As for `answer`; is told what is to be said of the call.
 
         Raises:
             RequestFailure, InvalidRequest: See `hotfeast.server.errors`.
@@ -189,7 +212,43 @@ class FeatureServicer:
         if not request.canonical:
             request = Request(_canonical(data))
         book = self._plans.book
-        plan = book.find(request)
+        side = None
+        if self._aliases is not None and request.by_service:
+            side = self._aliases.side(book, request)
+        if side is None:
+            plan = book.find(request)
+            if plan.deprecations is not None and caller is not None:
+                caller.note = DeprecationNote(plan.deprecations, self._deprecated)
+        else:
+            if caller is not None:
+                # Also of a call that is refused below.
+                caller.note = side
+            plan = side.plan
+        if plan.deprecations is not None and self._refuse_sunset:
+            plan.deprecations.refuse(time.time())
+        return self._begin(book, plan, request, caller, side)
+
+    def answer_by(self, book: PlanBook, plan: ServingPlan, request: Request) -> bytes:
+        """Answers a request by a plan that need not be its own.
+
+        Args:
+            book: The plans of the moment.
+            plan: One of them.
+            request: What is asked; its feature service or list is not looked at.
+
+        Raises:
+            Exception: As for `answer`.
+        """
+        return self.read(self._begin(book, plan, request, None, None), None)
+
+    def _begin(
+        self,
+        book: PlanBook,
+        plan: ServingPlan,
+        request: Request,
+        caller: Caller | None,
+        side: Side | None,
+    ) -> "Wanted":
         if plan.request_fields:
             request.take_as_context(plan.request_names)
         if request.has_context and not plan.on_demand:
@@ -203,13 +262,14 @@ class FeatureServicer:
             judge_early(batch, *now)
         verify = plan.computation is not None and self._runs.is_sampled()
         sample = None if self._tap is None else self._tap.choose(plan, request, caller)
-        return Wanted(book, plan, batch, now, verify, sample)
+        return Wanted(book, plan, batch, now, verify, sample, side)
 
     def finish_in_pieces(
         self, wanted: "Wanted", reply: Reply
     ) -> "bytes | Response | Untransformed":
         """As `finish`, for a caller that can send an answer while it is written: a large one that
-        nothing else is done with is returned unwritten. The reply is used up when it is written.
+        no sample is taken of is returned unwritten. The reply is used up when it is written, and
+        `show` is to be told of the answer.
         """
         if (
             wanted.batch.cell_count < _PIECES_FROM
@@ -248,8 +308,7 @@ class FeatureServicer:
             if plan.on_demand:
                 return Untransformed(wanted, stored, computed, by_kernel)
             answer = stored
-        if wanted.sample is not None and self._tap is not None:
-            self._tap.take(wanted.sample, answer)
+        self.show(wanted, answer)
         return answer
 
     def transform(self, answer: "Untransformed", time_left: float | None) -> bytes:
@@ -268,9 +327,15 @@ class FeatureServicer:
             )  # fmt: skip
         if wanted.verify and by_kernel is not None:
             self._runs.compare(wanted.plan, by_kernel, computed, response)
-        if wanted.sample is not None and self._tap is not None:
-            self._tap.take(wanted.sample, response)
+        self.show(wanted, response)
         return response
+
+    def show(self, wanted: "Wanted", answer: bytes) -> None:
+        """Lets an answer be looked at by whoever wants to."""
+        if wanted.sample is not None and self._tap is not None:
+            self._tap.take(wanted.sample, answer)
+        if wanted.side is not None:
+            wanted.side.answered(wanted.batch.request, wanted.batch.rows, answer)
 
 
 class Wanted(NamedTuple):
@@ -283,6 +348,7 @@ class Wanted(NamedTuple):
         now: The time that rows are aged against: seconds and nanoseconds since 1970 in UTC.
         verify: Whether transforms run both ways.
         sample: What the tap wants to know of the answer; None for most.
+        side: The target of an alias that it goes to; None where no alias was asked for.
     """
 
     book: PlanBook
@@ -291,6 +357,7 @@ class Wanted(NamedTuple):
     now: tuple[int, int]
     verify: bool
     sample: Any = None
+    side: Side | None = None
 
 
 class Untransformed(NamedTuple):
@@ -307,6 +374,11 @@ class Untransformed(NamedTuple):
     stored: bytes
     computed: bytes | None
     by_kernel: list[bytes | None] | None
+
+
+def _metadata(note: Note) -> tuple[tuple[str, bytes], ...]:
+    """A note's metadata as grpcio wants it."""
+    return tuple((name.decode(), value) for name, value in note.metadata)
 
 
 def _canonical(data: bytes) -> bytes:
@@ -327,6 +399,7 @@ def methods(
     pushes: PushService,
     feast_pushes: FeastPushService,
     catalog: Catalog,
+    traffic: TrafficService,
     version: str,
     guard: Callable[[Method], Method],
 ) -> dict[str, dict[str, Any]]:
@@ -337,6 +410,7 @@ def methods(
         pushes: Takes pushes.
         feast_pushes: Takes those of Feast's clients.
         catalog: Answers for definitions.
+        traffic: Lists and changes aliases.
         version: Hotfeast's.
         guard: Wraps each method that answers.
 
@@ -345,7 +419,7 @@ def methods(
     """
     online: Any = grpc.unary_unary_rpc_method_handler(guard(servicer.get_online_features))
 
-    def writing(method: Method, request: Any) -> Any:
+    def parsed(method: Method, request: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(
             guard(method),
             request_deserializer=request.FromString,
@@ -353,7 +427,7 @@ def methods(
         )
 
     def listing(method: Callable[[Any], Any], request: Any) -> Any:
-        return writing(lambda message, _: method(message), request)
+        return parsed(lambda message, _: method(message), request)
 
     return {
         FEATURE_SERVING: {
@@ -368,6 +442,9 @@ def methods(
             "Push": grpc.unary_unary_rpc_method_handler(guard(pushes.push)),
             "PushStream": grpc.stream_stream_rpc_method_handler(guard(pushes.push_stream)),
         },
+        TRAFFIC: {
+            name: parsed(method, request) for name, (method, request) in traffic.methods.items()
+        },
         FEAST_SERVING_SERVICE: {
             "GetOnlineFeatures": online,
             "GetFeastServingInfo": listing(
@@ -377,8 +454,8 @@ def methods(
         },
         FEAST_FEATURE_SERVER: {
             "GetOnlineFeatures": online,
-            "Push": writing(feast_pushes.push, FeastPushRequest),
-            "WriteToOnlineStore": writing(
+            "Push": parsed(feast_pushes.push, FeastPushRequest),
+            "WriteToOnlineStore": parsed(
                 feast_pushes.write_to_online_store, WriteToOnlineStoreRequest
             ),
         },

@@ -56,6 +56,18 @@ class FeatureLogSettings(NamedTuple):
     seconds: float
 
 
+class TrafficSettings(NamedTuple):
+    """How versions are served side by side.
+
+    Attributes:
+        aliases: The file of aliases.
+        folder: Where workers keep what shadow reads found; None for a process of its own.
+    """
+
+    aliases: Path
+    folder: Path | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """How long clients' connections may be silent, and last. Seconds, 0 for no limit."""
@@ -131,3 +143,7 @@ class Settings:
     """How features are monitored; not if None."""
     feature_log: FeatureLogSettings | None = None
     """How served features are logged; not if None."""
+    traffic: TrafficSettings | None = None
+    """Names that stand for several feature services; none if None."""
+    refuse_sunset: bool = False
+    """Whether requests are refused that read something past its sunset."""

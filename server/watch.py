@@ -64,6 +64,7 @@ class RegistryWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registry-watch", daemon=True)
         self._began: float | None = None
+        self._prepare: Callable[[PlanBook], None] = lambda _: None
         try:
             self._reader = RegistryReader(store, repo_views, layout, cache_seconds)
             stored = self._reader.read()
@@ -92,6 +93,10 @@ class RegistryWatch:
         if began is not None and (waited := time.monotonic() - began) > _LONG_LOOK:
             return replace(self._state, error=f"no answer from the registry for {waited:.0f} s")
         return self._state
+
+    def prepare_with(self, prepare: Callable[[PlanBook], None]) -> None:
+        """Sets what is called with plans that are about to go live, in the thread that looks."""
+        self._prepare = prepare
 
     def start(self) -> None:
         """Starts looking at the registry."""
@@ -127,6 +132,7 @@ class RegistryWatch:
                 kernels=self._kernels,
             )
             book.plan_ahead(old.cached_lists)
+            self._prepare(book)
             self._book = book
             logger.info("registry changed; plan generation %d is live", book.generation)
             _log_transforms(book, self._kernels is not None)

@@ -215,6 +215,11 @@ class Supervisor:
         self._reloads = ReloadFigures()
         self._seen: TemporaryDirectory[str] | None = None
         self._monitoring: MonitoringService | None = None
+        self._traffic: TemporaryDirectory[str] | None = None
+        if settings.traffic is not None:
+            self._traffic = TemporaryDirectory(prefix="hotfeast-traffic-")
+            traffic = settings.traffic._replace(folder=Path(self._traffic.name))
+            settings = replace(settings, traffic=traffic)
         beside: dict[str, WSGIApplication] = {}
         if settings.monitor is not None:
             if settings.monitor.folder is None:
@@ -418,7 +423,7 @@ class Supervisor:
             self._page.stop()
         if self._monitoring is not None:
             self._monitoring.stop()
-        for folder in (self._figures, self._seen):
+        for folder in (self._figures, self._seen, self._traffic):
             if folder is not None:
                 folder.cleanup()
         close_all(self._holders)

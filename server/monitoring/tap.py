@@ -29,7 +29,7 @@ from hotfeast.server.monitoring.observed import Channel, FeatureColumn, Observat
 from hotfeast.server.monitoring.turns import Turns
 from hotfeast.server.plan import ServedFeature, ServingPlan
 from hotfeast.server.rows import EncodedRows
-from hotfeast.server.servicer import Caller
+from hotfeast.server.traffic.notes import Caller
 from hotfeast.server.write_plan import ViewWrite
 
 logger = logging.getLogger(__name__)

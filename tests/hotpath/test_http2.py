@@ -27,7 +27,7 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotfeast.hotpath.http2 import Connection, parse_timeout, percent_encoded
+from hotfeast.hotpath.http2 import Connection, header_block, parse_timeout, percent_encoded
 from tests.hotpath.http2_client import (
     ECHO,
     LATER,
@@ -733,6 +733,39 @@ def test_messages_of_failures() -> None:
         assert call.headers[b":status"] == b"200"
         assert (call.status, call.headers[b"more-bin"]) == (5, b"AAE")
         assert unquote(call.message.decode()) == text.replace("\ud800", "?")
+
+
+class Note:
+    """What a server has to say of a call."""
+
+    def __init__(self, *metadata: tuple[bytes, bytes]) -> None:
+        self.trailers = header_block(metadata)
+
+
+# More than a frame of the client's holds, too.
+@pytest.mark.parametrize("value", [b"v2", b"x" * 40_000])
+@pytest.mark.parametrize("size", [0, 100, 30_000, 1_000_000])
+def test_a_note_goes_behind_the_status_of_every_answer(size: int, value: bytes) -> None:
+    client = Client(INITIAL_WINDOW_SIZE=65_535)
+    for fails in (False, True):
+        number = client.start(LATER, framed(b""))
+        client.pump()
+        stream, _ = client.server.kept.pop()
+        assert stream.note is None
+        stream.note = Note((b"answered-by", value))
+        if fails:
+            stream.finish(9, "no", ((b"more", b"1"),))
+        else:
+            stream.answer(bytes(size))
+        client.pump()
+        call = client.calls[number]
+        assert call.ended
+        assert call.messages == ([] if fails else [bytes(size)])
+        assert call.status == (9 if fails else 0)
+        said = call.headers | call.trailers
+        assert (said[b"answered-by"], said.get(b"more")) == (value, b"1" if fails else None)
+    # The next call on the connection has none.
+    assert b"answered-by" not in client.call(ECHO, framed(b"")).trailers
 
 
 def test_streams_headers_and_metadata() -> None:

@@ -93,6 +93,7 @@ def test_wheel_has_every_package_and_nothing_else(wheel: Path) -> None:
         "hotfeast/server/monitoring",
         "hotfeast/server/monitoring/report",
         "hotfeast/server/monitoring/report/page",
+        "hotfeast/server/traffic",
         "hotfeast/serving/v1",
     }
     suffixes = {name.rsplit(".", 1)[1] for name in names if ".dist-info" not in name}
@@ -100,7 +101,7 @@ def test_wheel_has_every_package_and_nothing_else(wheel: Path) -> None:
     for stage in ("batch", "link", "plan", "reply", "request", "splice", "values"):
         assert any(n.startswith(f"hotfeast/hotpath/{stage}.cpython") for n in names)
         assert f"hotfeast/hotpath/{stage}.pyi" in names
-    for proto in ("value", "serving", "push"):
+    for proto in ("value", "serving", "push", "traffic"):
         assert f"hotfeast/serving/v1/{proto}_pb2.py" in names
         assert f"hotfeast/serving/v1/{proto}_pb2_grpc.py" in names
         assert f"hotfeast/protos/hotfeast/serving/v1/{proto}.proto" in names

@@ -85,6 +85,7 @@ def test_health_and_reflection(strict: Served) -> None:
     assert {
         "hotfeast.serving.v1.FeatureServing",
         "hotfeast.serving.v1.Push",
+        "hotfeast.serving.v1.Traffic",
         "feast.serving.ServingService",
         "GrpcFeatureServer",
     } == set(SERVICE_NAMES)

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import market
 import pandas as pd
 import pytest
+from aliased import dividing, request
 from feast import (
     Entity,
     FeatureService,
@@ -281,3 +283,35 @@ def test_a_version_that_is_only_declared_is_served_once_it_is_there(
     assert watch.book.generation == before + 1
     answer = strict_gateway.client.get_online_features(["stats@v3:d", "stats:a"], {"user_id": [1]})
     assert answer.to_dict() == {"user_id": [1], "d": [None], "a": [211]}
+
+
+def test_an_alias_divides_requests_over_versions_of_a_view(
+    store: FeatureStore, tmp_path: Path
+) -> None:
+    text = "stats: {stats@v1: 50, stats@latest: 50}\nfixed: {current: 100}\n"
+    with dividing(store, tmp_path / "aliases.yaml", text) as (_, traffic):
+        features = {
+            "stats@v1": ["a", "b"], "stats@latest": ["b", "a", "c"], "current": ["b", "a", "c"]
+        }  # fmt: skip
+        targets = set()
+        for user in range(1, 30):
+            for alias in ("stats", "fixed"):
+                read = traffic.read(alias, user)
+                targets.add(read.target)
+                references = [f"{read.target}:{name}" for name in features[read.target]]
+                if read.target == "current":
+                    references = [f"stats:{name}" for name in features["current"]]
+                message = serving_pb2.GetOnlineFeaturesRequest.FromString(request("", user))
+                message.features.val.extend(references)
+                assert read.answer == traffic.send(message.SerializeToString()).answer
+        assert targets == set(features)
+        for target, words in (
+            ("stats@v9", "has no version v9; it has v0, v1, v2"),
+            ("doubled@v0", "'doubled@v0' is an on-demand feature view; make a feature service"),
+            ("stats", "no feature service 'stats'"),
+        ):
+            with pytest.raises(grpc.RpcError) as failed:
+                traffic.set("stats", {target: 100})
+            error: Any = failed.value
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert words in error.details()
