@@ -1,6 +1,7 @@
 """The command line: `hotfeast serve`, `plan`, `materialize(-incremental)` and `repack`."""
 
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -103,6 +104,30 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """Numbers of CPUs from a list as taskset takes it, such as 1 or 2-5,7.
+
+    Raises:
+        ValueError: It is none, or one of them cannot be used here.
+    """
+    # Only Linux has it.
+    usable = getattr(os, "sched_getaffinity", lambda _: set[int]())(0)
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{text!r} is no list of CPUs such as 1 or 2-5,7")
+        cpus += range(int(first), int(last or first) + 1)
+    if unusable := sorted(set(cpus) - usable):
+        raise ValueError(
+            f"CPU {unusable[0]} cannot be used here; those that can are "
+            f"{', '.join(map(str, sorted(usable))) or 'not known on this system'}"
+        )
+    if not cpus:
+        raise ValueError(f"{text!r} names no CPU")
+    return tuple(cpus)
+
+
 @app.command()
 def serve(
     repo: RepoOption,
@@ -111,6 +136,13 @@ def serve(
     ] = "127.0.0.1:6570",
     redis: RedisOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    cpus: Annotated[
+        str | None,
+        typer.Option(
+            help="CPUs that workers stay on, each on one of them in turn, such as 1 or 2-5,7; the "
+            "system's choice unless given."
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Requests that each worker works on at once.")
     ] = 16,
@@ -291,6 +323,10 @@ def serve(
         metrics_address = parse_address(metrics) if metrics is not None else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--metrics") from error
+    try:
+        cpu_list = parse_cpus(cpus) if cpus is not None else ()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--cpus") from error
     clock = option_time(as_of, "--as-of")
     if 3600 % monitor_window:
         raise typer.BadParameter(
@@ -321,6 +357,7 @@ def serve(
         push_future_limit=push_future_limit,
         drain=drain,
         as_of=clock,
+        cpus=cpu_list,
         status_mode=status_mode.value,
         server=server.value,
         transforms=transforms.value,

@@ -63,6 +63,9 @@ def _work(settings: Settings, tell: Connection) -> None:
     """A worker process: a gateway that reports through a pipe."""
     # Meant for the supervisor, also where a terminal sends it to all.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if settings.cpus:
+        # Before there are other threads, which stay where the first one is.
+        os.sched_setaffinity(0, settings.cpus)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     set_up_logs()
     # Only here: the supervisor does not need Feast, and what it takes.
@@ -74,6 +77,11 @@ def _work(settings: Settings, tell: Connection) -> None:
         )
     except StartFailure as failure:
         tell.send(("failed", str(failure)))
+
+
+def _share(cpus: tuple[int, ...], index: int) -> tuple[int, ...]:
+    """The CPU of a worker."""
+    return (cpus[index % len(cpus)],) if cpus else ()
 
 
 def _end_with_parent() -> None:
@@ -242,6 +250,7 @@ class Supervisor:
             self._settings,
             metrics_files=self._files(number),
             listeners=tuple(slot.listeners),
+            cpus=_share(self._settings.cpus, slot.index),
             takes_over=takes_over,
         )
         worker = _Worker(self._context, settings, slot, number)
