@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -257,6 +258,21 @@ def faults() -> None:
     console.print(month_table(months))
     if not all(result.passed for result in results):
         raise typer.Exit(1)
+
+
+@app.command()
+def fault_pictures(
+    folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("docs/faults"),
+) -> None:
+    """Pictures of the report's page with each of these faults; needs Chromium."""
+    from bench.chromium import NoChromium
+    from bench.fault_pictures import take_pictures
+
+    try:
+        take_pictures(folder, console.log)
+    except NoChromium as error:
+        typer.echo(f"bench: no pictures: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 @app.command()

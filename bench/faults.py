@@ -65,6 +65,7 @@ class Fault:
     """Something that goes wrong.
 
     Attributes:
+        key: A word for it.
         name: What it is.
         view: The view that it befalls.
         feature: The feature; empty for the view as a whole.
@@ -73,6 +74,7 @@ class Fault:
         channel: Where they pass.
     """
 
+    key: str
     name: str
     view: str
     feature: str
@@ -146,11 +148,14 @@ def _heavy(rows: pl.DataFrame) -> pl.DataFrame:
 
 _USERS = "user_purchase_stats"
 FAULTS = (
-    Fault("3 of 10 values are null", _USERS, "revenue_usd_30d", "nulls", _nulls),
-    Fault("cents instead of dollars", _USERS, "avg_basket_usd_90d", "drift", _cents),
-    Fault("a category changes", "product_attributes", "department", "drift", _renamed),
-    Fault("a day's snapshot does not come", _USERS, "", "freshness", _late),
-    Fault("only heavy shoppers pushed", _USERS, "units_count_30d", "drift", _heavy, Channel.pushed),
+    Fault("nulls", "3 of 10 values are null", _USERS, "revenue_usd_30d", "nulls", _nulls),
+    Fault("unit", "cents instead of dollars", _USERS, "avg_basket_usd_90d", "drift", _cents),
+    Fault("category", "a category changes", "product_attributes", "department", "drift", _renamed),
+    Fault("late", "a day's snapshot does not come", _USERS, "", "freshness", _late),
+    Fault(
+        *("skew", "only heavy shoppers pushed", _USERS, "units_count_30d", "drift", _heavy),
+        channel=Channel.pushed,
+    ),
 )
 """One of each kind."""
 
@@ -215,13 +220,18 @@ def days_of(month: datetime) -> Iterator[datetime]:
 
 
 class Gateway:
-    """What monitoring makes of the days, as in a gateway."""
+    """What monitoring makes of the days, as in a gateway.
+
+    Attributes:
+        references: The profile that features are compared with.
+        store: What was seen.
+    """
 
     def __init__(self, year: Year, references: References) -> None:
         self._year = year
-        self._references = references
-        self._store = MonitoringStore()
-        self._store.set_references(
+        self.references = references
+        self.store = MonitoringStore()
+        self.store.set_references(
             {name: (figures.mean, figures.std) for name, figures in references.items()}
         )
         self._engine = AlertEngine(default_rules(), year.known)
@@ -248,7 +258,7 @@ class Gateway:
                 self._observe(Channel.materialized, view, at, rows)
         fired: list[Alert] = []
         for moment in (at, at + LASTING):
-            measured = measure(self._store, self._year.known, moment.timestamp(), self._references)
+            measured = measure(self.store, self._year.known, moment.timestamp(), self.references)
             fired = self._engine.evaluate(measured, moment.timestamp())
         self._judged += len(measured)
         return [alert for alert in fired if alert.state is State.FIRING]
@@ -259,7 +269,7 @@ class Gateway:
             FeatureColumn(view, name, _arrow(rows[name]), None, times)
             for name in self._year.features(view)
         )
-        self._store.observe(Observation(channel, at.timestamp(), columns))
+        self.store.observe(Observation(channel, at.timestamp(), columns))
 
 
 def _arrow(column: pl.Series) -> pa.Array:
@@ -286,9 +296,13 @@ def run(say: Callable[[str], None]) -> tuple[list[FaultResult], list[Month]]:
     return faults, months
 
 
+def month_before(year: Year) -> References:
+    """What the day of the faults is compared with."""
+    return year.references(FAULT_DAY.replace(month=FAULT_DAY.month - 1, day=1))
+
+
 def _with_fault(year: Year, fault: Fault) -> FaultResult:
-    references = year.references(FAULT_DAY.replace(month=FAULT_DAY.month - 1, day=1))
-    gateway = Gateway(year, references)
+    gateway = Gateway(year, month_before(year))
     result = FaultResult(
         fault.name, f"{fault.rule} of {fault.view}{':' if fault.feature else ''}{fault.feature}"
     )

@@ -47,6 +47,7 @@ class Target:
         body: The request: a message, or for HTTP/1.1 a body.
         answer_size: Bytes of the answer, so that an error is noticed.
         grpc: Whether it is a gRPC method; else it is JSON over HTTP/1.1.
+        redis_port: Of the Redis that the server reads, on 127.0.0.1; None where it reads none.
     """
 
     port: int
@@ -54,6 +55,7 @@ class Target:
     body: bytes
     answer_size: int
     grpc: bool = True
+    redis_port: int | None = None
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ def open_gateway(
     interval: float = _REGISTRY_INTERVAL,
     workers: int = 1,
     layout: Layout = Layout.FEAST,
+    cpus: str | None = None,
 ) -> Iterator[int]:
     """Serves a repository with the gateway; gives its port.
 
@@ -107,11 +108,13 @@ def open_gateway(
         interval: Seconds between two looks at the registry.
         workers: Processes that serve it.
         layout: How the rows are stored.
+        cpus: The CPUs that its workers stay on, as `--cpus` has them.
     """
     with Server(
         *("hotfeast.server", "serve", "--repo", str(repo), "--bind", "127.0.0.1:0"),
         *("--registry-interval", str(interval), "--workers", str(workers)),
         *(() if layout is Layout.FEAST else ("--layout", layout.value)),
+        *(() if cpus is None else ("--cpus", cpus)),
         ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
     ) as server:
         yield server.port()

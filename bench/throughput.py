@@ -2,17 +2,21 @@
 
 All take turns in short runs; a rate is the median of a server's runs, a p99 that of all its
 requests. With one connection and one request under way, the latency is what a C client sees, beside
-that of the Python client that all other parts use.
+that of the Python client that all other parts use. Beside rates of many rows stands the CPU that an
+answer takes of each process, since client, server and Redis share the machine's cores; and the
+rates with Redis and the gateway each on a CPU of its own, as one would have them on a machine for
+both.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bench.cpu import CLIENT, CpuMeter, listener, staying_on
 from bench.data import Layout, choose_entities, make_request
 from bench.h2load import NEEDED, Pattern, Shot, Target, find, shoot
 from bench.peers import HttpCaller, Peer, echo_name, http_body, named
@@ -41,6 +45,10 @@ P99_OVER_ECHO = 2.0
 PACKED_RATE = 3000.0
 """At least so many answers a second of 100 rows in the packed layout."""
 
+SERVER, REDIS = "server", "Redis"
+"""The processes whose CPU is told beside the client's."""
+_PARTS = (SERVER, REDIS, CLIENT)
+
 _ONE_ROW = BATCH[0].name
 _RUNS = 3
 _SECONDS = 0.8
@@ -51,7 +59,7 @@ _FEAST_HTTP_WORKERS = 2 * (os.cpu_count() or 1) + 1
 
 def planned(stores: int) -> float:
     """Seconds that it takes, without the starts of servers."""
-    shots = sum(map(len, PATTERNS.values())) * (stores + 1 + len(EchoKind)) + 1
+    shots = sum(map(len, PATTERNS.values())) * (stores + 1 + len(EchoKind)) + stores + 1
     return shots * (_RUNS * _SECONDS + _WARM_UP)
 
 
@@ -65,6 +73,13 @@ class Throughput:
     rate: float
     p50_ms: float
     p99_ms: float
+    cpu_ms: Mapping[str, float]
+    """CPU that an answer takes, by process."""
+
+    @property
+    def cores(self) -> float:
+        """Cores that were busy with it."""
+        return sum(self.cpu_ms.values()) * self.rate / 1e3
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -76,6 +91,7 @@ class Throughput:
             "requests_per_second": round(self.rate, 1),
             "p50_ms": round(self.p50_ms, 4),
             "p99_ms": round(self.p99_ms, 4),
+            "cpu_ms": {name: round(ms, 4) for name, ms in self.cpu_ms.items()},
         }
 
 
@@ -92,6 +108,7 @@ def measure(stores: Sequence[Store], say: Callable[[str], None]) -> list[Through
             for pattern in patterns:
                 say(f"h2load: {pattern}, {rows} rows")
                 results += _take_turns(program, targets[rows], rows, pattern)
+        results += _apart(program, stores, say)
         rows, pattern = 1, EIGHT
         say(f"h2load: {pattern}, {rows} rows, Feast over HTTP with {_FEAST_HTTP_WORKERS} workers")
         port = stack.enter_context(open_feast_http(stores[0].repo, _FEAST_HTTP_WORKERS))
@@ -105,6 +122,34 @@ def measure(stores: Sequence[Store], say: Callable[[str], None]) -> list[Through
     return results
 
 
+def _apart(program: str, stores: Sequence[Store], say: Callable[[str], None]) -> list[Throughput]:
+    """Many rows once more, Redis and the gateway each on a CPU of its own."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < len((SERVER, REDIS)):
+        say("one CPU: Redis and the gateway cannot have one each")
+        return []
+    rows, pattern = 100, EIGHT
+    request = make_request(stores[0].rows, choose_entities(stores[0].rows, rows, 1)[0])
+    say(f"h2load: {pattern}, {rows} rows, Redis on CPU {cpus[0]}, the gateway on {cpus[1]}")
+    targets = {}
+    with ExitStack() as stack:
+        for store in stores:
+            stack.enter_context(staying_on(listener(store.server.port), cpus[:1]))
+            port = stack.enter_context(
+                open_gateway(store.repo, layout=store.layout, cpus=str(cpus[1]))
+            )
+            answer = caller(stack, port, OUR_METHOD)(request)
+            targets[apart(store.label)] = Target(
+                port, OUR_METHOD, request, len(answer), redis_port=store.server.port
+            )
+        return _take_turns(program, targets, rows, pattern)
+
+
+def apart(label: str) -> str:
+    """The name of the gateway on a CPU of its own, by the label of its store."""
+    return f"{named(Peer.OURS, label)}, CPUs apart"
+
+
 def _targets(stack: ExitStack, stores: Sequence[Store]) -> dict[int, dict[str, Target]]:
     """The servers, by rows and name."""
     requests = {
@@ -113,20 +158,24 @@ def _targets(stack: ExitStack, stores: Sequence[Store]) -> dict[int, dict[str, T
     }
     targets: dict[int, dict[str, Target]] = {rows: {} for rows in PATTERNS}
 
-    def add(name: str, port: int, method: Callable[[int], str]) -> dict[int, bytes]:
+    def add(
+        name: str, port: int, method: Callable[[int], str], redis_port: int | None = None
+    ) -> dict[int, bytes]:
         answers = {}
         for rows, request in requests.items():
             answers[rows] = caller(stack, port, method(rows))(request)
-            targets[rows][name] = Target(port, method(rows), request, len(answers[rows]))
+            targets[rows][name] = Target(
+                port, method(rows), request, len(answers[rows]), redis_port=redis_port
+            )
         return answers
 
     answers: dict[int, bytes] = {}
     for store in stores:
         port = stack.enter_context(open_gateway(store.repo, layout=store.layout))
-        answers = add(named(Peer.OURS, store), port, lambda _: OUR_METHOD)
+        answers = add(named(Peer.OURS, store), port, lambda _: OUR_METHOD, store.server.port)
     feast = next(store for store in stores if store.layout is Layout.FEAST)
     port = stack.enter_context(open_feast_grpc(feast.repo))
-    add(named(Peer.FEAST, feast), port, lambda _: FEAST_METHOD)
+    add(named(Peer.FEAST, feast), port, lambda _: FEAST_METHOD, feast.server.port)
     prepared = {f"rows_{rows}": [Prepared(answer, None)] for rows, answer in answers.items()}
     for kind in EchoKind:
         port = stack.enter_context(open_echo(feast.repo, prepared, kind=kind))
@@ -138,11 +187,17 @@ def _take_turns(
     program: str, targets: dict[str, Target], rows: int, pattern: Pattern
 ) -> list[Throughput]:
     shots: dict[str, list[Shot]] = {name: [] for name in targets}
-    for target in targets.values():
+    meters = {}
+    for name, target in targets.items():
         shoot(program, target, pattern, _WARM_UP)
+        processes = {SERVER: listener(target.port)}
+        if target.redis_port is not None:
+            processes[REDIS] = listener(target.redis_port)
+        meters[name] = CpuMeter(processes)
     for _ in range(_RUNS):
         for name, target in targets.items():
-            shots[name].append(shoot(program, target, pattern, _SECONDS))
+            with meters[name]:
+                shots[name].append(shoot(program, target, pattern, _SECONDS))
     results = []
     for name, taken in shots.items():
         latency = np.concatenate([shot.latency for shot in taken])
@@ -150,7 +205,8 @@ def _take_turns(
             raise RuntimeError(f"{name}: no answer to {rows} rows within {_SECONDS} s")
         p50, p99 = np.percentile(latency, [50, 99])
         rate = float(np.median([shot.rate for shot in taken]))
-        results.append(Throughput(name, rows, pattern, rate, float(p50), float(p99)))
+        cpu = {part: s / latency.size * 1e3 for part, s in meters[name].seconds.items()}
+        results.append(Throughput(name, rows, pattern, rate, float(p50), float(p99), cpu))
     return results
 
 
@@ -182,9 +238,22 @@ def judge(results: Sequence[Throughput], stores: Sequence[str]) -> list[Verdict]
             )  # fmt: skip
     for store in stores:
         if store == Layout.PACKED:
-            ours = figures[100, EIGHT, named(Peer.OURS, store)]
+            ours = (
+                figures.get((100, EIGHT, apart(store)))
+                or (figures[100, EIGHT, named(Peer.OURS, store)])
+            )
+            parts = ", ".join(f"{name} {ours.cpu_ms[name]:.3f}" for name in _PARTS)
+            note = f"CPU of an answer, ms: {parts}; {ours.cores:.1f} cores busy"
             verdicts.append(
-                Verdict("100 rows: requests/s", ours.rate, PACKED_RATE, False, "/s", store)
+                Verdict(
+                    "100 rows, a CPU each: requests/s",
+                    ours.rate,
+                    PACKED_RATE,
+                    False,
+                    "/s",
+                    store,
+                    note=note,
+                )
             )
     return verdicts
 
@@ -212,6 +281,13 @@ def to_markdown(results: Sequence[Throughput], python: Results) -> str:
     for name, at in by_name.items():
         cells = (_cell(at[key]) if key in at else "" for key in patterns)
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    rows += ["", "CPU of an answer of 100 rows, 8 x 1, in ms:", ""]
+    rows += ["| | " + " | ".join(_PARTS) + " | cores busy |", "|" + "---|" * (len(_PARTS) + 2)]
+    for name, at in by_name.items():
+        if (100, EIGHT) in at:
+            result = at[100, EIGHT]
+            cells = (f"{result.cpu_ms.get(part, 0):.3f}" for part in _PARTS)
+            rows.append(f"| {name} | " + " | ".join(cells) + f" | {result.cores:.2f} |")
     rows += ["", "One row at a time, p50 in ms as each client sees it:", ""]
     rows += ["| | client in Python | client in C |", "|---|---|---|"]
     seen = python[_ONE_ROW]

@@ -187,41 +187,56 @@ cdef void void_row(
         columns[f].uneven = True
 
 
-cdef int judge_entity(
-    Batch batch, Reply reply, uint32_t v, size_t first_feature, uint32_t e, size_t copies
+cdef int judge_run(
+    Batch batch, Reply reply, uint32_t v, size_t first_feature, size_t entity_first,
+    uint32_t begin, uint32_t end,
 ) noexcept nogil:
-    """Judges an entity's row of a view and adds the sizes of what is sent.
+    """Judges those rows of a view that have not been judged, and adds the sizes of what is sent.
+
+    Args:
+        v, first_feature: The view, and the first of its features among all.
+        entity_first: How many entities the recipes before the view's have.
+        begin, end: Which entities' rows.
 
     Returns JUDGED, or NO_MEMORY, or CORRUPT where a stored value or time is corrupt and the request
-    does not allow a partial response; the row has been noted then.
+    does not allow a partial response; the first such row has been noted then.
     """
     cdef Judging* judging = batch.judging
     cdef View* view = &batch.plan.views[v]
-    cdef Lookup* lookup = &batch.lookups[view.recipe]
+    cdef uint32_t width = batch.plan.recipes[view.recipe].field_count
     cdef Column* columns = judging.columns + first_feature
-    cdef size_t base = lookup.first_span + view.first_field
+    cdef const uint32_t* copies = judging.copies + entity_first
+    cdef const uint8_t* taken = judging.taken + entity_first
+    cdef int64_t now_seconds = judging.now_seconds, now_nanos = judging.now_nanos
+    cdef bint strict = judging.strict, stale = batch.request.stale_values
+    cdef size_t base = batch.lookups[view.recipe].first_span + view.first_field
+    cdef size_t times = 0
     cdef Span* spans
-    cdef uint32_t f
+    cdef uint32_t e, f
     cdef int outcome
     cdef int32_t time_size
-    base += <size_t>e * batch.plan.recipes[view.recipe].field_count
-    spans = reply.spans + base
-    outcome = judge_row(
-        view, reply, spans, columns, judging.statuses + base, copies, judging.now_seconds,
-        judging.now_nanos, judging.strict, batch.request.stale_values,
-    )
-    if outcome != JUDGED:
-        if outcome == NO_MEMORY or note_bad_row(judging, v, e, outcome) != JUDGED:
-            return NO_MEMORY
-        if not batch.request.partial:
-            return CORRUPT
-        # Of a row whose time is corrupt no feature has been counted yet.
-        for f in range(<uint32_t>outcome if outcome > 0 else 0):
-            columns[f].size -= copies * field_size(<size_t>spans[f].size)
-        void_row(view, spans, columns, judging.statuses + base, copies, INVALID)
-        spans[view.feature_count].size = 0
-    time_size = spans[view.feature_count].size
-    judging.time_sizes[v] += copies * field_size(<size_t>time_size if time_size > 0 else 0)
+    base += <size_t>begin * width
+    for e in range(begin, end):
+        if not taken[e]:
+            spans = reply.spans + base
+            outcome = judge_row(
+                view, reply, spans, columns, judging.statuses + base, copies[e], now_seconds,
+                now_nanos, strict, stale,
+            )
+            if outcome != JUDGED:
+                if outcome == NO_MEMORY or note_bad_row(judging, v, e, outcome) != JUDGED:
+                    return NO_MEMORY
+                if not batch.request.partial:
+                    return CORRUPT
+                # Of a row whose time is corrupt no feature has been counted yet.
+                for f in range(<uint32_t>outcome if outcome > 0 else 0):
+                    columns[f].size -= copies[e] * field_size(<size_t>spans[f].size)
+                void_row(view, spans, columns, judging.statuses + base, copies[e], INVALID)
+                spans[view.feature_count].size = 0
+            time_size = spans[view.feature_count].size
+            times += copies[e] * field_size(<size_t>time_size if time_size > 0 else 0)
+        base += width
+    judging.time_sizes[v] += times
     return JUDGED
 
 
@@ -276,7 +291,7 @@ cdef int start_judging(
 cdef void judge_ready(Batch batch, Reply reply) noexcept nogil:
     """Judges the rows that have arrived by now, if that is wanted of this batch."""
     cdef Judging* judging = batch.judging
-    cdef uint32_t end
+    cdef uint32_t begin, end
     if (
         judging == NULL or not judging.early or judging.exhausted
         # What a cache keeps are rows that nobody has judged.
@@ -289,12 +304,15 @@ cdef void judge_ready(Batch batch, Reply reply) noexcept nogil:
         end = batch.lookups[judging.recipe].entity_count
         if judging.recipe == reply.recipe:
             end = reply.entity
+        begin = judging.entity
         while judging.entity < end:
             if settle_arrived(
                 batch, reply, judging.recipe, judging.entity, judging.raw_first
-            ) == SETTLED:
-                judge_arrival(batch, reply)
+            ) != SETTLED:
+                judge_arrivals(batch, reply, begin, judging.entity)
+                begin = judging.entity + 1
             judging.entity += 1
+        judge_arrivals(batch, reply, begin, end)
         if judging.recipe == reply.recipe:
             return
         judging.raw_first += <size_t>end * batch.asks[judging.recipe].field_count
@@ -303,21 +321,23 @@ cdef void judge_ready(Batch batch, Reply reply) noexcept nogil:
         judging.recipe += 1
 
 
-cdef inline void judge_arrival(Batch batch, Reply reply) noexcept nogil:
-    """Judges the rows of the entity at hand."""
+cdef void judge_arrivals(Batch batch, Reply reply, uint32_t begin, uint32_t end) noexcept nogil:
+    """Judges the rows of some entities of the recipe at hand."""
     cdef Judging* judging = batch.judging
-    cdef size_t place = judging.entity_first + judging.entity
     cdef size_t feature = 0
     cdef uint32_t v
+    if begin >= end:
+        return
     for v in range(batch.plan.view_count):
         if batch.plan.views[v].recipe == judging.recipe:
-            if judge_entity(
-                batch, reply, v, feature, judging.entity, judging.copies[place]
+            # A row that cannot be sent has been noted, and is all that will be said.
+            if judge_run(
+                batch, reply, v, feature, judging.entity_first, begin, end
             ) == NO_MEMORY:
                 judging.exhausted = True
                 return
         feature += batch.plan.views[v].feature_count
-    judging.taken[place] = True
+    memset(judging.taken + judging.entity_first + begin, 1, end - begin)
 
 
 cdef int compare_bad_rows(const void* a, const void* b) noexcept nogil:
@@ -347,21 +367,20 @@ cdef int judge_rest(Batch batch, Reply reply) noexcept nogil:
 
 cdef int judge_views(Batch batch, Reply reply) noexcept nogil:
     """As `judge_rest`, which puts the bad rows in order."""
-    cdef Judging* judging = batch.judging
     cdef size_t feature = 0, first
-    cdef uint32_t v, r, e
+    cdef uint32_t v, r
     cdef int outcome
     count_copies(batch)
     for v in range(batch.plan.view_count):
         first = 0
         for r in range(batch.plan.views[v].recipe):
             first += batch.lookups[r].entity_count
-        for e in range(batch.lookups[batch.plan.views[v].recipe].entity_count):
-            if judging.taken[first + e]:
-                continue
-            outcome = judge_entity(batch, reply, v, feature, e, judging.copies[first + e])
-            if outcome != JUDGED:
-                return outcome
+        outcome = judge_run(
+            batch, reply, v, feature, first, 0,
+            batch.lookups[batch.plan.views[v].recipe].entity_count,
+        )
+        if outcome != JUDGED:
+            return outcome
         feature += batch.plan.views[v].feature_count
     return JUDGED
 

@@ -1,6 +1,7 @@
 """The gateway: from a Feast registry to a running gRPC server.
 
 feast_api        the one door to Feast
+repository       a repository, opened
 registry_source  where Feast keeps a registry, read anew and read only
 repo_files       functions from the repository's own files, and not from the registry
 registry         Feast's registry to immutable definitions
@@ -43,6 +44,7 @@ settings         how a gateway runs
 listening        addresses to listen on
 turn_away        no more connections for grpcio's listening socket
 workers          gateway processes on one port, and new ones in their place
+apart            a function in a process of its own
 logs             what is logged, and how
 monitoring       what features are like as they pass, and whether that changes (a package)
 cli              the command line

@@ -1,6 +1,7 @@
 """The command line: `hotfeast serve`, `plan`, `materialize(-incremental)` and `repack`."""
 
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,6 +21,13 @@ from hotfeast.server import (
     cli_monitor,
     cli_profile,
     cli_traffic,
+)
+from hotfeast.server.cli_options import (
+    RedisOption,
+    RepoOption,
+    ViewsOption,
+    failures,
+    option_time,
 )
 
 app = typer.Typer(
@@ -73,6 +81,12 @@ class Transforms(StrEnum):
     verify = "verify"
 
 
+TransformsFromOption = Annotated[
+    TransformsFrom,
+    typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
+]
+
+
 @app.callback()
 def _root() -> None:
     """Serves the features of a Feast repository from Redis over gRPC."""
@@ -90,27 +104,45 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def parse_time(text: str) -> datetime:
-    """Reads an ISO 8601 time; one without a zone is UTC.
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """Numbers of CPUs from a list as taskset takes it, such as 1 or 2-5,7.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or one of them cannot be used here.
     """
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    # Only Linux has it.
+    usable = getattr(os, "sched_getaffinity", lambda _: set[int]())(0)
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{text!r} is no list of CPUs such as 1 or 2-5,7")
+        cpus += range(int(first), int(last or first) + 1)
+    if unusable := sorted(set(cpus) - usable):
+        raise ValueError(
+            f"CPU {unusable[0]} cannot be used here; those that can are "
+            f"{', '.join(map(str, sorted(usable))) or 'not known on this system'}"
+        )
+    if not cpus:
+        raise ValueError(f"{text!r} names no CPU")
+    return tuple(cpus)
 
 
 @app.command()
 def serve(
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
+    repo: RepoOption,
     bind: Annotated[
         str, typer.Option(help="Address to listen on; port 0 for any free one.")
     ] = "127.0.0.1:6570",
-    redis: Annotated[
-        str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
-    ] = None,
+    redis: RedisOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    cpus: Annotated[
+        str | None,
+        typer.Option(
+            help="CPUs that workers stay on, each on one of them in turn, such as 1 or 2-5,7; the "
+            "system's choice unless given."
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Requests that each worker works on at once.")
     ] = 16,
@@ -172,10 +204,7 @@ def serve(
         float,
         typer.Option(min=0.0, help="Seconds that a pushed row's event time may be in the future."),
     ] = 86400.0,
-    transforms_from: Annotated[
-        TransformsFrom,
-        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
-    ] = TransformsFrom.registry,
+    transforms_from: TransformsFromOption = TransformsFrom.registry,
     handshake_timeout: Annotated[
         float,
         typer.Option(min=0.0, help="Seconds until a client must have said that it speaks HTTP/2."),
@@ -295,15 +324,15 @@ def serve(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--metrics") from error
     try:
-        clock = parse_time(as_of) if as_of is not None else None
+        cpu_list = parse_cpus(cpus) if cpus is not None else ()
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--as-of") from error
+        raise typer.BadParameter(str(error), param_hint="--cpus") from error
+    clock = option_time(as_of, "--as-of")
     if 3600 % monitor_window:
         raise typer.BadParameter(
             f"{monitor_window} s do not divide an hour; 300 do", param_hint="--monitor-window"
         )
     # Only now: a wrong option should be told at once.
-    from hotfeast.server.errors import StartFailure
     from hotfeast.server.logs import set_up_logs
     from hotfeast.server.settings import (
         ConnectionLimits,
@@ -328,6 +357,7 @@ def serve(
         push_future_limit=push_future_limit,
         drain=drain,
         as_of=clock,
+        cpus=cpu_list,
         status_mode=status_mode.value,
         server=server.value,
         transforms=transforms.value,
@@ -357,25 +387,16 @@ def serve(
         traffic=TrafficSettings(aliases) if aliases is not None else None,
         refuse_sunset=refuse_sunset,
     )
-    try:
+    with failures():
         Supervisor(settings, workers).run(_say)
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
 def plan(
     service: Annotated[str, typer.Argument(help="A feature service.")],
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")],
-    redis: Annotated[
-        str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
-    ] = None,
-    transforms_from: Annotated[
-        TransformsFrom,
-        typer.Option(help="Where transforms' code comes from: the registry, or the repo's files."),
-    ] = TransformsFrom.registry,
+    repo: RepoOption,
+    redis: RedisOption = None,
+    transforms_from: TransformsFromOption = TransformsFrom.registry,
 ) -> None:
     """Shows what a feature service reads and computes, and how each on-demand view is computed.
 
@@ -386,23 +407,15 @@ def plan(
     from rich.console import Console
 
     from hotfeast.server.cli_plan import show_plan
-    from hotfeast.server.errors import StartFailure
 
-    try:
-        from_repo = transforms_from is TransformsFrom.repo
-        show_plan(repo, service, Console(), redis, from_repo)
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
+    with failures():
+        show_plan(repo, service, Console(), redis, transforms_from is TransformsFrom.repo)
 
 
 @app.command()
 def doctor(
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")] = Path("."),
-    redis: Annotated[
-        str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
-    ] = None,
+    repo: RepoOption = Path("."),
+    redis: RedisOption = None,
 ) -> None:
     """Looks at the settings of a repository's Redis and at a sample of what it holds, and says what
     to change and what that would gain. Changes nothing.
@@ -412,13 +425,9 @@ def doctor(
     from rich.console import Console
 
     from hotfeast.server.doctor_report import examine_and_report
-    from hotfeast.server.errors import StartFailure
 
-    try:
+    with failures():
         code = examine_and_report(repo, redis, Console())
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     raise typer.Exit(code)
 
 
@@ -437,16 +446,8 @@ class Switch(StrEnum):
     off = "off"
 
 
-RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
-ViewsOption = Annotated[
-    list[str] | None, typer.Option("--views", "-v", help="A view; all of them unless given.")
-]
 VersionOption = Annotated[
     str | None, typer.Option(help="Version such as v2 of the one view that --views names.")
-]
-RedisOption = Annotated[
-    str | None,
-    typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
 ]
 LayoutOption = Annotated[
     Layout | None,
@@ -581,12 +582,10 @@ def repack(
 
 
 def _time(text: str | None, name: str) -> datetime:
-    if text is None:
+    time = option_time(text, name)
+    if time is None:
         raise typer.BadParameter("is missing", param_hint=name)
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=name) from error
+    return time
 
 
 def _materialize(

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from hotfeast.server.cli_options import RepoOption, failures
+
 app = typer.Typer(help="Alert rules over features.", no_args_is_help=True)
 
-RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
 RulesOption = Annotated[
     Path | None,
     typer.Option(help="A file of rules; unless given, alerts.yaml in the repository's folder."),
@@ -25,16 +26,12 @@ def check(repo: RepoOption = Path("."), rules: RulesOption = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from hotfeast.server.errors import StartFailure
-    from hotfeast.server.monitoring.known import open_rules
+    from hotfeast.server.monitoring.open_alerts import open_rules
     from hotfeast.server.terminal import consoles
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    try:
+    with failures():
         loaded, known, path = open_rules(repo, rules)
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     table = Table(
         title=f"Rules of {path}" if path is not None else "Default rules; there is no file",
         title_justify="left",
@@ -83,20 +80,15 @@ def prometheus(
 
     Exit codes: 0, and 2 if a rule is not valid or the repository cannot be read.
     """
-    from hotfeast.server.errors import StartFailure
     from hotfeast.server.monitoring.drift import DriftSettings
-    from hotfeast.server.monitoring.known import open_rules
     from hotfeast.server.monitoring.measure import reference_values
-    from hotfeast.server.monitoring.open_alerts import open_references
+    from hotfeast.server.monitoring.open_alerts import open_references, open_rules
     from hotfeast.server.monitoring.prometheus_rules import prometheus_rules
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    try:
+    with failures():
         loaded, known, _ = open_rules(repo, rules)
         references = open_references(repo, profiles)
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     usual = {name: reference_values(figures) for name, figures in references.items()}
     # That of numbers; the one of categories is the same unless somebody sets them apart.
     made = prometheus_rules(loaded, known, usual, DriftSettings().least_distance)

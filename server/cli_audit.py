@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from hotfeast.server.cli_options import (
+    RedisOption,
+    RepoOption,
+    ViewsOption,
+    failures,
+    option_time,
+)
+
 
 def audit(
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")] = Path("."),
-    views: Annotated[
-        list[str] | None, typer.Option("--views", "-v", help="A view; all of them unless given.")
-    ] = None,
+    repo: RepoOption = Path("."),
+    views: ViewsOption = None,
     entities: Annotated[
         int, typer.Option(min=1, help="Entities drawn from each side, for each view.")
     ] = 500,
@@ -29,10 +35,7 @@ def audit(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Draws the same entities again from the source.")
     ] = None,
-    redis: Annotated[
-        str | None,
-        typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),
-    ] = None,
+    redis: RedisOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compares what is served online with the offline store's point-in-time answer, for a sample of
@@ -41,20 +44,14 @@ def audit(
     Exit codes: 0, 1 if a view has more differences than --max-share or cannot be compared, 2 if the
     audit could not start.
     """
-    from hotfeast.server.cli import parse_time
-
-    try:
-        time = parse_time(as_of) if as_of is not None else None
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--as-of") from error
+    time = option_time(as_of, "--as-of")
     # Only now: Feast takes seconds to import, and a wrong option should be told at once.
-    from hotfeast.server.errors import StartFailure
     from hotfeast.server.monitoring import audit as auditing
     from hotfeast.server.monitoring.audit_report import print_report
     from hotfeast.server.terminal import consoles
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    try:
+    with failures():
         report = auditing.audit(
             repo,
             views or None,
@@ -65,9 +62,6 @@ def audit(
             redis_url=redis,
             seed=seed,
         )
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2, default=_plain))
     else:

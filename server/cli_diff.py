@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from hotfeast.server.cli_options import RepoOption, failures
+
 
 class FailOn(StrEnum):
     """The least severity that fails."""
@@ -19,7 +21,7 @@ class FailOn(StrEnum):
 
 
 def diff(
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")] = Path("."),
+    repo: RepoOption = Path("."),
     monitor_dir: Annotated[
         Path | None,
         typer.Option(help="Say who reads what changes: the --monitor-dir of a gateway."),
@@ -38,15 +40,11 @@ def diff(
     from hotfeast.server.diff import comparing
     from hotfeast.server.diff.changes import Severity
     from hotfeast.server.diff.report import print_result
-    from hotfeast.server.errors import StartFailure
     from hotfeast.server.terminal import consoles
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    try:
+    with failures():
         result = comparing.diff(repo, monitor_dir)
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
     else:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from hotfeast.server.cli_options import RepoOption, failures
+
 
 class FailOn(StrEnum):
     """The least severity that fails."""
@@ -19,7 +21,7 @@ class FailOn(StrEnum):
 
 
 def lint(
-    repo: Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")] = Path("."),
+    repo: RepoOption = Path("."),
     ignore: Annotated[
         list[str] | None, typer.Option("--ignore", help="A rule that is off; may be repeated.")
     ] = None,
@@ -59,16 +61,13 @@ def lint(
     if rules:
         print_rules(console)
         return
-    try:
+    with failures():
         result = linting.lint(repo, ignore=ignore or (), data=data, monitor_dir=monitor_dir)
         if sarif is not None:
             try:
                 write_sarif(result, sarif, Path.cwd())
             except OSError as error:
                 raise StartFailure(f"--sarif: {sarif} cannot be written: {error}") from error
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
     else:

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hotfeast.server.cli_options import RepoOption, failures, option_time
+
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from hotfeast.server.feast_api import FeatureStore
+    from hotfeast.server.monitoring.profiles import Profile
     from hotfeast.server.monitoring.report.build import Evidence
     from hotfeast.server.monitoring.report.catalogue import Catalogue
     from hotfeast.server.monitoring.report.model import FeatureRow, Report
@@ -21,7 +25,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
 LoggedOption = Annotated[
     Path | None,
     typer.Option(help="Parquet of logged features: a file, or a folder of them."),
@@ -68,7 +71,7 @@ class _Asked:
     redis: str | None
     reference: Path | None
     profiles: Path | None
-    as_of: str | None
+    as_of: datetime | None
     views: tuple[str, ...] = ()
     show_pii: bool = False
 
@@ -108,10 +111,11 @@ def report(
     from hotfeast.server.monitoring.report.build import all_details, build_report
     from hotfeast.server.monitoring.report.render import render_page
 
-    try:
+    at = option_time(as_of, "--as-of")
+    with failures():
         catalogue, evidence = _gather(
             _Asked(
-                *(repo, monitor_dir, logged, sample, redis, reference, profiles, as_of),
+                *(repo, monitor_dir, logged, sample, redis, reference, profiles, at),
                 show_pii=show_pii,
             )
         )
@@ -121,9 +125,6 @@ def report(
             html.write_text(page, "utf-8")
         except OSError as error:
             raise StartFailure(f"{html} cannot be written: {error}") from error
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"{html}: {len(made.features)} features, {len(page) / 1024:,.0f} KiB")
 
 
@@ -150,18 +151,16 @@ def show(
     from hotfeast.server.terminal import consoles
 
     console, _ = consoles()
-    try:
+    at = option_time(as_of, "--as-of")
+    with failures():
         asked = _Asked(
-            *(repo, monitor_dir, logged, sample, redis, reference, profiles, as_of),
+            *(repo, monitor_dir, logged, sample, redis, reference, profiles, at),
             views=tuple(view or ()),
         )
         if not asked.sources:
             raise StartFailure("say what to show: --monitor-dir, --logged or --sample")
         catalogue, evidence = _gather(asked)
         console.print(_table(build_report(catalogue, evidence), view or []))
-    except StartFailure as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
@@ -171,15 +170,18 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
         StartFailure: Something cannot be read, or options exclude each other.
     """
     from hotfeast.server.errors import StartFailure
-    from hotfeast.server.gateway import open_repository
-    from hotfeast.server.monitoring.report import evidence as sources
+    from hotfeast.server.monitoring.profiles import references_of
+    from hotfeast.server.monitoring.report import tables
     from hotfeast.server.monitoring.report.build import Evidence
-    from hotfeast.server.monitoring.report.catalogue import ON_DEMAND, open_catalogue
+    from hotfeast.server.monitoring.report.catalogue import ON_DEMAND
+    from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
+    from hotfeast.server.monitoring.report.evidence import compared
     from hotfeast.server.monitoring.report.figures import Seen
     from hotfeast.server.monitoring.report.gateway_reports import gather
     from hotfeast.server.monitoring.report.stored import sample_stored
     from hotfeast.server.monitoring.statistics import FeatureStatistics
     from hotfeast.server.monitoring.windows import FeatureKey
+    from hotfeast.server.repository import open_repository
 
     if len(asked.sources) > 1:
         raise StartFailure(f"{asked.sources[0]} and {asked.sources[1]} exclude each other")
@@ -188,30 +190,29 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
     if asked.monitor_dir is not None and not asked.monitor_dir.is_dir():
         raise StartFailure(f"--monitor-dir: there is no folder {asked.monitor_dir}")
     store = open_repository(asked.repo)
-    try:
-        catalogue = open_catalogue(asked.repo)()
-    except Exception as error:
-        raise StartFailure(f"the registry of {asked.repo} cannot be read: {error}") from error
+    catalogue = catalogue_of(store)
     for name in asked.views:
         if name not in catalogue.views:
             raise StartFailure(f"--view: there is no feature view {name!r}")
         if asked.sample is not None and catalogue.views[name].kind == ON_DEMAND:
             raise StartFailure(f"--view: {name!r} is on demand; --sample leaves such views out")
-    names = sources.Names(catalogue)
+    names = tables.Names(catalogue)
     references: Mapping[tuple[str, str], FeatureStatistics] = {}
     if asked.reference is not None:
-        references = sources.read_reference(asked.reference, names)
+        references = tables.read_reference(asked.reference, names)
         reference_name = asked.reference.name
     else:
-        references, reference_name = sources.read_profiles(store, asked.profiles)
+        latest_profiles = _latest_profiles(store, asked.profiles)
+        references = references_of(latest_profiles)
+        reference_name = ", ".join(f"{p.service} v{p.version}" for p in latest_profiles)
     now, words = time.time(), "Definitions only"
     seen: dict[FeatureKey, Seen] = {}
     if asked.logged is not None:
-        seen, latest = sources.read_logged(asked.logged, names)
+        seen, latest = tables.read_logged(asked.logged, names)
         now = latest or now
         words = f"Logged features: {asked.logged.name}"
     if asked.as_of is not None:
-        now = _time(asked.as_of).timestamp()
+        now = asked.as_of.timestamp()
     if asked.sample is not None:
         at = datetime.fromtimestamp(now, UTC)
         seen = sample_stored(store, asked.sample, at, asked.views, asked.redis)
@@ -226,19 +227,36 @@ def _gather(asked: _Asked) -> tuple["Catalogue", "Evidence"]:
         return catalogue, gather(
             asked.monitor_dir, references, reference_name, now, show_pii=asked.show_pii
         )
-    return catalogue, Evidence(
-        words=words, now=now, seen=sources.compared(seen), show_pii=asked.show_pii
-    )
+    return catalogue, Evidence(words=words, now=now, seen=compared(seen), show_pii=asked.show_pii)
 
 
-def _time(text: str) -> datetime:
+def _latest_profiles(store: "FeatureStore", folder: Path | None) -> list["Profile"]:
+    """The latest profile of each feature service.
+
+    Args:
+        store: The repository.
+        folder: Of profiles; None for those beside the registry's file, if there are any.
+
+    Raises:
+        StartFailure: The folder has no profiles, or one cannot be read.
+    """
     from hotfeast.server.errors import StartFailure
+    from hotfeast.server.monitoring.profile_build import profile_store
+    from hotfeast.server.monitoring.profiles import ProfileError
 
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise StartFailure(f"--as-of: {error}") from error
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        kept = profile_store(store, folder)
+    except StartFailure:
+        if folder is not None:
+            raise
+        return []
+    try:
+        latest = kept.load_latest()
+    except ProfileError as error:
+        raise StartFailure(str(error)) from error
+    if folder is not None and not latest:
+        raise StartFailure(f"{folder} has no profiles; hotfeast profile build makes one")
+    return latest
 
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "ok": "green", "none": "dim"}

@@ -7,12 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hotfeast.server.errors import RequestFailure, StartFailure
-from hotfeast.server.gateway import open_repository
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.plan import OnDemandRead, ServingPlan, plan_service
 from hotfeast.server.redis_io import connection_pool
 from hotfeast.server.registry import RegistryReader
 from hotfeast.server.repo_files import load_repo_views
+from hotfeast.server.repository import open_repository, reading_registry
 from hotfeast.server.stored_rows import StoredRows
 
 # Seconds to connect to Redis, and for each of its answers.
@@ -42,11 +42,9 @@ def show_plan(
     """
     store = open_repository(repo)
     pool = connection_pool(store.config, redis_url, _REDIS_TIMEOUT)
-    reader = RegistryReader(store, load_repo_views(repo) if from_repo else None)
-    try:
+    with reading_registry(repo):
+        reader = RegistryReader(store, load_repo_views(repo) if from_repo else None)
         definitions = reader.define(reader.read())
-    except Exception as error:
-        raise StartFailure(f"the registry of {repo} cannot be read: {error}") from error
     try:
         try:
             plan = plan_service(definitions, service, full_feature_names=False)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hotfeast.server.cli_options import ProfilesOption, RepoOption, failures, option_time
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,15 +18,6 @@ app = typer.Typer(
     help="Profiles of feature services: what their values were like in training.",
     no_args_is_help=True,
 )
-
-RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
-ProfilesOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of profiles; unless given, beside the registry's file, by its name with "
-        ".profiles."
-    ),
-]
 
 
 @app.command()
@@ -55,14 +47,14 @@ def build(
 
     Exit codes: 0, and 2 if it cannot be built.
     """
-    first, last = _time(start, "--start"), _time(end, "--end")
+    first, last = option_time(start, "--start"), option_time(end, "--end")
     with _failures():
-        from hotfeast.server.gateway import open_repository
         from hotfeast.server.monitoring.profile_build import (
             ProfileBuilder,
             profile_store,
             read_entities,
         )
+        from hotfeast.server.repository import open_repository
 
         store = open_repository(repo)
         kept = profile_store(store, profiles)
@@ -173,30 +165,20 @@ def _store(repo: Path, profiles: Path | None) -> "ProfileStore":
 
     if profiles is not None:
         return ProfileStore(profiles)
-    from hotfeast.server.gateway import open_repository
     from hotfeast.server.monitoring.profile_build import profile_store
+    from hotfeast.server.repository import open_repository
 
     return profile_store(open_repository(repo))
 
 
-def _time(text: str | None, option: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Tells failures in a line, with exit code 2."""
+    """As `failures`, also for profiles and files."""
     from hotfeast.server.errors import StartFailure
     from hotfeast.server.monitoring.profiles import ProfileError
 
-    try:
-        yield
-    except (StartFailure, ProfileError, OSError) as failure:
-        typer.echo(f"hotfeast: {failure}", err=True)
-        raise typer.Exit(2) from None
+    with failures():
+        try:
+            yield
+        except (ProfileError, OSError) as error:
+            raise StartFailure(str(error)) from error

@@ -16,7 +16,6 @@ import redis
 from hotfeast.hotpath.definition import LAYOUTS, WriteDefinition
 from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.errors import RequestFailure, StartFailure
-from hotfeast.server.gateway import open_repository
 from hotfeast.server.key_samples import sample_keys
 from hotfeast.server.layouts import schemas_key
 from hotfeast.server.local_redis import LocalRedis, NoRedisServer
@@ -25,6 +24,7 @@ from hotfeast.server.read_modes import FIELD_COST, SCAN_COST, WHOLE_COST
 from hotfeast.server.redis_io import connection_pool
 from hotfeast.server.registry import Definitions, read_definitions
 from hotfeast.server.repack import repack_views, stored_views
+from hotfeast.server.repository import open_repository, reading_registry
 
 # Seconds to connect, and for each answer.
 _TIMEOUT = 5.0
@@ -127,12 +127,8 @@ def examine(repo: Path, redis_url: str | None = None) -> Report:
         StartFailure: The repository or its registry cannot be read, or Redis not be reached.
     """
     store = open_repository(repo)
-    try:
+    with reading_registry(repo):
         definitions = read_definitions(store)
-    except StartFailure:
-        raise
-    except Exception as error:
-        raise StartFailure(f"the registry of {repo} cannot be read: {error}") from error
     pool = connection_pool(store.config, redis_url, _TIMEOUT)
     client: Any = redis.Redis(connection_pool=pool)
     try:

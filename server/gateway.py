@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import RedisUnavailable, StartFailure
-from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.invalidation import Invalidations
 from hotfeast.server.kernels import KernelMaker
@@ -41,6 +39,7 @@ from hotfeast.server.redis_io import (
     connection_pool,
 )
 from hotfeast.server.repo_files import load_repo_views
+from hotfeast.server.repository import open_repository
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, ContextCaller, FeatureServicer, methods
 from hotfeast.server.settings import ConnectionLimits, Settings
@@ -53,7 +52,7 @@ from hotfeast.server.watch import RegistryWatch
 if TYPE_CHECKING:
     from hotfeast.server.monitoring.opening import Observers
 
-__all__ = ["Gateway", "Settings", "open_repository"]
+__all__ = ["Gateway", "Settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -404,27 +403,3 @@ def _limits(limits: ConnectionLimits) -> list[tuple[str, int]]:
         "grpc.keepalive_timeout_ms": limits.keepalive_answer,
     }
     return [(name, int(seconds * 1000) or _UNLIMITED) for name, seconds in options.items()]
-
-
-def open_repository(repo: Path) -> FeatureStore:
-    """Opens a Feast repository.
-
-    Raises:
-        StartFailure: There is none, its configuration is invalid, or its keys are of a version that
-            cannot be served.
-    """
-    if not (repo / "feature_store.yaml").is_file():
-        raise StartFailure(
-            f"{repo} has no feature_store.yaml; --repo names the folder of a Feast repository"
-        )
-    try:
-        store = FeatureStore(repo_path=str(repo))
-    except Exception as error:
-        raise StartFailure(f"{repo / 'feature_store.yaml'} is not valid: {error}") from error
-    version = store.config.entity_key_serialization_version
-    if version != 3:
-        raise StartFailure(
-            f"entity_key_serialization_version is {version}; only version 3 is served: set it in "
-            "feature_store.yaml and materialize again (Feast's guide to re-serialization says how)"
-        )
-    return store

@@ -22,9 +22,9 @@ from hotfeast.hotpath.latest import LatestRows
 from hotfeast.server.bookkeeping import Task, choose, materializing
 from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure
 from hotfeast.server.feast_api import FeatureStore
-from hotfeast.server.gateway import open_repository
 from hotfeast.server.offline_rows import OfflineRows, open_rows
 from hotfeast.server.on_demand_rows import open_inputs, refuse_unless_sources_suffice
+from hotfeast.server.repository import open_repository
 from hotfeast.server.rows import EncodedRows, encode
 from hotfeast.server.view_writer import (
     ON_INVALID,

@@ -26,7 +26,6 @@ from hotfeast.hotpath.scripts import load_script
 from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.errors import StartFailure, not_servable, unknown_name
 from hotfeast.server.feast_api import FeatureStore
-from hotfeast.server.gateway import open_repository
 from hotfeast.server.layouts import Schemas, view_layout
 from hotfeast.server.plan import (
     feature_hash_field,
@@ -36,6 +35,7 @@ from hotfeast.server.plan import (
 )
 from hotfeast.server.redis_io import connection_pool
 from hotfeast.server.registry import Definitions, ViewDefinition, read_definitions
+from hotfeast.server.repository import open_repository
 from hotfeast.server.view_writer import PATIENCE, REDIS_TIMEOUT
 
 SCRIPT = load_script("repack_rows.lua")

@@ -131,6 +131,8 @@ class Settings:
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     listeners: tuple[socket.socket, ...] = ()
     """Sockets to listen on, which somebody else has bound and keeps; for `native`."""
+    cpus: tuple[int, ...] = ()
+    """CPUs that workers stay on, each on one of them in turn; the system's choice if empty."""
     takes_over: bool = False
     """Whether clients are only taken once all is ready, since until then others are theirs."""
     metrics: tuple[str, int] | None = None

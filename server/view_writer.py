@@ -18,9 +18,9 @@ from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.latest import LatestRows
 from hotfeast.server.errors import RedisUnavailable
 from hotfeast.server.feast_api import FeatureStore, RepoConfig
-from hotfeast.server.gateway import open_repository
 from hotfeast.server.redis_io import Lanes, RedisWriter, connection_pool
 from hotfeast.server.registry import read_definitions
+from hotfeast.server.repository import open_repository
 from hotfeast.server.rows import EncodedRows, Rejection, encode, map_fields
 from hotfeast.server.write_plan import ViewWrite, plan_write
 

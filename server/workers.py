@@ -63,6 +63,9 @@ def _work(settings: Settings, tell: Connection) -> None:
     """A worker process: a gateway that reports through a pipe."""
     # Meant for the supervisor, also where a terminal sends it to all.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if settings.cpus:
+        # Before there are other threads, which stay where the first one is.
+        os.sched_setaffinity(0, settings.cpus)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     set_up_logs()
     # Only here: the supervisor does not need Feast, and what it takes.
@@ -74,6 +77,11 @@ def _work(settings: Settings, tell: Connection) -> None:
         )
     except StartFailure as failure:
         tell.send(("failed", str(failure)))
+
+
+def _share(cpus: tuple[int, ...], index: int) -> tuple[int, ...]:
+    """The CPU of a worker."""
+    return (cpus[index % len(cpus)],) if cpus else ()
 
 
 def _end_with_parent() -> None:
@@ -138,56 +146,6 @@ class _Worker:
             self.process.kill()
 
 
-def _open_monitoring(
-    settings: Settings, kept: bool
-) -> "tuple[MonitoringService, dict[str, WSGIApplication]]":
-    """What reads the folder of the workers, and what shows it to people, by path.
-
-    Args:
-        settings: With that folder.
-        kept: Whether it is there after a restart, so that alerts can go on.
-
-    Raises:
-        StartFailure: The repository cannot be read, or a rule or profile is not valid.
-    """
-    # Only here: what it needs takes a while to import, and memory.
-    from hotfeast.server.monitoring.open_alerts import open_watch
-    from hotfeast.server.monitoring.report.catalogue import open_catalogue
-    from hotfeast.server.monitoring.report.gateway_reports import GatewayReports
-    from hotfeast.server.monitoring.report.live import PATHS, LivePage
-    from hotfeast.server.monitoring.service import TURN, MonitoringService
-
-    monitor, as_of = settings.monitor, settings.as_of
-    assert monitor is not None
-    assert monitor.folder is not None
-    past = None if as_of is None else as_of.timestamp()
-
-    def clock(now: float) -> float:
-        return now if past is None else past
-
-    state = monitor.folder / "alerts.json" if kept else None
-    alerts = open_watch(
-        settings.repo, monitor.rules, monitor.profiles, state, clock, monitor.interval
-    )
-    service = MonitoringService(
-        monitor.folder,
-        [lambda snapshot: alerts.look(snapshot.collected.store, snapshot.time)],
-        alerts.firing,
-        alerts.drifts,
-        lambda: clock(time.time()),
-        min(monitor.interval, TURN),
-    )
-    reports = GatewayReports(
-        monitor.folder,
-        open_catalogue(settings.repo),
-        alerts.references,
-        lambda: alerts.alerts,
-        time.monotonic,
-        lambda: clock(time.time()),
-    )
-    return service, dict.fromkeys(PATHS, LivePage(reports))
-
-
 class Supervisor:
     """Runs `count` workers until SIGTERM or SIGINT."""
 
@@ -218,7 +176,11 @@ class Supervisor:
                 self._seen = TemporaryDirectory(prefix="hotfeast-monitoring-")
                 monitor = settings.monitor._replace(folder=Path(self._seen.name))
                 settings = replace(settings, monitor=monitor)
-            self._monitoring, beside = _open_monitoring(settings, kept=self._seen is None)
+            # Only here: what it needs takes a while to import, and memory.
+            from hotfeast.server.monitoring.watching import PATHS, open_monitoring
+
+            self._monitoring, page = open_monitoring(settings, kept=self._seen is None)
+            beside = dict.fromkeys(PATHS, page)
         if settings.metrics is not None:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
             figures: list[Collector] = [workers_figures(Path(self._figures.name)), self._reloads]
@@ -288,6 +250,7 @@ class Supervisor:
             self._settings,
             metrics_files=self._files(number),
             listeners=tuple(slot.listeners),
+            cpus=_share(self._settings.cpus, slot.index),
             takes_over=takes_over,
         )
         worker = _Worker(self._context, settings, slot, number)

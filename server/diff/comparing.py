@@ -8,15 +8,14 @@ from typing import Any
 from hotfeast.server.diff.changes import Change, Comparison, Kind, Severity, State
 from hotfeast.server.diff.services import compare_services
 from hotfeast.server.diff.views import compare_views, not_applied
-from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
-from hotfeast.server.gateway import open_repository
-from hotfeast.server.monitoring.report.catalogue import read_catalogue
+from hotfeast.server.monitoring.report.catalogue_build import read_catalogue
 from hotfeast.server.monitoring.traffic import read_traffic
 from hotfeast.server.places import Place
 from hotfeast.server.registry import RegistryReader
 from hotfeast.server.registry_source import Stored, open_source
 from hotfeast.server.repo_definitions import RepoDefinitions, load_repo_definitions, registered
+from hotfeast.server.repository import open_repository, reading_registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +59,10 @@ def diff(repo: Path, monitor_dir: Path | None = None) -> DiffResult:
     """
     store = open_repository(repo)
     traffic = read_traffic(monitor_dir) if monitor_dir is not None else None
-    try:
+    with reading_registry(repo):
         stored = open_source(store, with_versions=True).read()
         reader = RegistryReader(store)
         before = _state(reader, store, stored)
-    except StartFailure:
-        raise
-    except Exception as error:
-        raise StartFailure(f"the registry of {repo} cannot be read: {error}") from error
     defined = load_repo_definitions(repo)
     becoming = registered(store, defined, stored)
     after = _state(reader, store, becoming)

@@ -6,17 +6,18 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from hotfeast.server.gateway import open_repository
 from hotfeast.server.lint.findings import Fault, Finding, Kind, Needs, Severity
 from hotfeast.server.lint.rules import RULES
 from hotfeast.server.lint.settings import IGNORE_TAG, check_rules, ignored_by, read_settings
 from hotfeast.server.lint.sources import read_sources
 from hotfeast.server.lint.subject import Subject
-from hotfeast.server.monitoring.report.catalogue import Catalogue, read_catalogue
+from hotfeast.server.monitoring.report.catalogue import Catalogue
+from hotfeast.server.monitoring.report.catalogue_build import read_catalogue
 from hotfeast.server.monitoring.traffic import read_traffic
 from hotfeast.server.places import Place
 from hotfeast.server.registry import RegistryReader
 from hotfeast.server.repo_definitions import RepoDefinitions, load_repo_definitions, registered
+from hotfeast.server.repository import open_repository
 
 _Ignored = dict[tuple[Kind, str, str], frozenset[str]]
 

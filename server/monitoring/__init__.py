@@ -19,6 +19,8 @@ written     the same of what a materialization writes
 callers     names for who asks
 collector   what all processes have seen, in one folder
 service     the same for the metrics page, and for whoever judges it
+inputs      definitions, rules and profiles, as they change
+watching    all of these for a supervisor; `open_alerts` for the command line
 feature_log served answers to Parquet, as Feast logs them
 turns       the threads of those above
 opening     all of these for one gateway process

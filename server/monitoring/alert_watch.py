@@ -1,11 +1,11 @@
-"""Alerts over a gateway's windows, as they go on: judged once a minute, and shown to Prometheus."""
+"""Alerts over a gateway's windows, as they go on: judged in turns, and shown to Prometheus."""
 
 from collections.abc import Callable, Sequence
 
 from hotfeast.server.monitoring.alerts import Alert, AlertEngine, State
 from hotfeast.server.monitoring.drift import DriftSettings
 from hotfeast.server.monitoring.measure import References, measure
-from hotfeast.server.monitoring.rules import Known, Metric
+from hotfeast.server.monitoring.rules import Known, Metric, RuleSet
 from hotfeast.server.monitoring.windows import MonitoringStore
 
 PERIOD = 60.0
@@ -48,6 +48,19 @@ class AlertWatch:
         self._last: float | None = None
         self._drifts: Sequence[tuple[str, str, str, float, float]] = ()
         self.alerts: Sequence[Alert] = ()
+
+    def replace(self, rules: RuleSet, known: Known, references: References) -> None:
+        """Goes on by others, with an evaluation at the next look.
+
+        Args:
+            rules: The rules.
+            known: The views that they are for.
+            references: What features are compared with.
+        """
+        self._engine.replace_rules(rules, known)
+        self._known = known
+        self.references = references
+        self._last = None
 
     def look(self, store: MonitoringStore, now: float) -> None:
         """Evaluates rules, if it is time for that.

@@ -324,8 +324,10 @@ def summary(rule: Rule, measured: Measurement, value: float) -> str:
     if rule.metric is Metric.AGE:
         return f"{name}: its newest row is {_age(value)} old, {sign} {_age(rule.threshold)}"
     if rule.metric is Metric.DRIFT:
+        # Of many rows it is often too small for a float.
+        p_value = "<0.0001" if value < 0.0001 else f"{value:.2g}"
         return (
-            f"{name}: drifted from its reference, p {value:.2g} {sign} {rule.threshold:g}, "
+            f"{name}: drifted from its reference, p {p_value} {sign} {rule.threshold:g}, "
             f"effect {measured.effect:.3g}"
         )
     what = str(rule.metric).replace("_", " ")

@@ -19,7 +19,6 @@ import redis
 
 from hotfeast.server.errors import RequestFailure, StartFailure, unknown_name
 from hotfeast.server.feast_api import FeatureStore
-from hotfeast.server.gateway import open_repository
 from hotfeast.server.materialize import EPOCH
 from hotfeast.server.monitoring.audit_offline import (
     NotComparable,
@@ -44,6 +43,7 @@ from hotfeast.server.registry import (
     ViewDefinition,
     feast_view,
 )
+from hotfeast.server.repository import open_repository, reading_registry
 from hotfeast.server.write_plan import plan_write
 
 Entity = tuple[Any, ...]
@@ -226,14 +226,10 @@ def audit(
             name is no view's.
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(repo)
-    try:
+    with reading_registry(store):
         reader = RegistryReader(store)
         stored = reader.read()
         definitions = reader.define(stored)
-    except StartFailure:
-        raise
-    except Exception as error:
-        raise StartFailure(f"the registry cannot be read: {error}") from error
     chosen = _choose(definitions, views)
     time = (as_of or datetime.now(UTC)).astimezone(UTC)
     drawn_with = secrets.randbits(32) if seed is None else seed

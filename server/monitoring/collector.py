@@ -42,6 +42,8 @@ class Collected:
         every: One of how many reads was chosen; 0 where no process reads.
         dropped: Samples that found a queue full.
         ttls: For each view that is served its TTL in seconds; 0 where rows do not expire.
+        definitions: The fingerprint of those that are served, of the process that wrote last;
+            empty where none serves.
         files: How many files there were.
     """
 
@@ -49,6 +51,7 @@ class Collected:
     every: int = 0
     dropped: int = 0
     ttls: dict[str, float] = field(default_factory=dict)
+    definitions: str = ""
     files: int = 0
 
 
@@ -62,6 +65,7 @@ class Collector:
         every: int = 0,
         ttls: Callable[[], Mapping[str, float]] = dict,
         dropped: Callable[[], int] = lambda: 0,
+        definitions: Callable[[], str] = str,
         write_every: float = WRITE_EVERY,
     ) -> None:
         """
@@ -71,6 +75,7 @@ class Collector:
             every: One of how many reads is chosen.
             ttls: Says the TTLs of views, for `Collected`.
             dropped: Says how many samples were dropped.
+            definitions: Says the fingerprint of the definitions that are served.
             write_every: Seconds between two writes of the file, at least.
 
         Raises:
@@ -84,6 +89,7 @@ class Collector:
         self._every = every
         self._ttls = ttls
         self._dropped = dropped
+        self._definitions = definitions
         self._write_every = write_every
         self._due = 0.0
 
@@ -101,7 +107,12 @@ class Collector:
         began = time.monotonic()
         self.store.advance(time.time())
         header = json.dumps(
-            {"every": self._every, "dropped": self._dropped(), "ttls": dict(self._ttls())}
+            {
+                "every": self._every,
+                "dropped": self._dropped(),
+                "ttls": dict(self._ttls()),
+                "definitions": self._definitions(),
+            }
         ).encode()
         data = self.store.to_bytes()
         temporary = self._path.with_name(f".{self._path.name}.tmp")
@@ -135,6 +146,7 @@ def read_collected(folder: Path) -> Collected:
             collected.every = collected.every or int(header["every"])
             collected.dropped += int(header["dropped"])
             collected.ttls = {**header["ttls"], **collected.ttls}
+            collected.definitions = collected.definitions or str(header.get("definitions", ""))
             collected.files += 1
         except FileNotFoundError:
             continue

@@ -28,7 +28,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from scipy import stats
+
+# SciPy loads `stats` when it is first used: who compares nothing does without what it takes.
+import scipy
 
 from hotfeast.server.monitoring.statistics import NUMERIC_KINDS, FeatureStatistics, Kind
 
@@ -225,7 +227,7 @@ def _numbers_compared(
     now, now_weights = current.weighted_numbers()
     error = reference.rank_error + current.rank_error
     if error == 0:
-        test = stats.ks_2samp(before, now)
+        test = scipy.stats.ks_2samp(before, now)
         distance, p_value = float(test.statistic), float(test.pvalue)
     else:
         points = np.concatenate([before, now])
@@ -235,8 +237,8 @@ def _numbers_compared(
         distance = float(apart.max())
         rows, others = result.rows_reference, result.rows_current
         effective = round(rows * others / (rows + others))
-        p_value = float(stats.kstwo.sf(max(0.0, distance - error), effective))
-    shift = float(stats.wasserstein_distance(before, now, before_weights, now_weights))
+        p_value = float(scipy.stats.kstwo.sf(max(0.0, distance - error), effective))
+    shift = float(scipy.stats.wasserstein_distance(before, now, before_weights, now_weights))
     spread = reference.std
     return replace(
         result,
@@ -258,7 +260,7 @@ def _categories_compared(
     if table.shape[1] == 1:
         statistic, p_value = 0.0, 1.0
     else:
-        test = stats.chi2_contingency(table, correction=False)
+        test = scipy.stats.chi2_contingency(table, correction=False)
         statistic, p_value = float(test.statistic), float(test.pvalue)
     psi = _psi(table[0], table[1])
     return replace(
@@ -277,7 +279,7 @@ def _adjusted(results: list[DriftResult]) -> list[DriftResult]:
     known = ~np.isnan(p_values)
     adjusted = np.full(p_values.shape, math.nan)
     if known.any():
-        adjusted[known] = stats.false_discovery_control(p_values[known])
+        adjusted[known] = scipy.stats.false_discovery_control(p_values[known])
     return [
         replace(result, adjusted_p=float(values), empty_adjusted_p=float(empty))
         for result, (values, empty) in zip(results, adjusted, strict=True)
@@ -302,7 +304,7 @@ def _empty_p(
     table = np.array([[each.present, each.rows - each.present] for each in (reference, current)])
     if not table.any(axis=0).all():
         return 1.0
-    return float(stats.chi2_contingency(table).pvalue)
+    return float(scipy.stats.chi2_contingency(table).pvalue)
 
 
 def _distribution(values: np.ndarray, weights: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -1,63 +1,20 @@
-"""What rules may name, from the registry's definitions; and the rules of a repository."""
+"""What rules may name, from the catalogue of a registry."""
 
-from pathlib import Path
-
-from hotfeast.server.errors import StartFailure
-from hotfeast.server.gateway import open_repository
-from hotfeast.server.monitoring.rules import (
-    RULES_FILE,
-    Known,
-    KnownView,
-    RuleError,
-    RuleSet,
-    default_rules,
-    load_rules,
-)
-from hotfeast.server.registry import Definitions, read_definitions
+from hotfeast.server.monitoring.report.catalogue import Catalogue
+from hotfeast.server.monitoring.rules import Known, KnownView
 
 
-def open_rules(repo: Path, path: Path | None = None) -> tuple[RuleSet, Known, Path | None]:
-    """The rules of a repository, checked against its registry.
-
-    Args:
-        repo: Folder with `feature_store.yaml`.
-        path: A file of rules; if None, `RULES_FILE` in the repository's folder, if it is there.
-
-    Returns:
-        The rules, what they may name, and the file that they are of; None for the default ones.
-
-    Raises:
-        StartFailure: The repository or its registry cannot be read, or a rule is not valid.
-    """
-    store = open_repository(repo)
-    try:
-        definitions = read_definitions(store)
-    except StartFailure:
-        raise
-    except Exception as error:
-        raise StartFailure(f"the registry of {repo} cannot be read: {error}") from error
-    file = repo / RULES_FILE if path is None else path
-    try:
-        known = known_of(definitions)
-        if path is None and not file.exists():
-            return default_rules(), known, None
-        return load_rules(file, known), known, file
-    except RuleError as error:
-        raise StartFailure(str(error)) from error
-
-
-def known_of(definitions: Definitions) -> Known:
+def known_of(catalogue: Catalogue) -> Known:
     """All views with their features, tags and owners, and the services that take from them.
 
     Raises:
         RuleError: A view's tag for its freshness says no duration.
     """
-    services: dict[str, dict[str, set[str]]] = {name: {} for name in definitions.views}
-    for service in definitions.services.values():
-        for projection in service.projections:
-            if projection.view in services:
-                taken = services[projection.view].setdefault(service.name, set())
-                taken.update(projection.features)
+    services: dict[str, dict[str, set[str]]] = {name: {} for name in catalogue.views}
+    for service in catalogue.services.values():
+        for taken in service.takes:
+            if taken.view in services:
+                services[taken.view].setdefault(service.name, set()).update(taken.features)
     return Known(
         {
             name: KnownView(
@@ -67,6 +24,6 @@ def known_of(definitions: Definitions) -> Known:
                 owner=view.owner,
                 services=services[name],
             )
-            for name, view in definitions.views.items()
+            for name, view in catalogue.views.items()
         }
     )

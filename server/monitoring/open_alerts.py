@@ -1,17 +1,37 @@
-"""What a gateway needs to watch its features: rules, profiles and sinks of a repository."""
+"""The rules and profiles of a repository, for the command line."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from hotfeast.server.errors import StartFailure
-from hotfeast.server.gateway import open_repository
-from hotfeast.server.monitoring.alert_watch import PERIOD, AlertWatch
-from hotfeast.server.monitoring.alerts import AlertEngine
-from hotfeast.server.monitoring.known import open_rules
+from hotfeast.server.monitoring.known import known_of
 from hotfeast.server.monitoring.profile_build import profile_store
-from hotfeast.server.monitoring.profiles import ProfileError
-from hotfeast.server.monitoring.sinks import open_sinks
+from hotfeast.server.monitoring.profiles import ProfileError, references_of
+from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
+from hotfeast.server.monitoring.rules import Known, RuleError, RuleSet, repository_rules
 from hotfeast.server.monitoring.statistics import FeatureStatistics
+from hotfeast.server.repository import open_repository
+
+
+def open_rules(repo: Path, path: Path | None = None) -> tuple[RuleSet, Known, Path | None]:
+    """The rules of a repository, checked against its registry.
+
+    Args:
+        repo: Folder with `feature_store.yaml`.
+        path: A file of rules; as for `repository_rules`.
+
+    Returns:
+        The rules, what they may name, and the file that they are of; None for the default ones.
+
+    Raises:
+        StartFailure: The repository or its registry cannot be read, or a rule is not valid.
+    """
+    catalogue = catalogue_of(open_repository(repo))
+    try:
+        known = known_of(catalogue)
+        rules, file = repository_rules(repo, path, known)
+    except RuleError as error:
+        raise StartFailure(str(error)) from error
+    return rules, known, file
 
 
 def open_references(
@@ -34,35 +54,6 @@ def open_references(
     except StartFailure:
         return {}
     try:
-        latest = [kept.load(service) for service in kept.services()]
+        return references_of(kept.load_latest())
     except ProfileError as error:
         raise StartFailure(str(error)) from error
-    latest.sort(key=lambda profile: profile.made_at)
-    return {name: figures for profile in latest for name, figures in profile.features.items()}
-
-
-def open_watch(
-    repo: Path,
-    rules: Path | None = None,
-    profiles: Path | None = None,
-    state: Path | None = None,
-    event_clock: Callable[[float], float] = lambda now: now,
-    period: float = PERIOD,
-) -> AlertWatch:
-    """A watch over the features of a repository.
-
-    Args:
-        repo: Folder with `feature_store.yaml`.
-        rules: A file of rules; that of the repository, or the default ones, if None.
-        profiles: A folder of profiles; the one beside the registry if None.
-        state: A file that keeps alerts over restarts; none if None.
-        event_clock: As for `AlertWatch`.
-        period: As for `AlertWatch`.
-
-    Raises:
-        StartFailure: The repository or a profile cannot be read, or a rule is not valid.
-    """
-    loaded, known, _ = open_rules(repo, rules)
-    engine = AlertEngine(loaded, known, state, open_sinks(loaded.sinks))
-    references = open_references(repo, profiles)
-    return AlertWatch(engine, known, references, event_clock=event_clock, period=period)

@@ -92,6 +92,7 @@ def open_observers(
             monitor.every,
             ttls,
             lambda: tap.dropped,
+            lambda: watch.book.definitions.fingerprint,
             min(monitor.interval, WRITE_EVERY),
         )
     except (OSError, ValueError) as error:

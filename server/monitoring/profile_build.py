@@ -26,6 +26,7 @@ from hotfeast.server.registry import (
     feast_view,
 )
 from hotfeast.server.registry_source import Stored
+from hotfeast.server.repository import reading_registry
 
 TIME = "event_timestamp"
 """The column of an entity frame with the time of each row."""
@@ -91,12 +92,10 @@ class ProfileBuilder:
             StartFailure: The registry cannot be read.
         """
         self._store = store
-        reader = RegistryReader(store)
-        try:
+        with reading_registry(store):
+            reader = RegistryReader(store)
             self._stored: Stored = reader.read()
             self._definitions: Definitions = reader.define(self._stored)
-        except Exception as error:
-            raise StartFailure(f"the registry cannot be read: {error}") from error
 
     def of_entities(self, service: str, entities: pd.DataFrame, source: str) -> Profile:
         """A profile of a feature service at the rows of an entity frame.

@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,6 +157,19 @@ class ProfileStore:
         except (OSError, ProfileError) as error:
             raise ProfileError(f"{path} cannot be read: {error}") from error
 
+    def latest(self) -> dict[str, int]:
+        """The latest version of each service's profile; cheap, for those who look for new ones."""
+        return {service: self.versions(service)[-1] for service in self.services()}
+
+    def load_latest(self) -> list[Profile]:
+        """Reads the latest profile of each service: the one that was made last comes last.
+
+        Raises:
+            ProfileError: One cannot be read.
+        """
+        profiles = [self.load(service, version) for service, version in self.latest().items()]
+        return sorted(profiles, key=lambda profile: profile.made_at)
+
     def save(self, profile: Profile) -> Profile:
         """Writes a profile as the next version of its service.
 
@@ -185,6 +198,12 @@ class ProfileStore:
 
     def _folder_of(self, service: str) -> Path:
         return self.folder / _UNSAFE.sub("_", service)
+
+
+def references_of(profiles: Iterable[Profile]) -> dict[tuple[str, str], FeatureStatistics]:
+    """What features were like, by view and feature; of two profiles that have a feature the later
+    one counts."""
+    return {name: figures for profile in profiles for name, figures in profile.features.items()}
 
 
 def new_profile(

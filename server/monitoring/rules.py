@@ -331,6 +331,26 @@ def load_rules(path: Path, known: Known, environment: Mapping[str, str] = os.env
     return parse_rules(text, str(path), known, environment)
 
 
+def repository_rules(repo: Path, path: Path | None, known: Known) -> tuple[RuleSet, Path | None]:
+    """The rules of a repository.
+
+    Args:
+        repo: Its folder.
+        path: A file of rules; if None, `RULES_FILE` in the folder, if it is there.
+        known: What rules may name.
+
+    Returns:
+        The rules, and the file that they are of; None for the default ones.
+
+    Raises:
+        RuleError: The file cannot be read, or a rule is not valid.
+    """
+    file = repo / RULES_FILE if path is None else path
+    if path is None and not file.exists():
+        return default_rules(), None
+    return load_rules(file, known), file
+
+
 def parse_rules(
     text: str, name: str, known: Known, environment: Mapping[str, str] = os.environ
 ) -> RuleSet:

@@ -8,7 +8,7 @@ however many processes there are, and requests nothing.
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,8 @@ class Snapshot:
 Watcher = Callable[[Snapshot], None]
 FiringAlerts = Callable[[], Sequence[tuple[str, str]]]
 """Gives rule and severity of each alert that is firing."""
+Valid = Callable[[], Mapping[str, bool]]
+"""Says for each of what features are watched by whether its present state is valid."""
 Drifts = Callable[[], Sequence[tuple[str, str, str, float, float]]]
 """Gives channel, view, feature, p-value and effect of each feature that has a profile."""
 
@@ -94,6 +96,7 @@ class MonitoringService(Figures):
         drifts: Drifts = tuple,
         clock: Callable[[], float] = time.time,
         turn: float = TURN,
+        valid: Valid = dict,
     ) -> None:
         """
         Args:
@@ -103,12 +106,14 @@ class MonitoringService(Figures):
             drifts: Says how features have drifted.
             clock: The time that freshness is judged at, in seconds since 1970.
             turn: Seconds between two reads.
+            valid: Says whether rules and the like, as they are now, are in use.
         """
         self._folder = folder
         self._watchers = tuple(watchers)
         self._firing = firing
         self._drifts = drifts
         self._clock = clock
+        self._valid = valid
         self._snapshot = take_snapshot(folder)
         self._turns = Turns("monitoring", lambda _: self.look(), turn)
 
@@ -159,6 +164,15 @@ class MonitoringService(Figures):
         for labels, count in sorted(counts.items()):
             alerts.add_metric(list(labels), count)
         yield alerts
+        valid = GaugeMetricFamily(
+            "hotfeast_monitoring_input_valid",
+            "1 if definitions, rules or profiles are in use as they are now; 0 if they are not "
+            "valid, and those before are.",
+            labels=["input"],
+        )
+        for name, well in self._valid().items():
+            valid.add_metric([name], float(well))
+        yield valid
 
     def _view_figures(self, snapshot: Snapshot) -> Iterator[Metric]:
         fresh = GaugeMetricFamily(

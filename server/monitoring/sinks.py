@@ -33,6 +33,38 @@ def open_sinks(settings: Sequence[SinkSettings]) -> list["Sink"]:
     return [LogSink() if each.kind == "log" else WebhookSink(each) for each in settings]
 
 
+class Sinks:
+    """All that a rule file names, as one; a changed file may name others."""
+
+    def __init__(self, settings: Sequence[SinkSettings]) -> None:
+        """
+        Args:
+            settings: Of each.
+        """
+        self._settings = tuple(settings)
+        self._sinks = open_sinks(settings)
+
+    def tell(self, alerts: Sequence[Alert]) -> None:
+        """Tells all of them."""
+        for sink in self._sinks:
+            sink.tell(alerts)
+
+    def replace(self, settings: Sequence[SinkSettings]) -> None:
+        """Has others in their place, unless they are the same. What waits for a webhook is sent
+        before, as far as some seconds allow."""
+        if tuple(settings) == self._settings:
+            return
+        self.close()
+        self._settings = tuple(settings)
+        self._sinks = open_sinks(settings)
+
+    def close(self) -> None:
+        """Ends those that have threads."""
+        for sink in self._sinks:
+            if isinstance(sink, WebhookSink):
+                sink.close()
+
+
 class LogSink:
     """Tells the log, by the alert's severity."""
 

@@ -15,7 +15,8 @@ from feast.value_type import ValueType
 
 from hotfeast.server.monitoring.observed import Channel, FeatureColumn, Observation
 from hotfeast.server.monitoring.report.build import Evidence, Readers
-from hotfeast.server.monitoring.report.catalogue import Catalogue, read_catalogue
+from hotfeast.server.monitoring.report.catalogue import Catalogue
+from hotfeast.server.monitoring.report.catalogue_build import read_catalogue
 from hotfeast.server.monitoring.report.evidence import seen_of_state
 from hotfeast.server.monitoring.report.figures import Seen
 from hotfeast.server.monitoring.report.model import AlertRow, DriftFigures
@@ -156,7 +157,7 @@ def evidence(show_pii: bool = False) -> Evidence:
         seen_columns = tuple(columns(random, 200, NOW - 3 * 3600))
         store.observe(Observation(Channel.served, at, seen_columns, "ranking", "web"))
     store.observe(Observation(Channel.pushed, NOW - 300, tuple(columns(random, 50, NOW - 7200))))
-    drift = DriftFigures("Kolmogorov-Smirnov", 0.2, 1e-9, 1e-8, 0.2, 0.3, 0.4, True)
+    drift = DriftFigures("Kolmogorov-Smirnov", 0.2, 1e-9, 1e-8, 0.2, 0.3, 0.4, True, True, 0.2, 0.0)
     seen = seen_of_state(store, {("user_stats", "spend"): reference()}, "v3")
     key = FeatureKey(Channel.served, "user_stats", "spend")
     seen[key] = seen[key]._replace(drift=drift)

@@ -105,6 +105,8 @@ def test_drift_counts_with_an_effect() -> None:
     assert judged(0.06, 0.5) == []
     (alert,) = judged(0.001, 0.5)
     assert "drifted from its reference, p 0.001 below 0.05, effect 0.5" in alert.summary
+    (alert,) = judged(0.0, 0.5)
+    assert "p <0.0001 below 0.05" in alert.summary
     own = AlertEngine(rules("rules: [{name: drift, for: 0s, effect: 0.6}]"), KNOWN)
     assert own.evaluate([measured({Metric.DRIFT: 0.001}, effect=0.5)], 0.0) == []
 

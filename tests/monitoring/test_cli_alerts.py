@@ -11,15 +11,17 @@ from feast import FeatureStore
 from typer.testing import CliRunner
 
 from hotfeast.server.cli import app
+from hotfeast.server.monitoring.alert_watch import AlertWatch
+from hotfeast.server.monitoring.alerts import AlertEngine
+from hotfeast.server.monitoring.inputs import Inputs
 from hotfeast.server.monitoring.known import known_of
 from hotfeast.server.monitoring.observed import Channel, FeatureColumn, Observation
-from hotfeast.server.monitoring.open_alerts import open_watch
 from hotfeast.server.monitoring.profile_build import profile_store
 from hotfeast.server.monitoring.profiles import Profile
+from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
 from hotfeast.server.monitoring.rules import RULES_FILE
 from hotfeast.server.monitoring.statistics import PROFILE_SIZES, FeatureStatistics
 from hotfeast.server.monitoring.windows import MonitoringStore
-from hotfeast.server.registry import read_definitions
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def run(store: FeatureStore, command: str, *arguments: str) -> tuple[int, str, s
 
 
 def test_what_rules_may_name(store: FeatureStore) -> None:
-    known = known_of(read_definitions(store))
+    known = known_of(catalogue_of(store))
     assert set(known.views) == {"users", "pairs", "world", "mixed", "cart_share"}
     users = known.views["users"]
     assert users.features["city"] == {"pii": "true"}
@@ -94,7 +96,8 @@ def test_profiles_beside_the_registry_count(store: FeatureStore) -> None:
     assert code == 0
     # A quarter is null in training.
     assert 'feature_view="users", feature="spend"} > 0.35' in " ".join(out.split())
-    watch = open_watch(Path(store.repo_path))
+    inputs = Inputs(Path(store.repo_path))
+    watch = AlertWatch(AlertEngine(inputs.rules, inputs.known), inputs.known, inputs.references)
     seen = MonitoringStore()
     seen.observe(Observation(Channel.served, 1.7e9, (FeatureColumn("users", "spend", values),)))
     for time in (1.7e9, 1.7e9 + 600):

@@ -9,13 +9,19 @@ from typing import Any
 
 import pytest
 from feast import FeatureStore
+from figures import scrape
 from processes import Process, eventually, run_cli
 
 from hotfeast.clients import FeatureClient
 from hotfeast.server.monitoring.alerts import Alert, State
-from hotfeast.server.monitoring.report.catalogue import Catalogue, open_catalogue
+from hotfeast.server.monitoring.collector import read_collected
+from hotfeast.server.monitoring.report.catalogue import Catalogue
+from hotfeast.server.monitoring.report.catalogue_build import catalogue_of
 from hotfeast.server.monitoring.report.gateway_reports import GatewayReports, alert_rows
 from hotfeast.server.monitoring.rules import Metric
+from hotfeast.server.registry import read_definitions
+
+RULES_VALID = 'hotfeast_monitoring_input_valid{input="rules"}'
 
 
 def get(url: str) -> Any:
@@ -26,12 +32,20 @@ def get(url: str) -> Any:
 def test_a_gateway_serves_its_page(market_store: FeatureStore, tmp_path: Path) -> None:
     repo = Path(market_store.repo_path)
     folder = tmp_path / "seen"
-    options = ("--monitor", "--monitor-rate", "1", "--monitor-dir", str(folder))
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: []")
+    options = (
+        *("--monitor", "--monitor-rate", "1", "--monitor-dir", str(folder)),
+        *("--alert-rules", str(rules)),
+    )
     with Process(repo, "--workers", "2", "--metrics", "127.0.0.1:0", *options) as process:
         url = process.wait_for("features on").split(" on ")[1]
         with FeatureClient(process.address()) as client:
             for user in range(1, 6):
                 client.get_online_features("part", {"user_id": [user]})
+        assert scrape(f"{url}metrics")[RULES_VALID] == 1
+        # The rules before it count on, and whoever looks at the figures sees it.
+        rules.write_text("rules: [{name: nulls, above: much}]")
 
         def rows() -> int:
             found = get(f"{url}api/report.json")["features"]
@@ -51,7 +65,10 @@ def test_a_gateway_serves_its_page(market_store: FeatureStore, tmp_path: Path) -
         # The figures for Prometheus are where they were.
         with urllib.request.urlopen(f"{url}metrics", timeout=30) as figures:
             assert b"hotfeast_feature_rows" in figures.read()
+        eventually(lambda: scrape(f"{url}metrics")[RULES_VALID] == 0, timeout=90)
+        assert any("the rules before: " in line for line in process.errors)
         assert process.stop() == 0
+    assert read_collected(folder).definitions == read_definitions(market_store).fingerprint
     shown = run_cli("monitor", "show", "--repo", str(repo), "--monitor-dir", str(folder))
     assert shown.returncode == 0, shown.stderr
     assert "spend" in shown.stdout
@@ -85,7 +102,7 @@ ALERT = Alert(
 
 
 def with_alert(store: FeatureStore) -> tuple[Catalogue, Alert]:
-    catalogue = open_catalogue(Path(store.repo_path))()
+    catalogue = catalogue_of(store)
     view = next(v.name for v in catalogue.views.values() if v.feature("spend"))
     return catalogue, replace(ALERT, view=view)
 
@@ -101,22 +118,13 @@ def test_alerts_that_fire_are_shown(market_store: FeatureStore) -> None:
     assert (row.feature, row.level) == (None, "critical")
 
 
-def test_a_registry_that_is_gone_leaves_the_page(
-    market_store: FeatureStore, tmp_path: Path
-) -> None:
+def test_a_report_is_made_again_once_it_is_old(market_store: FeatureStore, tmp_path: Path) -> None:
     catalogue, alert = with_alert(market_store)
-    reads = 0
-
-    def read() -> Catalogue:
-        nonlocal reads
-        reads += 1
-        if reads > 1:
-            raise OSError("gone")
-        return catalogue
-
     at = 0.0
     alerts = [alert]
-    reports = GatewayReports(tmp_path, read, {}, lambda: alerts, lambda: at, lambda: 1e9)
+    reports = GatewayReports(
+        tmp_path, lambda: catalogue, dict, lambda: alerts, lambda: at, lambda: 1e9
+    )
     first = reports.report()
     assert [a.rule for a in first.alerts] == ["lowest"]
     alerts.clear()
@@ -125,4 +133,3 @@ def test_a_registry_that_is_gone_leaves_the_page(
     assert reports.report().alerts == ()
     with pytest.raises(LookupError):
         reports.details(alert.view, "unknown")
-    assert reads == 3

@@ -14,10 +14,16 @@ from hypothesis import strategies as st
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.monitoring.observed import Channel, FeatureColumn
-from hotfeast.server.monitoring.report.build import all_details, build_details, build_report
-from hotfeast.server.monitoring.report.evidence import Names, compared, read_logged, read_reference
+from hotfeast.server.monitoring.report.build import (
+    Evidence,
+    all_details,
+    build_details,
+    build_report,
+)
+from hotfeast.server.monitoring.report.evidence import compared
 from hotfeast.server.monitoring.report.figures import Seen, shape_of
 from hotfeast.server.monitoring.report.render import as_json, render_page
+from hotfeast.server.monitoring.report.tables import Names, read_logged, read_reference
 from hotfeast.server.monitoring.statistics import FeatureStatistics
 from hotfeast.server.monitoring.windows import FeatureKey
 
@@ -48,6 +54,25 @@ def test_a_report_says_what_is_wrong_and_with_what() -> None:
     assert made.channels == ("served", "pushed")
     ranking = next(s for s in made.services if s.name == "ranking")
     assert (ranking.rows, ranking.callers) == (2400, ("web",))
+
+
+@pytest.mark.parametrize("alerted", [False, True])
+def test_rows_without_a_value_are_not_called_other_values(alerted: bool) -> None:
+    numbers = np.random.default_rng(5).normal(size=4000)
+    reference = _statistics(pa.array(numbers[:2000]))
+    current = _statistics(pa.array(numbers[2000:], mask=np.arange(2000) % 10 < 3))
+    key = FeatureKey(Channel.served, "user_stats", "spend")
+    seen = compared({key: Seen(current, (), reference, "v3")})
+    alerts = samples.evidence().alerts if alerted else ()
+    made = build_report(samples.catalogue(), Evidence("Of a test", samples.NOW, seen, alerts))
+    spend = next(f for f in made.features if (f.view, f.name) == ("user_stats", "spend"))
+    drift = spend.figures["served"].drift
+    assert drift is not None
+    assert (drift.drifted, drift.values_drifted) == (True, False)
+    # An alert about nulls says it already.
+    told = [p.words for p in spend.problems if p.kind == "drift"]
+    words = "30.0% of served rows are without a value, 0.0% of the reference's"
+    assert told == ([] if alerted else [words])
 
 
 def test_everything_is_json_without_numbers_that_are_none() -> None:

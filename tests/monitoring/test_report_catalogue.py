@@ -4,7 +4,8 @@ import pytest
 import report_samples as samples
 from feast.on_demand_feature_view import OnDemandFeatureView
 
-from hotfeast.server.monitoring.report.catalogue import Catalogue, Marks, Taken, read_catalogue
+from hotfeast.server.monitoring.report.catalogue import Catalogue, Marks, Taken
+from hotfeast.server.monitoring.report.catalogue_build import read_catalogue
 from hotfeast.server.monitoring.report.lineage import (
     Lineage,
     feature_lineage,

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import report_samples as samples
 from axe_core_python.selenium import Axe
-from chromium import open_chromium, resize
+from chromium import open_chromium
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from test_report_live import Changing
 
+from bench.chromium import resize
 from hotfeast.server.metrics import Page
 from hotfeast.server.monitoring.report.build import all_details, build_report
 from hotfeast.server.monitoring.report.live import PATHS, LivePage
@@ -103,6 +104,15 @@ def test_strangers_words_stay_words(browser: Any, small: str) -> None:
     assert browser.execute_script("return window.pwned ?? null") is None
     assert not browser.find_elements(By.CSS_SELECTOR, "img")
     assert not _complaints(browser)
+
+
+def test_nothing_at_an_axis_is_minus_zero(browser: Any, small: str) -> None:
+    # Bins of whole numbers begin half a one below the least, which is 0.
+    _open(browser, small + "#feature=user_stats:visits")
+    ticks = _until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#details .tick"))
+    words = [tick.text for tick in ticks]
+    assert "0" in words
+    assert "-0" not in words
 
 
 def test_search_and_sorting_by_keys_alone(browser: Any, small: str) -> None:

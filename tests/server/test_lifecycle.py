@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from itertools import groupby
 from pathlib import Path
 
 import grpc
@@ -167,6 +168,55 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
         second = process.workers()
         assert process.stop() == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in first | second)
+
+
+def test_workers_stay_on_their_cpus(market_store: FeatureStore) -> None:
+    usable = sorted(os.sched_getaffinity(0))[:2]
+    with Process(
+        Path(market_store.repo_path), "--workers", "3", "--cpus", ",".join(map(str, usable))
+    ) as process:
+        process.address()
+        own = os.sched_getaffinity(process.process.pid)
+        assert own == os.sched_getaffinity(0)
+
+        def cpus() -> list[list[int]]:
+            return sorted(
+                sorted(os.sched_getaffinity(int(thread.name)))
+                for worker in process.workers()
+                for thread in Path(f"/proc/{worker}/task").iterdir()
+            )
+
+        workers = process.workers()
+        expected = sorted([usable[i % len(usable)]] for i in range(3))
+        assert [key for key, _ in groupby(cpus())] == [key for key, _ in groupby(expected)]
+        assert sorted(sorted(os.sched_getaffinity(worker)) for worker in workers) == expected
+        # Whoever takes a worker's place takes its CPU.
+        os.kill(min(workers), signal.SIGKILL)
+        eventually(
+            lambda: (
+                len(new := process.workers()) == 3
+                and min(workers) not in new
+                and sorted(sorted(os.sched_getaffinity(worker)) for worker in new) == expected
+            )
+        )
+        assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "said"),
+    [
+        ("", "no list of CPUs"),
+        ("1-", "no list of CPUs"),
+        ("one", "no list of CPUs"),
+        ("3-2", "names no CPU"),
+        ("0-4095", "cannot be used here"),
+    ],
+)
+def test_cpus_that_are_none(cpus: str, said: str) -> None:
+    done = run_cli("serve", "--repo", ".", "--cpus", cpus)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert "--cpus" in done.stderr
 
 
 def test_workers_end_with_their_supervisor(market_store: FeatureStore) -> None:

@@ -1,16 +1,24 @@
 """The report of a project: its catalogue, and what was seen of it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hotfeast.server.monitoring.observed import Channel
-from hotfeast.server.monitoring.report.catalogue import Catalogue, Feature, Service, View
+from hotfeast.server.monitoring.report.catalogue import (
+    Catalogue,
+    Described,
+    Feature,
+    Service,
+    View,
+    ViewFacts,
+)
 from hotfeast.server.monitoring.report.figures import Seen, details_of, figures_of
 from hotfeast.server.monitoring.report.lineage import feature_lineage, repository_lineage
 from hotfeast.server.monitoring.report.model import (
     LEVELS,
     AlertRow,
+    DriftFigures,
     EntityRow,
     FeatureDetails,
     FeatureRow,
@@ -88,20 +96,18 @@ def build_report(catalogue: Catalogue, evidence: Evidence, interval: float | Non
         services=tuple(_service(s, evidence.readers) for s in catalogue.services.values()),
         entities=tuple(
             EntityRow(
-                name=entity.name,
                 join_key=entity.join_key,
                 type=entity.type,
                 views=_names(catalogue, lambda v, name=entity.name: name in v.entities),
-                **_described(entity),
+                **_as(Described, entity),
             )
             for entity in catalogue.entities.values()
         ),
         sources=tuple(
             SourceRow(
-                name=source.name,
                 kind=source.kind,
                 views=_names(catalogue, lambda v, name=source.name: name in v.sources),
-                **_described(source),
+                **_as(Described, source),
             )
             for source in catalogue.sources.values()
         ),
@@ -146,8 +152,9 @@ def all_details(catalogue: Catalogue, evidence: Evidence) -> dict[str, dict[str,
     }
 
 
-def _described(thing: Any) -> dict[str, Any]:
-    return {name: getattr(thing, name) for name in ("description", "tags", "owner", "marks")}
+def _as(kind: type[Described], thing: Described) -> dict[str, Any]:
+    """The fields that a thing has as one of a kind, for a record that has them, too."""
+    return {field.name: getattr(thing, field.name) for field in fields(kind)}
 
 
 def _names(catalogue: Catalogue, wanted: Any) -> tuple[str, ...]:
@@ -177,35 +184,25 @@ def _freshness(age: float | None, ttl: float) -> str:
 
 def _view(catalogue: Catalogue, view: View, age: float | None) -> ViewRow:
     return ViewRow(
-        name=view.name,
-        kind=view.kind,
-        entities=view.entities,
         features=len(view.features),
-        ttl_seconds=view.ttl_seconds,
-        version=view.version,
-        versions=view.versions,
-        problem=view.problem,
-        materialized_until=view.materialized_until,
-        sources=view.sources,
         services=tuple(
             s.name for s in catalogue.services.values() if any(t.view == view.name for t in s.takes)
         ),
         age=age,
         freshness=_freshness(age, view.ttl_seconds),
-        **_described(view),
+        **_as(ViewFacts, view),
     )
 
 
 def _service(service: Service, readers: Sequence[Readers] | None) -> ServiceRow:
     mine = [r for r in readers or () if r.service == service.name]
     return ServiceRow(
-        name=service.name,
         views=tuple(dict.fromkeys(taken.view for taken in service.takes)),
         features=sum(len(taken.features) for taken in service.takes),
         # Each view of a request has its rows.
         rows=None if readers is None else max((r.rows for r in mine), default=0),
         callers=tuple(sorted({r.caller for r in mine if r.caller})),
-        **_described(service),
+        **_as(Described, service),
     )
 
 
@@ -243,6 +240,20 @@ def _feature(
     )
 
 
+def _drifted(channel: str, drift: DriftFigures, alerted: Container[str]) -> str:
+    """What has drifted, in words; empty where nothing has, or an alert says so already."""
+    if drift.values_drifted and "drift" not in alerted:
+        effect = "" if drift.effect is None else f", effect {drift.effect:.2g}"
+        return f"{channel} values are not as in the reference ({drift.test}{effect})"
+    empty_alerts = ("drift", "null_share", "missing_share")
+    if drift.values_drifted or not drift.drifted or any(a in alerted for a in empty_alerts):
+        return ""
+    return (
+        f"{drift.empty or 0:.1%} of {channel} rows are without a value, "
+        f"{drift.empty_reference or 0:.1%} of the reference's"
+    )
+
+
 def _problems(
     view: ViewRow, feature: str, figures: Mapping[str, Figures], alerts: Sequence[AlertRow]
 ) -> list[Problem]:
@@ -257,9 +268,8 @@ def _problems(
         if alert.view == view.name and alert.feature in (feature, None)
     }
     for channel, each in figures.items():
-        if each.drift is not None and each.drift.drifted and "drift" not in about:
-            effect = "" if each.drift.effect is None else f", effect {each.drift.effect:.2g}"
-            words = f"{channel} values are not as in the reference ({each.drift.test}{effect})"
+        words = "" if each.drift is None else _drifted(channel, each.drift, about)
+        if words:
             found.append(Problem("drift", "warning", "Drifted", words))
     if view.freshness == "late" and "freshness" not in about:
         words = f"the newest row of {view.name} is older than its TTL"

@@ -1,6 +1,5 @@
 """The reports of a running gateway, from what its workers have seen and what alerts came of it."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
@@ -17,8 +16,6 @@ from hotfeast.server.monitoring.report.evidence import (
 from hotfeast.server.monitoring.report.model import AlertRow, FeatureDetails, Report
 from hotfeast.server.monitoring.rules import Metric
 from hotfeast.server.monitoring.statistics import FeatureStatistics
-
-logger = logging.getLogger(__name__)
 
 INTERVAL = 10.0
 """Seconds for which a report is shown before another is made, if somebody asks."""
@@ -87,8 +84,8 @@ class GatewayReports:
     def __init__(
         self,
         folder: Path,
-        read_catalogue: Callable[[], Catalogue],
-        references: Mapping[tuple[str, str], FeatureStatistics],
+        catalogue: Callable[[], Catalogue],
+        references: Callable[[], Mapping[tuple[str, str], FeatureStatistics]],
         alerts: Callable[[], Sequence[Alert]],
         clock: Callable[[], float],
         now: Callable[[], float],
@@ -96,23 +93,20 @@ class GatewayReports:
         """
         Args:
             folder: That of the workers' files.
-            read_catalogue: Reads the registry; where it fails, the catalogue before is shown.
-            references: What features are compared with, by view and feature.
+            catalogue: Says what there is.
+            references: Says what features are compared with, by view and feature.
             alerts: Says what alerts there are.
             clock: Monotonic seconds.
             now: What ages are judged at, in seconds since 1970.
-
-        Raises:
-            Exception: The registry cannot be read.
         """
         self._folder = folder
-        self._read_catalogue = read_catalogue
         self._references = references
         self._alerts = alerts
         self._clock = clock
         self._now = now
         self._lock = Lock()
-        self._catalogue = read_catalogue()
+        self._read_catalogue = catalogue
+        self._catalogue = catalogue()
         self._evidence: Evidence | None = None
         self._report: Report | None = None
         self._made = 0.0
@@ -136,13 +130,10 @@ class GatewayReports:
     def _latest(self) -> Report:
         if self._report is not None and self._clock() < self._made + INTERVAL:
             return self._report
-        try:
-            self._catalogue = self._read_catalogue()
-        except Exception as error:
-            logger.warning("the report shows the definitions before: %s", error)
+        self._catalogue = self._read_catalogue()
         self._evidence = gather(
             self._folder,
-            self._references,
+            self._references(),
             REFERENCE,
             self._now(),
             alert_rows(self._alerts(), self._catalogue),

@@ -3,7 +3,7 @@ from 0 to 1, None where a thing is not known."""
 
 from dataclasses import dataclass, field
 
-from hotfeast.server.monitoring.report.catalogue import Marks
+from hotfeast.server.monitoring.report.catalogue import Described, Marks, ViewFacts
 from hotfeast.server.monitoring.report.lineage import Lineage
 
 LEVELS = ("none", "ok", "warning", "critical")
@@ -54,7 +54,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class DriftFigures:
-    """A comparison with the reference; `wasserstein` is in standard deviations of it."""
+    """A comparison with the reference.
+
+    Attributes:
+        wasserstein: In standard deviations of the reference.
+        drifted: Whether the values or the share of rows without one have drifted.
+        values_drifted: Whether the values have.
+        empty, empty_reference: Shares of rows without a value.
+    """
 
     test: str
     statistic: float | None
@@ -64,6 +71,9 @@ class DriftFigures:
     psi: float | None
     wasserstein: float | None
     drifted: bool
+    values_drifted: bool
+    empty: float | None
+    empty_reference: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,37 +124,25 @@ class FeatureRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ViewRow:
-    """A feature view; see `catalogue.View`.
+class ViewRow(ViewFacts):
+    """A feature view.
 
     Attributes:
         features: How many.
+        services: Feature services that take from it.
         age: Seconds since the event time of the newest row that was seen.
         freshness: `fresh`, `aging` (older than half of the TTL), `late` (older than it) or
             `unknown`.
     """
 
-    name: str
-    kind: str
-    entities: tuple[str, ...]
     features: int
-    ttl_seconds: float
-    version: int
-    versions: tuple[int, ...]
-    problem: str
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
-    materialized_until: float | None
-    sources: tuple[str, ...]
     services: tuple[str, ...]
     age: float | None
     freshness: str
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceRow:
+class ServiceRow(Described):
     """A feature service.
 
     Attributes:
@@ -153,42 +151,27 @@ class ServiceRow:
         callers: Who asked, as far as they say.
     """
 
-    name: str
     views: tuple[str, ...]
     features: int
     rows: int | None
     callers: tuple[str, ...]
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
 
 
 @dataclass(frozen=True, slots=True)
-class EntityRow:
+class EntityRow(Described):
     """An entity."""
 
-    name: str
     join_key: str
     type: str
     views: tuple[str, ...]
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
 
 
 @dataclass(frozen=True, slots=True)
-class SourceRow:
+class SourceRow(Described):
     """A data source; `views` are those that it feeds."""
 
-    name: str
     kind: str
     views: tuple[str, ...]
-    description: str
-    tags: dict[str, str]
-    owner: str
-    marks: Marks
 
 
 @dataclass(frozen=True, slots=True)

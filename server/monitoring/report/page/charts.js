@@ -16,7 +16,8 @@ function ticks(low, high, wanted) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((m) => m >= rough);
   const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-9; i++) found.push(i * step);
+  // Not -0, which would be written so.
+  for (let i = Math.ceil(low / step) || 0; i * step <= high + step * 1e-9; i++) found.push(i * step);
   return found;
 }
 

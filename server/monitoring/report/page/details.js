@@ -179,9 +179,15 @@ function drift(data) {
     ["Test", d.test], ["Statistic", number(d.statistic)], ["p", probability(d.p_value)],
     ["p, corrected for all features", probability(d.adjusted_p)], ["Effect", effect(d.effect)],
     ["PSI", number(d.psi)], ["Wasserstein, in reference deviations", number(d.wasserstein)],
+    ["Rows without a value", share(d.empty)], ["The same, reference", share(d.empty_reference)],
   ].filter(([, v]) => v !== null && v !== NONE);
-  return section("Drift", h("p", { class: "verdict" }, icon(d.drifted ? "warning" : "ok"), d.drifted ? "Drifted from the reference." : "Not drifted from the reference."),
+  return section("Drift", h("p", { class: "verdict" }, icon(d.drifted ? "warning" : "ok"), verdict(d)),
     h("table", { class: "numbers" }, h("tbody", null, rows.map(([n, v]) => h("tr", null, h("th", { scope: "row", class: "text" }, n), h("td", null, v))))));
+}
+
+function verdict(d) {
+  if (d.values_drifted) return "Drifted from the reference.";
+  return d.drifted ? "Values are as in the reference, the share of rows without one is not." : "Not drifted from the reference.";
 }
 
 function readers({ feature }, data) {

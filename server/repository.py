@@ -1,0 +1,48 @@
+"""A Feast repository, opened; and what goes wrong with that, for people."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hotfeast.server.errors import StartFailure
+from hotfeast.server.feast_api import FeatureStore
+
+
+def open_repository(repo: Path) -> FeatureStore:
+    """Opens a Feast repository.
+
+    Raises:
+        StartFailure: There is none, its configuration is invalid, or its keys are of a version that
+            cannot be served.
+    """
+    if not (repo / "feature_store.yaml").is_file():
+        raise StartFailure(
+            f"{repo} has no feature_store.yaml; --repo names the folder of a Feast repository"
+        )
+    try:
+        store = FeatureStore(repo_path=str(repo))
+    except Exception as error:
+        raise StartFailure(f"{repo / 'feature_store.yaml'} is not valid: {error}") from error
+    version = store.config.entity_key_serialization_version
+    if version != 3:
+        raise StartFailure(
+            f"entity_key_serialization_version is {version}; only version 3 is served: set it in "
+            "feature_store.yaml and materialize again (Feast's guide to re-serialization says how)"
+        )
+    return store
+
+
+@contextmanager
+def reading_registry(repo: Path | FeatureStore) -> Iterator[None]:
+    """Has whatever goes wrong in reading a registry end as a `StartFailure`.
+
+    Args:
+        repo: Whose it is.
+    """
+    try:
+        yield
+    except StartFailure:
+        raise
+    except Exception as error:
+        of = repo.repo_path if isinstance(repo, FeatureStore) else repo
+        raise StartFailure(f"the registry of {of} cannot be read: {error}") from error
