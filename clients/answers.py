@@ -298,8 +298,8 @@ class OnlineFeatures:
             ```
         """
         pandas = needed("pandas", "to_pandas")
-        made = [pandas_column(self._column(i)) for i in range(len(self._names))]
-        frame = pandas.concat(made, axis=1) if made else pandas.DataFrame()
+        made = {i: pandas_column(self._column(i)) for i in range(len(self._names))}
+        frame = pandas.DataFrame(made)
         frame.columns = self._names
         return frame
 
