@@ -298,8 +298,8 @@ class OnlineFeatures:
             ```
         """
         pandas = needed("pandas", "to_pandas")
-        made = [pandas_column(self._column(i)) for i in range(len(self._names))]
-        frame = pandas.concat(made, axis=1) if made else pandas.DataFrame()
+        made = {i: pandas_column(self._column(i)) for i in range(len(self._names))}
+        frame = pandas.DataFrame(made)
         frame.columns = self._names
         return frame
 
@@ -385,14 +385,14 @@ class OnlineFeatures:
     def _left_out(self) -> str:
         more = []
         if len(self) > _SHOWN_ROWS:
-            more.append(f"{len(self) - _SHOWN_ROWS} more rows")
+            more.append(_counted(len(self) - _SHOWN_ROWS, "more row"))
         if len(self._names) > _SHOWN_COLUMNS:
-            more.append(f"{len(self._names) - _SHOWN_COLUMNS} more columns")
+            more.append(_counted(len(self._names) - _SHOWN_COLUMNS, "more column"))
         return " and ".join(more)
 
     def _title(self) -> str:
         features = len(self._names) - self._keys
-        return f"OnlineFeatures: {len(self)} rows, {features} features"
+        return f"OnlineFeatures: {_counted(len(self), 'row')}, {_counted(features, 'feature')}"
 
     def __repr__(self) -> str:
         names, rows = self._shown()
@@ -417,6 +417,10 @@ class OnlineFeatures:
             f"<p>{self._title()}</p><table><thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody></table>{more}"
         )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _cell(value: Any, status: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hotfeast.clients.optional import is_of
+from hotfeast.hotpath.sent_values import serialized_values
 from hotfeast.serving.v1 import value_pb2
 
 Rows = Any
@@ -71,6 +72,22 @@ def _listed(name: str, values: Any) -> list[Any]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise TypeError(f"column {name!r}: give a list of values, one a row, not {values!r}")
     return list(values)
+
+
+def fill(message: Any, name: str, values: list[Any]) -> None:
+    """Makes a `RepeatedValue` message hold a column.
+
+    Raises:
+        TypeError: A value cannot be sent; names the column.
+    """
+    try:
+        data = serialized_values(values)
+    except UnicodeEncodeError as error:
+        raise TypeError(f"column {name!r}: {error}") from None
+    if data is None:
+        message.CopyFrom(column(name, values))
+    else:
+        message.ParseFromString(data)
 
 
 def column(name: str, values: Sequence[Any]) -> Any:

@@ -209,13 +209,13 @@ def pandas_column(column: AnswerColumn) -> Any:
     valid = validity(column)
     if column.value_type == _TYPES.UNIX_TIMESTAMP:
         times = np.where(valid, values, _FEAST_NULL).view("datetime64[s]")
-        return pandas.Series(times).dt.tz_localize("UTC")
+        return pandas.DatetimeIndex(times).tz_localize("UTC")
     if valid.all():
-        return pandas.Series(values.copy())
+        return values
     if values.dtype.kind == "f":
-        return pandas.Series(np.where(valid, values, values.dtype.type("nan")))
+        return np.where(valid, values, values.dtype.type("nan"))
     array = pandas.arrays.BooleanArray if values.dtype.kind == "b" else pandas.arrays.IntegerArray
-    return pandas.Series(array(values.copy(), ~valid))
+    return array(values.copy(), ~valid)
 
 
 def feast_column(column: AnswerColumn) -> Any:

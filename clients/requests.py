@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from hotfeast.clients.answers import OnlineFeatures
-from hotfeast.clients.columns import Rows, column, columns_of
+from hotfeast.clients.columns import Rows, columns_of, fill
 from hotfeast.clients.errors import failure
 from hotfeast.hotpath.errors import MalformedAnswer
 from hotfeast.serving.v1 import serving_pb2
@@ -41,7 +41,7 @@ def read_request(
             continue
         target = message.entities if field == "entities" else message.request_context
         for name, values in columns_of(rows, field).items():
-            target[name].CopyFrom(column(name, values))
+            fill(target[name], name, values)
     return message
 
 

@@ -14,6 +14,8 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from served import Served
 
 from hotfeast.clients import (
@@ -29,6 +31,7 @@ from hotfeast.clients import (
     Unimplemented,
 )
 from hotfeast.clients.columns import column, columns_of
+from hotfeast.hotpath.sent_values import serialized_values
 
 IDS, SKUS = [1, 2, 1], ["a", "bé", ""]
 ROWS = [{"user_id": u, "sku": s} for u, s in zip(IDS, SKUS, strict=True)]
@@ -84,6 +87,7 @@ def test_request_data(strict: Served, request_data: Any) -> None:
         ({"user_id": 5}, TypeError, "'user_id': give a list of values, one a row, not 5"),
         ({"user_id": "12"}, TypeError, "'user_id': give a list of values, one a row"),
         ({"user_id": np.zeros((2, 2))}, TypeError, "'user_id': an array with 2 dimensions"),
+        ({"user_id": ["\ud800"]}, TypeError, "'user_id': .*surrogates not allowed"),
         ({"user_id": [object()]}, TypeError, "'user_id': cannot send a object"),
         ({"user_id": [2**63]}, TypeError, "'user_id': 9223372036854775808 does not fit int64"),
         (pd.DataFrame({"user_id": [[1]]}), TypeError, "'user_id': cannot send a list"),
@@ -116,6 +120,29 @@ def test_times_and_missing_values_of_every_library() -> None:
         assert sent[0].unix_timestamp_val == int(moment.timestamp()), form
     nulls = columns_of(pd.DataFrame({"n": pd.array([1, None], "Int64")}), "rows")
     assert nulls == {"n": [1, None]}
+
+
+PLAIN = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(),
+    st.text(st.characters(codec="utf-8")),
+    st.text(min_size=50),
+    st.binary(),
+    st.binary(min_size=130, max_size=300),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(PLAIN, max_size=20))
+def test_plain_values_are_serialized_as_protobuf_does(values: list[Any]) -> None:
+    assert serialized_values(values) == column("c", values).SerializeToString()
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, np.int64(5), datetime.now(UTC), [1]])
+def test_other_values_are_left_to_protobuf(value: Any) -> None:
+    assert serialized_values([1, value]) is None
 
 
 def test_errors_have_classes_of_their_own(strict: Served) -> None:
