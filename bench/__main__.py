@@ -167,6 +167,16 @@ def cache(
 
 
 @app.command()
+def client(
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 10,
+) -> None:
+    """What the Python client makes of answers, beside Feast's SDK, and what it adds to a call."""
+    from bench.client import run, table
+
+    console.print(table(run(rounds, console.log)))
+
+
+@app.command()
 def transforms() -> None:
     """What on-demand views add to a request, beside Feast's SDK; exit code 1 past a budget."""
     from bench.transforms import run, table

@@ -373,7 +373,7 @@ def _judge_load(
 
 def _refuses(port: int) -> bool:
     """Whether a service past its sunset is refused by name."""
-    with FeatureClient(f"127.0.0.1:{port}") as client:
+    with FeatureClient(f"127.0.0.1:{port}", retries=None) as client:
         try:
             client.get_online_features(GONE, {"user_id": [1], "product_id": [1]})
         except HotfeastError as error:

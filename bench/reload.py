@@ -270,7 +270,7 @@ def _measure(
     names = list(CHANGES)
     with (
         open_load(port, _METHOD, requests, RATE, CONNECTIONS) as load,
-        FeatureClient(f"127.0.0.1:{port}") as client,
+        FeatureClient(f"127.0.0.1:{port}", retries=None) as client,
     ):
         start = load.begin(length)
         for i in range(2 * count):

@@ -195,7 +195,7 @@ def _keep_asking(port: int, pipe: Any) -> None:
     woken = threading.Condition()
 
     def client(number: int) -> None:
-        with FeatureClient(f"127.0.0.1:{port}", timeout=60) as connection:
+        with FeatureClient(f"127.0.0.1:{port}", timeout=60, retries=None) as connection:
             while True:
                 with woken:
                     woken.wait_for(lambda: wanted[0] is not None)

@@ -1,15 +1,50 @@
 """Python client for Hotfeast gateways. Needs neither Feast nor Redis."""
 
-from hotfeast.clients.client import FeatureClient, FeatureRow, HotfeastError, OnlineFeatures
+from hotfeast.clients.aio import AsyncFeatureClient
+from hotfeast.clients.answers import FeatureRow, OnlineFeatures
+from hotfeast.clients.client import FeatureClient
+from hotfeast.clients.connection import Retries, Tls
+from hotfeast.clients.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    ForkedClient,
+    HotfeastError,
+    InternalError,
+    InvalidArgument,
+    MissingPackage,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
 from hotfeast.clients.push import PushRejection, PushResult, RowsNotWritten, TargetFailure
 
 __all__ = [
+    "AsyncFeatureClient",
+    "DataLoss",
+    "DeadlineExceeded",
+    "FailedPrecondition",
     "FeatureClient",
     "FeatureRow",
+    "ForkedClient",
     "HotfeastError",
+    "InternalError",
+    "InvalidArgument",
+    "MissingPackage",
+    "NotFound",
     "OnlineFeatures",
+    "PermissionDenied",
     "PushRejection",
     "PushResult",
+    "ResourceExhausted",
+    "Retries",
     "RowsNotWritten",
     "TargetFailure",
+    "Tls",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
 ]

@@ -1,129 +1,35 @@
-"""A synchronous client: plain Python values in, plain Python values out."""
+"""A synchronous client: rows of any form in, columns out."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
 
 import grpc
 
-from hotfeast.clients.columns import column
+from hotfeast.clients.answers import OnlineFeatures
+from hotfeast.clients.columns import Rows
+from hotfeast.clients.connection import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    Connection,
+    Owner,
+    Retries,
+    Target,
+    Tls,
+    Token,
+)
+from hotfeast.clients.errors import failure, failure_of
 from hotfeast.clients.push import Batch, PushResult, push_request
+from hotfeast.clients.requests import READ_METHOD, answer_of, read_metadata, read_request
 from hotfeast.serving.v1 import push_pb2_grpc, serving_pb2, serving_pb2_grpc
-
-_STATUS_NAMES = {v.number: v.name for v in serving_pb2.FieldStatus.DESCRIPTOR.values}
-# What Feast stores for a null in a UNIX_TIMESTAMP column.
-_FEAST_NULL = -(2**63)
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-class HotfeastError(Exception):
-    """A request failed.
-
-    Attributes:
-        code: The gRPC status code.
-        message: The gateway's message.
-    """
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(f"{code.name}: {message}")
-        self.code = code
-        self.message = message
-
-
-class FeatureRow(NamedTuple):
-    """One row of the answer; each dictionary is keyed by column name."""
-
-    values: dict[str, Any]
-    statuses: dict[str, str]
-    event_timestamps: dict[str, datetime | None]
-
-
-class OnlineFeatures:
-    """The answer to a request: columns of values, statuses and event timestamps.
-
-    Attributes:
-        proto: The message as it came, a `GetOnlineFeaturesResponse`.
-    """
-
-    def __init__(self, proto: Any, metadata: Iterable[tuple[str, str]] = ()) -> None:
-        """
-        Args:
-            proto: The message.
-            metadata: The trailing metadata that came with it.
-        """
-        self.proto = proto
-        self._metadata = tuple(metadata)
-
-    @property
-    def feature_service(self) -> str | None:
-        """Which version has answered, where an alias was asked for; None elsewhere."""
-        return next(iter(self._said("hotfeast-feature-service")), None)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is deprecated of what was read, and until when it is there."""
-        return self._said("hotfeast-warning")
-
-    def _said(self, wanted: str) -> list[str]:
-        return [unquote(value) for name, value in self._metadata if name == wanted]
-
-    @property
-    def names(self) -> list[str]:
-        """Column names: the join keys, then the features."""
-        return list(self.proto.metadata.feature_names.val)
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.proto.results[0].statuses) if self.proto.results else 0
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """The values, one list per column; None where a value is null, missing or too old."""
-        return {
-            name: [_python_value(v) for v in vector.values]
-            for name, vector in zip(self.names, self.proto.results, strict=True)
-        }
-
-    @property
-    def statuses(self) -> dict[str, list[str]]:
-        """The statuses, one list per column: PRESENT, NULL_VALUE, NOT_FOUND or OUTSIDE_MAX_AGE, and
-        INVALID in a partial answer."""
-        return {
-            name: [_STATUS_NAMES.get(s, str(s)) for s in vector.statuses]
-            for name, vector in zip(self.names, self.proto.results, strict=True)
-        }
-
-    @property
-    def event_timestamps(self) -> dict[str, list[datetime | None]]:
-        """The event times in UTC, one list per column; None for join keys and missing rows."""
-        return {
-            name: [_python_time(t) for t in vector.event_timestamps]
-            for name, vector in zip(self.names, self.proto.results, strict=True)
-        }
-
-    @property
-    def row_errors(self) -> list[Any]:
-        """What is missing from a partial answer: `RowError` messages with `feature_view`, `rows`,
-        `code` and `message`; empty where everything could be read."""
-        return list(self.proto.metadata.row_errors)
-
-    def rows(self) -> Iterator[FeatureRow]:
-        """The answer row by row."""
-        values, statuses, times = self.to_dict(), self.statuses, self.event_timestamps
-        for i in range(len(self)):
-            yield FeatureRow(
-                {name: column[i] for name, column in values.items()},
-                {name: column[i] for name, column in statuses.items()},
-                {name: column[i] for name, column in times.items()},
-            )
-
-    def __repr__(self) -> str:
-        return f"<OnlineFeatures: {len(self)} rows of {', '.join(self.names)}>"
 
 
 class FeatureClient:
-    """A connection to a gateway. Safe to use from several threads.
+    """A connection to a gateway, or to several. Safe to use from several threads, but not in a
+    process that is forked off: make a client there.
+
+    Every call has a deadline. Reads that end with UNAVAILABLE are tried again, at another gateway
+    where there are several, within the deadline and a budget; see `Retries`.
 
     Example:
         ```python
@@ -135,25 +41,80 @@ class FeatureClient:
         ```
     """
 
-    def __init__(self, target: str = "127.0.0.1:6570", timeout: float | None = 5.0) -> None:
+    def __init__(
+        self,
+        target: Target = DEFAULT_TARGET,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        *,
+        tls: Tls | None = None,
+        token: Token | None = None,
+        retries: Retries | None = Retries(),  # noqa: B008 - it is frozen
+        keepalive: float | None = None,
+    ) -> None:
         """
         Args:
-            target: A gRPC target, `host:port` for one.
+            target: Where the gateway is: `host:port` or `dns:///host:port`, whose addresses take
+                turns; `unix:/path`; or a list of `IP:PORT`, which take turns.
             timeout: Seconds that a call may take; None for no limit.
+            tls: Encrypt; plain text if None.
+            token: Sent as `authorization: Bearer ...`, or a function that returns it, which gRPC
+                calls for each call. Needs `tls`.
+            retries: How reads are tried again; None: they are not.
+            keepalive: Seconds between PINGs while calls are open, and until an answer must have
+                come: a gateway that is gone without a word is noticed. None sends none. A gateway
+                takes any; behind `--server grpcio`, and Feast's servers, less than 300 are refused.
+
+        Raises:
+            OSError: A file of `tls` cannot be read.
+            ValueError: An option has no meaning; it is named.
         """
-        self._channel = grpc.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", -1)]
+        connection = Connection(target, tls, token, retries, keepalive)
+        credentials = connection.credentials()
+        options = connection.options()
+        self._channel = (
+            grpc.insecure_channel(connection.address, options)
+            if credentials is None
+            else grpc.secure_channel(connection.address, credentials, options)
+        )
+        self._owner = Owner()
+        self._read: Any = self._channel.unary_unary(
+            READ_METHOD, request_serializer=serving_pb2.GetOnlineFeaturesRequest.SerializeToString
         )
         self._stub: Any = serving_pb2_grpc.FeatureServingStub(self._channel)  # type: ignore[no-untyped-call]
         self._push_stub: Any = push_pb2_grpc.PushStub(self._channel)  # type: ignore[no-untyped-call]
         self._timeout = timeout
 
+    def warm_up(self, timeout: float | None = None) -> None:
+        """Connects, and waits until a gateway answers, so that the first request need not.
+
+        Args:
+            timeout: Seconds that this may take; the client's if None.
+
+        Raises:
+            DeadlineExceeded: No gateway could be reached in time.
+            HotfeastError: What was reached is none.
+
+        Example:
+            ```python
+            client = FeatureClient("dns:///features:6570")
+            client.warm_up(timeout=30)  # say that this process is ready after that
+            ```
+        """
+        self._owner.check()
+        seconds = self._timeout if timeout is None else timeout
+        request = serving_pb2.GetServingInfoRequest()
+        try:
+            self._stub.GetServingInfo(request, timeout=seconds, wait_for_ready=True)
+        except grpc.RpcError as error:
+            raise failure_of(error) from None
+
     def get_online_features(
         self,
         features: str | Sequence[str],
-        entities: Mapping[str, Sequence[Any]] | None = None,
+        entities: Rows | None = None,
         *,
-        request_context: Mapping[str, Sequence[Any]] | None = None,
+        request: Rows | None = None,
+        request_context: Rows | None = None,
         full_feature_names: bool = False,
         include_stale_values: bool = False,
         allow_partial_response: bool = False,
@@ -164,8 +125,11 @@ class FeatureClient:
 
         Args:
             features: The name of a feature service, or a list of `view:feature` references.
-            entities: For each join key a column of values; all of one length.
-            request_context: For each request field a column of values, of the same length.
+            entities: The join keys of each row: columns by name, a list with a dictionary for each
+                row, a data frame of pandas or polars, or an Arrow table; columns may be lists,
+                NumPy arrays, Series or Arrow arrays. All columns are sent, and have to be wanted.
+            request: Request data of on-demand views, in the same forms, with as many rows.
+            request_context: An older name of `request`.
             full_feature_names: Name features `view__feature`.
             include_stale_values: Send the values of rows that are OUTSIDE_MAX_AGE too.
             allow_partial_response: Answer although stored rows are corrupt; their cells are
@@ -175,26 +139,28 @@ class FeatureClient:
             timeout: Seconds that this call may take; the client's if None.
 
         Raises:
-            HotfeastError: The gateway refused or could not be reached.
-            TypeError: A value cannot be sent; names the column.
+            HotfeastError: The gateway refused or could not be reached; a subclass by status.
+            TypeError: A value or its form cannot be sent; names the column.
+            ValueError: Rows do not have the same names.
+
+        Example:
+            ```python
+            rows = [{"user_id": 1, "product_id": 1082185}, {"user_id": 2, "product_id": 1029743}]
+            matrix = client.get_online_features("recommendation", rows).to_numpy()
+            ```
         """
-        request = serving_pb2.GetOnlineFeaturesRequest(
-            full_feature_names=full_feature_names,
-            include_stale_values=include_stale_values,
-            allow_partial_response=allow_partial_response,
+        message = read_request(
+            features,
+            entities,
+            request,
+            request_context,
+            full_feature_names,
+            include_stale_values,
+            allow_partial_response,
         )
-        if isinstance(features, str):
-            request.feature_service = features
-        else:
-            request.features.val.extend(features)
-        for name, values in (entities or {}).items():
-            request.entities[name].CopyFrom(column(name, values))
-        for name, values in (request_context or {}).items():
-            request.request_context[name].CopyFrom(column(name, values))
-        metadata = None if request_id is None else (("x-request-id", request_id),)
-        read = self._stub.GetOnlineFeatures.with_call
-        answer, call = self._call(read, request, timeout, metadata)
-        return OnlineFeatures(answer, call.trailing_metadata() or ())
+        metadata = read_metadata(request_id)
+        data, call = self._call(self._read.with_call, message, timeout, metadata)
+        return answer_of(data, call.trailing_metadata(), message)
 
     def push(
         self,
@@ -224,9 +190,16 @@ class FeatureClient:
             exception: look at `ok`, or call `raise_for_failures`.
 
         Raises:
-            HotfeastError: The gateway refused the batch as a whole, or could not be reached.
+            HotfeastError: The gateway refused the batch as a whole, or could not be reached. It is
+                not tried again: that is safe online, but offline rows may be there twice.
             TypeError: A value cannot be sent; names the column.
             ValueError: Not one destination is given, or an unknown target.
+
+        Example:
+            ```python
+            columns = {"user_id": [1], "clicks": [5], "event_timestamp": [datetime.now(UTC)]}
+            client.push(columns, push_source="clicks").raise_for_failures()
+            ```
         """
         request = push_request(columns, push_source, feature_view, target)
         return PushResult(self._call(self._push_stub.Push, request, timeout))
@@ -254,7 +227,14 @@ class FeatureClient:
             HotfeastError: The gateway refused a batch as a whole, or ended the stream. Batches
                 before it are written.
             TypeError, ValueError: As for `push`.
+
+        Example:
+            ```python
+            for result in client.push_stream(batches, push_source="clicks"):
+                result.raise_for_failures()
+            ```
         """
+        self._owner.check()
         failed: list[Exception] = []
 
         def requests() -> Iterator[Any]:
@@ -269,33 +249,51 @@ class FeatureClient:
         try:
             for answer in answers:
                 if answer.HasField("error"):
-                    code = _CODES.get(answer.error.code, grpc.StatusCode.UNKNOWN)
-                    raise HotfeastError(code, answer.error.message)
+                    raise failure(answer.error.code, answer.error.message)
                 yield PushResult(answer)
         except grpc.RpcError as error:
-            raise HotfeastError(error.code(), error.details() or "") from None
+            raise failure_of(error) from None
         finally:
             answers.cancel()
         if failed:
             raise failed[0]
 
     def serving_info(self) -> Any:
-        """What the gateway serves: a `GetServingInfoResponse`."""
+        """What the gateway serves: a `GetServingInfoResponse`.
+
+        Example:
+            ```python
+            client.serving_info().project  # "shop"
+            ```
+        """
         return self._call(self._stub.GetServingInfo, serving_pb2.GetServingInfoRequest(), None)
 
     def feature_services(self) -> list[Any]:
-        """The feature services: `FeatureServiceInfo` messages, sorted by name."""
+        """The feature services: `FeatureServiceInfo` messages, sorted by name.
+
+        Example:
+            ```python
+            [service.name for service in client.feature_services()]
+            ```
+        """
         request = serving_pb2.ListFeatureServicesRequest()
         return list(self._call(self._stub.ListFeatureServices, request, None).feature_services)
 
     def feature_views(self) -> list[Any]:
-        """The feature views: `FeatureViewInfo` messages, sorted by name."""
+        """The feature views: `FeatureViewInfo` messages, sorted by name.
+
+        Example:
+            ```python
+            {view.name: [f.name for f in view.features] for view in client.feature_views()}
+            ```
+        """
         request = serving_pb2.ListFeatureViewsRequest()
         return list(self._call(self._stub.ListFeatureViews, request, None).feature_views)
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._channel.close()
+        """Closes the connection; in a process that was forked off it has none to close."""
+        if self._owner.here:
+            self._channel.close()
 
     def __enter__(self) -> "FeatureClient":
         return self
@@ -315,42 +313,9 @@ class FeatureClient:
         timeout: float | None,
         metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> Any:
+        self._owner.check()
         seconds = self._timeout if timeout is None else timeout
         try:
             return method(request, timeout=seconds, metadata=metadata)
         except grpc.RpcError as error:
-            raise HotfeastError(error.code(), error.details() or "") from None
-
-
-def _python_value(value: Any) -> Any:
-    kind = value.WhichOneof("val")
-    if kind is None or kind == "null_val":
-        return None
-    content = getattr(value, kind)
-    if kind == "unix_timestamp_val":
-        if content == _FEAST_NULL:
-            return None
-        return datetime.fromtimestamp(content, UTC)
-    if kind in ("list_val", "set_val"):
-        return [_python_value(v) for v in content.val]
-    if kind in ("map_val", "struct_val"):
-        return {key: _python_value(v) for key, v in content.val.items()}
-    if kind in ("map_list_val", "struct_list_val"):
-        return [{key: _python_value(v) for key, v in m.val.items()} for m in content.val]
-    if kind in ("unix_timestamp_list_val", "unix_timestamp_set_val"):
-        return [datetime.fromtimestamp(v, UTC) for v in content.val]
-    if kind == "scalar_map_val":
-        return {
-            getattr(entry.key, entry.key.WhichOneof("key")): _python_value(entry.value)
-            for entry in content.val
-        }
-    if kind == "zoned_timestamp_val":
-        return datetime.fromtimestamp(content.unix_timestamp, UTC)
-    return list(content.val) if hasattr(content, "val") else content
-
-
-def _python_time(time: Any) -> datetime | None:
-    if time.seconds == 0 and time.nanos == 0:
-        return None
-    moment: datetime = time.ToDatetime(tzinfo=UTC)
-    return moment
+            raise failure_of(error) from None

@@ -300,7 +300,7 @@ def show_latencies(address: str) -> None:
             for i in range(100)
         ]
         answers = [call(request) for request in ring]
-        first = OnlineFeatures(serving_pb2.GetOnlineFeaturesResponse.FromString(answers[0]))
+        first = OnlineFeatures(answers[0])
         features = len(first.names) - 2
         with echo_of(answers) as echo:
             calls = LATENCY_REQUESTS // LATENCY_ROUNDS

@@ -20,7 +20,7 @@ And for writes:
     write_link  commands out while replies come in
 
 `answer` reads an answer's bytes back into columns, for whoever looks at what was served, and
-`answer_arrow` shows them to Arrow.
+`answer_arrow` shows them to Arrow. `sent_values` serializes what a client asks for.
 
 `scripts` loads what Redis runs; `repack_rows.lua` puts stored rows into another layout. `kernel`
 runs on-demand views that could be compiled, on the way into `splice`. `values` judges the wire

@@ -1,5 +1,8 @@
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from hotfeast.hotpath.columns import TimeColumn, ValueColumn
 
 NO_TIME: Final[int]
@@ -96,6 +99,15 @@ class Answer:
     @property
     def metadata(self) -> bytes:
         """The first answer's metadata, a serialized `GetOnlineFeaturesResponseMetadata`."""
+
+    def fill_matrix(self, out: npt.NDArray[np.float64], indexes: list[int], null: float) -> None:
+        """Decodes columns of numbers into a matrix: booleans as 0 and 1, times as seconds since
+        1970, integers beyond 2**53 rounded, `null` for what has no value.
+
+        Raises IndexError where there is no such column, MalformedAnswer where one is malformed or
+        has another number of rows than the first, TypeError where one is not of numbers, and
+        ValueError where the matrix has another shape.
+        """
 
     def column(self, index: int, step: int = 1) -> AnswerColumn:
         """Decodes a column; of `step` rows one is taken, from the first on.

@@ -34,6 +34,7 @@ from hotfeast.hotpath.values cimport (
     INT32_VAL,
     NULL_VAL,
     STRING_VAL,
+    UNIX_TIMESTAMP_VAL,
     VALUE_CORRUPT,
     RowTime,
     check_value,
@@ -783,6 +784,76 @@ cdef list names_in(bytes head):
     return names
 
 
+cdef int read_real(Cursor cell, double null, double* out) noexcept nogil:
+    """Reads a serialized `Value` as a number.
+
+    Returns:
+        0; -1 where it is no `Value`; 1 where it is one, and no number.
+    """
+    cdef Found found
+    cdef Cursor c
+    cdef uint64_t number = 0
+    cdef float single
+    if find_member(cell, &found) != 0:
+        return -1
+    out[0] = null
+    if found.member == 0:
+        return 0
+    if not is_scalar(found.member):
+        return 1
+    if last_scalar(&found, &c) != 0:
+        return -1
+    if found.member == DOUBLE_VAL:
+        if left(&c) < 8:
+            return -1
+        memcpy(out, c.at, 8)
+    elif found.member == FLOAT_VAL:
+        if left(&c) < 4:
+            return -1
+        memcpy(&single, c.at, 4)
+        out[0] = single
+    elif read_varint(&c, &number) != 0:
+        return -1
+    elif found.member == INT32_VAL:
+        out[0] = <int32_t>number
+    elif found.member == BOOL_VAL:
+        out[0] = number != 0
+    elif found.member != UNIX_TIMESTAMP_VAL or <int64_t>number != INT64_MIN:
+        out[0] = <double><int64_t>number
+    return 0
+
+
+cdef int fill_reals(
+    double[:, :] out, Py_ssize_t place, uint32_t first, uint32_t rows, Cursor c, double null,
+    str name,
+) except -1:
+    """Reads the values of a serialized `FeatureVector` into a column of a matrix."""
+    cdef uint32_t field = 0, wire = 0
+    cdef uint64_t row = 0
+    cdef int verdict = 0
+    cdef Cursor span
+    while c.at < c.end and verdict == 0:
+        if read_tag(&c, &field, &wire) != 0:
+            verdict = -1
+        elif field != 1 or wire != WIRE_LEN:
+            verdict = skip_field(&c, field, wire, 2)
+        elif read_span(&c, &span) != 0:
+            verdict = -1
+        else:
+            if row < rows:
+                verdict = read_real(span, null, &out[first + row, place])
+            row += 1
+    if verdict == 1:
+        raise TypeError(f"column {name!r} is not of numbers")
+    if verdict != 0:
+        raise MalformedAnswer(f"column {name!r} is malformed")
+    if row != rows:
+        raise MalformedAnswer(
+            f"column {name!r}: it has {row} values, and the first column has {rows}"
+        )
+    return 0
+
+
 cdef class Answer:
     """An answer, or several with the same columns, one below the other.
 
@@ -836,6 +907,39 @@ cdef class Answer:
     def metadata(self) -> bytes:
         """The first answer's metadata, a serialized `GetOnlineFeaturesResponseMetadata`."""
         return (<Outline>self.outlines[0]).metadata
+
+    def fill_matrix(self, double[:, :] out, list indexes not None, double null):
+        """Decodes columns of numbers into a matrix, without making anything else of them.
+
+        Booleans are 0 and 1, times are seconds since 1970. Integers beyond 2**53 are rounded.
+
+        Args:
+            out: A row for each row, a column for each index; all of it is written.
+            indexes: Positions of the columns.
+            null: Stands for what has no value.
+
+        Raises:
+            IndexError: There is no such column.
+            MalformedAnswer: One is malformed, or has another number of rows than the first.
+            TypeError: One has values that are no numbers; it is named.
+            ValueError: The matrix has another shape.
+        """
+        cdef Outline outline
+        cdef Py_ssize_t place
+        cdef uint32_t index, first
+        if out.shape[0] != self.rows or out.shape[1] != len(indexes):
+            raise ValueError(f"the matrix must have {self.rows} rows and {len(indexes)} columns")
+        for place in range(out.shape[1]):
+            index = indexes[place]
+            if index >= <size_t>len(self.names_read):
+                raise IndexError(f"there is no column {index}")
+            first = 0
+            for outline in self.outlines:
+                fill_reals(
+                    out, place, first, outline.rows, outline.vectors[index], null,
+                    self.names_read[index],
+                )
+                first += outline.rows
 
     def column(self, uint32_t index, uint32_t step=1) -> AnswerColumn:
         """Decodes a column.

@@ -1,4 +1,5 @@
-"""The command line: `hotfeast serve`, `plan`, `materialize(-incremental)` and `repack`."""
+"""The command line: `hotfeast serve`, `plan`, `materialize(-incremental)` and `repack`; those of
+the modules `cli_*` are added to it."""
 
 import logging
 import os
@@ -16,6 +17,7 @@ except ImportError:
 from hotfeast.server import (
     cli_alerts,
     cli_audit,
+    cli_client,
     cli_diff,
     cli_lint,
     cli_monitor,
@@ -39,6 +41,10 @@ app.add_typer(cli_monitor.app, name="monitor")
 app.add_typer(cli_profile.app, name="profile")
 app.add_typer(cli_alerts.app, name="alerts")
 app.add_typer(cli_traffic.app, name="traffic")
+app.command()(cli_client.get)
+app.command()(cli_client.services)
+app.command()(cli_client.describe)
+app.command()(cli_client.push)
 app.command()(cli_audit.audit)
 app.command()(cli_lint.lint)
 app.command()(cli_diff.diff)

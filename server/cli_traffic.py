@@ -1,12 +1,16 @@
-"""`hotfeast traffic`: aliases of a gateway that runs, listed, changed and compared."""
+"""`hotfeast traffic`: aliases of a gateway, listed, changed and compared."""
 
 import getpass
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+
+from hotfeast.server.cli_options import RepoOption, failures
 
 app = typer.Typer(
     help="Versions side by side: shares of the feature services that an alias stands for.",
@@ -200,6 +204,86 @@ def compare(
         typer.echo("no shadow read has been compared")
     if unequal:
         raise typer.Exit(1)
+
+
+@app.command()
+def distributions(
+    monitor_dir: Annotated[
+        Path, typer.Option(help="What a gateway has seen: the folder of its --monitor-dir.")
+    ],
+    alias: Annotated[str, typer.Argument(help="An alias; not with --targets.")] = "",
+    targets: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Two feature services, or views at a version, instead of an alias."),
+    ] = None,
+    aliases: Annotated[
+        Path | None,
+        typer.Option(help="The file of aliases; unless given, the gateway at --address is asked."),
+    ] = None,
+    repo: RepoOption = Path("."),
+    address: AddressOption = _ADDRESS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Shows how the features that targets share are distributed, by what was served lately: each
+    target beside the first one.
+
+    Monitoring keeps statistics by view and feature. Where two targets read the same feature of the
+    same view there is nothing to compare; rows that others read of a view count, too, and are told.
+
+    Exit codes: 0 if nothing that could be tested differs, 1 if a feature does, 2 if nothing could
+    be compared.
+    """
+    if bool(alias) == (targets is not None):
+        raise typer.BadParameter("name an alias, or two targets with --targets", param_hint="ALIAS")
+    if aliases is not None and targets is not None:
+        raise typer.BadParameter("goes without --targets", param_hint="--aliases")
+    names = list(targets) if targets is not None else _targets_of(alias, aliases, address)
+    # Only now: Feast takes seconds to import, and a wrong option should be told at once.
+    from hotfeast.server.registry import read_definitions
+    from hotfeast.server.repository import open_repository, reading_registry
+    from hotfeast.server.terminal import consoles
+    from hotfeast.server.traffic.distributions import compare_targets
+    from hotfeast.server.traffic.distributions_table import print_distributions
+
+    with failures():
+        store = open_repository(repo)
+        with reading_registry(store):
+            definitions = read_definitions(store)
+        made = compare_targets(definitions, monitor_dir, names)
+    if as_json:
+        typer.echo(json.dumps(made.to_dict(), indent=2))
+    else:
+        console, _ = consoles()
+        print_distributions(console, made)
+    if made.exit_code == 2:
+        typer.echo("hotfeast: no feature could be tested", err=True)
+    raise typer.Exit(made.exit_code)
+
+
+def _targets_of(name: str, path: Path | None, address: str) -> list[str]:
+    """The targets of an alias, by the file, or the gateway where there is none."""
+    if path is None:
+        with _gateway(address) as traffic:
+            found = traffic.find(name)
+        targets = [target.name for target in found.targets] if found is not None else None
+        where = f"the gateway at {address}"
+    else:
+        from hotfeast.server.traffic.aliases import AliasError, read_aliases
+
+        try:
+            alias = read_aliases(path.read_text(encoding="utf-8")).get(name)
+        except (OSError, UnicodeDecodeError, AliasError) as error:
+            _fail(f"{path}: {error}")
+        targets = [target for target, _ in alias.targets] if alias is not None else None
+        where = str(path)
+    if targets is None:
+        _fail(f"{where} has no alias {name!r}; hotfeast traffic list shows those of a gateway")
+    if len(targets) < 2:
+        _fail(
+            f"alias {name!r} has one target, {targets[0]!r}; --targets compares any two, such as "
+            f"--targets {targets[0]} OTHER"
+        )
+    return targets
 
 
 class _Traffic:

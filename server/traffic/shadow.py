@@ -33,6 +33,7 @@ from hotfeast.server.traffic.comparison import (
     compare,
 )
 from hotfeast.server.traffic.figures import AliasFigures
+from hotfeast.server.traffic.personal import personal_columns
 from hotfeast.server.traffic.routes import Side
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ _MOST_WAITING = 256
 _MOST_BYTES = 16 * 2**20
 # Seconds between two writes of the counts.
 _WRITE_EVERY = 0.5
-_PII = "pii"
 
 
 class Reader(Protocol):
@@ -181,14 +181,6 @@ def _same(found: dict[str, FeatureCounts]) -> bool:
 
 def _hidden(side: Side) -> frozenset[str]:
     """Names of features, in either answer, that are tagged as personal."""
-    hidden = set()
-    views = side.book.definitions.views
-    for plan in (side.plan, side.shadow):
-        for served in plan.served if plan is not None else ():
-            view = views.get(served.view)
-            feature = view.feature(served.feature) if view is not None else None
-            tags = [view.tags] if view is not None else []
-            tags += [feature.tags] if feature is not None else []
-            if any(each.get(_PII, "").lower() == "true" for each in tags):
-                hidden.add(served.output_name)
-    return frozenset(hidden)
+    definitions = side.book.definitions
+    plans = [plan for plan in (side.plan, side.shadow) if plan is not None]
+    return frozenset().union(*(personal_columns(definitions, plan) for plan in plans))

@@ -234,6 +234,53 @@ def test_hostile_answers(random: Any, response: Any) -> None:
 
 
 @given(RANDOMS, st.integers(0, 4).flatmap(cells))
+def test_hostile_matrices(random: Any, column: list[Any]) -> None:
+    """What protobuf reads as numbers is read the same, and the rest is an error at worst."""
+    response = answer_of(f=column)
+    data = mutant(random, response.SerializeToString()) if random.randrange(3) else None
+    data = response.SerializeToString() if data is None else data
+    try:
+        message = FeastResponse.FromString(data)
+    except DecodeError:
+        message = None
+    try:
+        answer = Answer(data)
+        matrix = np.zeros((answer.rows, len(answer.names)))
+        answer.fill_matrix(matrix, list(range(len(answer.names))), -0.5)
+    except MalformedAnswer:
+        assert message is None or not sound(message)
+        return
+    except TypeError:
+        found = [v for vector in message.results for v in vector.values] if message else []
+        assert message is None or not all(_is_number(v) or _is_null(v) for v in found)
+        return
+    if message is None or not sound(message):
+        return
+    wanted = [[_as_number(v) for v in vector.values] for vector in message.results]
+    assert [_bits(v) for v in matrix.T.ravel()] == [_bits(v) for each in wanted for v in each]
+
+
+NUMBERS = ("int32_val", "int64_val", "double_val", "float_val", "bool_val", "unix_timestamp_val")
+
+
+def _is_number(value: Any) -> bool:
+    return value.WhichOneof("val") in NUMBERS
+
+
+def _is_null(value: Any) -> bool:
+    return plain(value) is None and not _has_unknown(value)
+
+
+def _as_number(value: Any) -> float:
+    member = value.WhichOneof("val")
+    if member not in NUMBERS:
+        return -0.5
+    content = getattr(value, member)
+    null = member == "unix_timestamp_val" and content == NO_TIME
+    return -0.5 if null else float(content)
+
+
+@given(RANDOMS, st.integers(0, 4).flatmap(cells))
 def test_hostile_columns(random: Any, column: list[Any]) -> None:
     """A column that protobuf refuses is refused."""
     vector: Any = FeastResponse.FeatureVector(values=column)

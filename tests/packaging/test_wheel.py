@@ -13,7 +13,7 @@ import pytest
 PROBE = """
 import importlib.util, sys
 from importlib.metadata import requires, version
-from hotfeast.clients import FeatureClient
+from hotfeast.clients import FeatureClient, HotfeastError
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.definition import FeatureRead, JoinKey, KeyRecipe, ReadDefinition, ViewRead
 from hotfeast.hotpath.plan import Plan
@@ -41,7 +41,7 @@ assert [v.values[0].int64_val for v in answer.results] == [7, 5], answer
 try:
     FeatureClient("127.0.0.1:1", timeout=0.2).get_online_features("s", {"id": [1]})
 except Exception as error:
-    assert type(error).__name__ == "HotfeastError", error
+    assert isinstance(error, HotfeastError), error
 print("whole", version("hotfeast"))
 """
 

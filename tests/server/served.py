@@ -40,7 +40,9 @@ def serve(store: FeatureStore, settings: Settings) -> Served:
     gateway.start()
     address = f"127.0.0.1:{gateway.port}"
     channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
-    return Served(store, settings, gateway, channel, FeatureClient(address))
+    # Each call is one request: what fails is seen.
+    client = FeatureClient(address, retries=None)
+    return Served(store, settings, gateway, channel, client)
 
 
 @contextmanager

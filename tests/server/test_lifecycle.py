@@ -126,7 +126,7 @@ def test_drain_finishes_requests_in_flight(market_store: FeatureStore) -> None:
 
         def load() -> None:
             ids = list(range(3000))
-            with FeatureClient(address, timeout=30) as client:
+            with FeatureClient(address, timeout=30, retries=None) as client:
                 while True:
                     try:
                         answer = client.get_online_features("users", {"user_id": ids})
@@ -159,7 +159,7 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
         process.wait_for("ended with exit code -9")
 
         def answered() -> bool:
-            with FeatureClient(address) as client:
+            with FeatureClient(address, retries=None) as client:
                 answer = client.get_online_features("part", {"user_id": [1]})
                 return answer.to_dict()["spend"] == [1.5]
 
@@ -242,7 +242,7 @@ def test_redis_away_and_back(tmp_path: Path) -> None:
         try:
             address = process.address()
             market.fill(store)
-            with FeatureClient(address) as client:
+            with FeatureClient(address, retries=None) as client:
 
                 def ask() -> OnlineFeatures:
                     return client.get_online_features("part", {"user_id": [1]})

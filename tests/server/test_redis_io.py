@@ -101,7 +101,7 @@ def test_password_and_database(tmp_path: Path) -> None:
         starting = threading.Thread(target=gateway.start, args=(lines.append,))
         starting.start()
         with (
-            FeatureClient(f"127.0.0.1:{gateway.port}") as client,
+            FeatureClient(f"127.0.0.1:{gateway.port}", retries=None) as client,
             pytest.raises(HotfeastError, match="UNAVAILABLE: cannot connect to Redis"),
         ):
             client.get_online_features("part", {"user_id": [1]}, timeout=10)

@@ -98,7 +98,7 @@ class Load:
             thread.join()
 
     def _run(self, number: int) -> None:
-        with FeatureClient(self.address) as client:
+        with FeatureClient(self.address, retries=None) as client:
             while not self._stop.is_set():
                 for name, what in REQUESTS.items():
                     outcome = _ask(client, what)
