@@ -32,6 +32,7 @@ from bench import OUT
 from bench.alias_views import FEATURE, GONE, NEW, OLD, apply_versions
 from bench.data import ENTITIES, FIVE_VIEWS, Rows, make_requests
 from bench.demonstration import AS_OF, REPO, open_demonstration
+from bench.h2load import NEEDED, Pattern, Target, find, shoot
 from bench.load import Load, open_load
 from bench.measure import Contender, Samples, interleave, machine, ratio, write_json
 from bench.processes import OUR_METHOD, Server, caller
@@ -52,6 +53,9 @@ STEPS = (1, 5, 10, 25, 50, 75, 100)
 
 _REQUESTS = 500
 _CALLS = {1: 400, 100: 100}
+# Turns of each contender with the client in C, and how long one is.
+_SHOTS = 20
+_SECONDS_OF_A_SHOT = 0.5
 _CONNECTIONS = 4
 _WORKERS = 2
 # Households and products that are asked for.
@@ -96,8 +100,8 @@ def run(
         seconds: How long each share is in force.
         say: Is told what is going on.
     """
-    costs = measure_costs(entities, rounds, say)
-    verdicts = judge_costs(costs)
+    costs, in_c = measure_costs(entities, rounds, say)
+    verdicts = judge_costs(costs, in_c)
     steps, of_load = run_load(seconds, say)
     verdicts += of_load
     write_json(
@@ -109,6 +113,10 @@ def run(
                 {"rows": count, **{name: taken.as_dict() for name, taken in samples.items()}}
                 for count, samples in costs.items()
             ],
+            "latency_in_c": [
+                {"rows": count, **{name: taken.as_dict() for name, taken in samples.items()}}
+                for count, samples in in_c.items()
+            ],
             "steps": [vars(step) for step in steps],
             "budgets": [verdict.as_dict() for verdict in verdicts],
         },
@@ -119,11 +127,19 @@ def run(
 # ---------------------------------------------------------------- costs
 
 
-def measure_costs(entities: int, rounds: int, say: Callable[[str], None]) -> Costs:
-    """Asks gateways with and without aliases in turns; arguments as for `run`."""
+def measure_costs(entities: int, rounds: int, say: Callable[[str], None]) -> tuple[Costs, Costs]:
+    """Asks gateways with and without aliases in turns; arguments as for `run`.
+
+    Returns:
+        What the client in Python saw, and what the one in C did; nothing where there is none.
+    """
     rows = Rows.make(entities)
     say(f"loading {entities:,} entities, starting two gateways")
     costs: Costs = {}
+    in_c: Costs = {}
+    program = find()
+    if program is None:
+        say(NEEDED)
     with (
         open_store(rows, Encoding.HASH_TABLE) as stored,
         TemporaryDirectory() as folder,
@@ -142,7 +158,8 @@ def measure_costs(entities: int, rounds: int, say: Callable[[str], None]) -> Cos
             NAMED: (with_aliases, FIVE_VIEWS),
             ALIASED: (with_aliases, "views_x"),
         }
-        calls = {name: caller(stack, port, OUR_METHOD) for name, (port, _) in asked.items()}
+        # One connection each: two to one gateway differ by more than an alias costs.
+        calls = {port: caller(stack, port, OUR_METHOD) for port in (plain, with_aliases)}
         for count, per_round in _CALLS.items():
             say(f"requests of {count}")
             requests = {
@@ -150,22 +167,56 @@ def measure_costs(entities: int, rounds: int, say: Callable[[str], None]) -> Cos
                 for service in {service for _, service in asked.values()}
             }
             contenders = [
-                Contender(name, calls[name], requests[service], per_round)
-                for name, (_, service) in asked.items()
+                Contender(name, calls[port], requests[service], per_round)
+                for name, (port, service) in asked.items()
             ]
             costs[count] = interleave(contenders, rounds)
-    return costs
+            if program is not None:
+                say(f"requests of {count}, from h2load")
+                targets = {
+                    name: Target(
+                        port, OUR_METHOD, request := requests[service][0],
+                        len(calls[port](request)),
+                    )
+                    for name, (port, service) in asked.items()
+                }  # fmt: skip
+                in_c[count] = _shoot_in_turns(program, targets)
+    return costs, in_c
 
 
-def judge_costs(costs: Costs) -> list[Verdict]:
-    """Holds the costs against the budget."""
+def _shoot_in_turns(program: str, targets: dict[str, Target]) -> dict[str, Samples]:
+    taken: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in targets}
+    for _ in range(_SHOTS):
+        for name, target in targets.items():
+            taken[name].append(shoot(program, target, Pattern(1, 1), _SECONDS_OF_A_SHOT).latency)
+    samples = {}
+    for name, shots in taken.items():
+        each = min(map(len, shots))
+        # The last ones: the first are of a connection that is new.
+        rounds = np.array([shot[-each:] for shot in shots]) * 1e6
+        samples[name] = Samples(rounds.astype(np.int64))
+    return samples
+
+
+def judge_costs(costs: Costs, in_c: Costs) -> list[Verdict]:
+    """Holds the costs against the budget.
+
+    Args:
+        costs: What the client in Python saw.
+        in_c: What the one in C did, which is what counts; nothing where there is none.
+    """
     verdicts = []
-    for count, samples in costs.items():
+    for count, of_python in costs.items():
+        samples = in_c.get(count, of_python)
         at = "1 row" if count == 1 else f"{count} rows"
         for name in (NAMED, ALIASED):
             median = ratio([samples[name]], [samples[PLAIN]])
+            other = ratio([of_python[name]], [of_python[PLAIN]])
+            note = f"client in Python: {other.value:.3f} ({other.low:.2f} - {other.high:.2f})"
             verdicts.append(
-                Verdict(f"{at}: p50, {name}", median.value, P50_LIMIT, True, spread=median)
+                Verdict(
+                    f"{at}: p50, {name}", median.value, P50_LIMIT, True, spread=median, note=note
+                )
             )
     return verdicts
 
