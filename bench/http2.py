@@ -69,23 +69,23 @@ class Connection:
     """One connection, with any number of calls under way."""
 
     def __init__(
-        self, port: int, answered: Callable[[int, str, bytes], None], metadata: bytes = b""
+        self, port: int, answered: Callable[[int, str, bytes], None], tag: bytes = b""
     ) -> None:
         """
         Args:
-            port: Of a gRPC server on 127.0.0.1, which does not compress headers where `metadata`
-                is given.
+            port: Of a gRPC server on 127.0.0.1.
             answered: Is called with each call's ticket, why it failed ("" if it did not), and the
-                value of its metadata.
-            metadata: The name of trailing metadata of less than 127 bytes that is wanted.
+                field that is wanted.
+            tag: Of a field of the answer that is wanted: of up to 127 bytes, in the first frame of
+                data, and nothing before it looks like its tag.
         """
         self._answered = answered
-        self._metadata = metadata
+        self._tag = tag
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._stream = 1
         self._tickets: dict[int, int] = {}
-        self._with_data: set[int] = set()
+        self._with_data: dict[int, bytes] = {}
         self._buffer = bytearray()
         self._window = _FIRST_WINDOW
         self._received = 0
@@ -134,7 +134,8 @@ class Connection:
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == _DATA:
-            self._with_data.add(stream)
+            if stream not in self._with_data:
+                self._with_data[stream] = self._value(payload)
             self._received += len(payload)
             if self._received > _HALF:
                 update = frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", self._received))
@@ -155,17 +156,16 @@ class Connection:
                 failure = f"reset with code {int.from_bytes(payload, 'big')}"
             elif stream not in self._with_data:
                 failure = "a status in place of an answer"
-            self._with_data.discard(stream)
-            value = self._value(payload) if kind == _HEADERS else b""
+            value = self._with_data.pop(stream, b"")
             self._answered(self._tickets.pop(stream), failure, value)
 
-    def _value(self, block: bytes) -> bytes:
-        """The wanted value of a header block; empty where it is not there."""
-        at = block.find(self._metadata) if self._metadata else -1
+    def _value(self, data: bytes) -> bytes:
+        """The wanted field of an answer; empty where it is not there."""
+        at = data.find(self._tag) if self._tag else -1
         if at < 0:
             return b""
-        at += len(self._metadata)
-        return block[at + 1 : at + 1 + block[at]]
+        at += len(self._tag)
+        return data[at + 1 : at + 1 + data[at]]
 
     def close(self) -> None:
         """Closes the connection."""

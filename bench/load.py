@@ -37,7 +37,7 @@ class Load:
         due: When each had to be sent, in seconds since the start.
         latency: Milliseconds from then to its answer.
         failures: Requests that failed, by why.
-        said: For each request the value of the metadata that were asked for; empty for none.
+        said: For each request the field that was asked for; empty for none.
     """
 
     due: Times
@@ -92,7 +92,7 @@ def open_load(
     requests: Sequence[bytes],
     rate: float,
     connections: int,
-    metadata: bytes = b"",
+    tag: bytes = b"",
 ) -> Iterator[RunningLoad]:
     """Starts the client, which sends the first requests once to be warm.
 
@@ -102,13 +102,13 @@ def open_load(
         requests: Serialized messages, sent in turn.
         rate: Requests a second.
         connections: What they are spread over.
-        metadata: Trailing metadata whose value is kept, as for `Connection`.
+        tag: Of a field of the answer that is kept, as for `Connection`.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
         target=_send,
-        args=(port, method, list(requests), connections, metadata, theirs),
+        args=(port, method, list(requests), connections, tag, theirs),
         daemon=True,
     )
     process.start()
@@ -124,11 +124,11 @@ def open_load(
 
 
 def _send(
-    port: int, method: str, requests: list[bytes], connections: int, metadata: bytes, pipe: Pipe
+    port: int, method: str, requests: list[bytes], connections: int, tag: bytes, pipe: Pipe
 ) -> None:
     """The process that sends."""
     try:
-        client = _Client(port, Call(method, requests), connections, metadata)
+        client = _Client(port, Call(method, requests), connections, tag)
         _, failures, _ = client.run([0.0] * min(len(requests), _WARM_UP), time.time())
         if failures:
             raise RuntimeError(f"requests failed: {failures}")
@@ -142,13 +142,13 @@ def _send(
 
 
 class _Client:
-    def __init__(self, port: int, call: Call, connections: int, metadata: bytes) -> None:
+    def __init__(self, port: int, call: Call, connections: int, tag: bytes) -> None:
         self._call = call
         self._taken: list[float] = []
         self._said: list[bytes] = []
         self._left = 0
         self._failures: Counter[str] = Counter()
-        self._connections = [Connection(port, self._answered, metadata) for _ in range(connections)]
+        self._connections = [Connection(port, self._answered, tag) for _ in range(connections)]
 
     def _answered(self, ticket: int, failure: str, said: bytes) -> None:
         self._taken[ticket] = time.time()

@@ -86,7 +86,7 @@ class OnlineFeatures:
     @property
     def feature_service(self) -> str | None:
         """Which version has answered, where an alias was asked for; None elsewhere."""
-        return next(iter(self._said("hotfeast-feature-service")), None)
+        return self._response_metadata.feature_service or None
 
     @property
     def warnings(self) -> list[str]:
@@ -128,8 +128,11 @@ class OnlineFeatures:
     def row_errors(self) -> list[Any]:
         """What is missing from a partial answer: `RowError` messages with `feature_view`, `rows`,
         `code` and `message`; empty where everything could be read."""
-        metadata = serving_pb2.GetOnlineFeaturesResponseMetadata.FromString(self._answer.metadata)
-        return list(metadata.row_errors)
+        return list(self._response_metadata.row_errors)
+
+    @property
+    def _response_metadata(self) -> Any:
+        return serving_pb2.GetOnlineFeaturesResponseMetadata.FromString(self._answer.metadata)
 
     def rows(self) -> Iterator[FeatureRow]:
         """The answer row by row."""

@@ -87,6 +87,7 @@ cdef class Batch:
     cdef readonly Plan plan
     cdef readonly Request request
     cdef readonly uint32_t rows
+    cdef public bytes said        # fields that the response's metadata are to have; None for none
     cdef Cell* cells              # [slot][row]
     cdef int* column_of_slot      # index into request.columns, or -1
     cdef uint32_t* key_types      # for each slot the ValueType it is stored with

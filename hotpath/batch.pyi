@@ -21,6 +21,9 @@ class Batch:
     def rows(self) -> int:
         """Rows of the answer."""
 
+    said: bytes | None
+    """Fields of the answer's metadata beside its own, serialized; None for none."""
+
     @property
     def command_bytes(self) -> bytes:
         """The commands, as they go to Redis."""

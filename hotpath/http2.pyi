@@ -20,7 +20,7 @@ class Stream:
 
     note: Any
     """What the server has to say of the call beside its answer; None for most. Its `trailers`, a
-    header block, go behind the status."""
+    header block, go behind the status OK, its `failure_trailers` behind others."""
 
     @property
     def connection(self) -> Connection: ...

@@ -195,7 +195,7 @@ cdef class Stream:
             server does not want to know.
         request_id: Its `x-request-id`; None likewise.
         note: What the server has to say of the call beside its answer; None for most. Its
-            `trailers`, a header block, go behind the status.
+            `trailers`, a header block, go behind the status OK, its `failure_trailers` behind others.
     """
 
     def __cinit__(self, Connection connection not None, uint32_t number, bytes path not None):
@@ -314,7 +314,7 @@ cdef class Stream:
         if metadata:
             block += header_block(metadata)
         if self.note is not None:
-            block += self.note.trailers
+            block += self.note.trailers if code == 0 else self.note.failure_trailers
         if not self.headers_sent:
             block = RESPONSE_HEADERS + block
         self.trailers = block

@@ -32,6 +32,7 @@ cdef class Reactor:
     cdef dict watched             # by descriptor: a Connection, a LoopLane, or a listening socket
     cdef object calls             # functions that other threads want called here
     cdef list dirty               # connections with something to send
+    cdef public list afterwards   # what is done once they have been sent that
     cdef list idle                # lanes
     cdef list busy
     cdef list paused              # listening sockets, while there are no descriptors left
@@ -61,6 +62,7 @@ cdef class Reactor:
     cdef int finish_lane(self, LoopLane lane, Outcome outcome, int error) except -1
     cdef int check_deadlines(self) except -1
     cdef int wait_ms(self) except -2
+    cdef int do_afterwards(self) except -1
     cdef int dismiss(self, Connection client, double time, double leave_by) except -1
     cdef int look_after(self, double time) except -1
     cdef int look_at(self, Connection client, double time) except -1

@@ -30,6 +30,8 @@ class Reactor:
     """Whether streams are told who calls; not at first."""
     piece_size: int
     """Bytes of a large answer that are written before they are sent."""
+    afterwards: list[Callable[[], object]]
+    """Called once what this turn of the loop answers has been sent."""
 
     def __init__(self, at_once: Any, *args: Any, **kwargs: Any) -> None: ...
     @property

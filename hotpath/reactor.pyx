@@ -116,6 +116,8 @@ cdef class Reactor:
         cache: Rows that need not be asked for; None at first.
         keeps_callers: Whether streams are told who calls; not at first.
         piece_size: Bytes of a large answer that are written before they are sent.
+        afterwards: Functions that are called once what this turn answers has been sent: what
+            nobody waits for.
     """
 
     def __cinit__(self, object at_once not None, *args, **kwargs):
@@ -127,6 +129,7 @@ cdef class Reactor:
         self.watched = {}
         self.calls = deque()
         self.dirty = []
+        self.afterwards = []
         self.idle = []
         self.busy = []
         self.paused = []
@@ -350,6 +353,7 @@ cdef class Reactor:
                         self.flush(connection)
                     except Exception as error:
                         self.survive((<Connection>connection).descriptor, error)
+            self.do_afterwards()
             if self.paused and now() >= self.accept_again:
                 self.resume_accepting()
         for connection in self.connections:
@@ -361,6 +365,16 @@ cdef class Reactor:
             self.unwatch((<LoopLane>lane).descriptor)
             self.lane_lost(lane)
         self.busy = []
+        self.do_afterwards()
+
+    cdef int do_afterwards(self) except -1:
+        while self.afterwards:
+            waiting, self.afterwards = self.afterwards, []
+            for call in waiting:
+                try:
+                    call()
+                except Exception as error:
+                    self.report(error)
 
     cdef int wait_ms(self) except -2:
         """How long to wait for events, in milliseconds; -1 for as long as it takes."""

@@ -12,6 +12,7 @@ cdef struct Layout:
     size_t metadata_size
     size_t size               # of the whole response
     Cursor row_errors         # the bad rows as fields of the response's metadata
+    Cursor said               # the batch's, likewise
     Cursor names              # of all features that are sent
     const uint8_t* sent       # one per feature; NULL where all are sent
     Cursor computed           # columns that follow the stored ones

@@ -282,7 +282,7 @@ cdef void measure(Batch batch, Layout* layout) noexcept nogil:
     layout.metadata_size = field_size(layout.names_size)
     if batch.request.version_metadata:
         layout.metadata_size += left(&batch.plan.version_metadata)
-    layout.metadata_size += left(&layout.row_errors)
+    layout.metadata_size += left(&layout.row_errors) + left(&layout.said)
     layout.size += field_size(layout.metadata_size)
     for v in range(batch.plan.view_count):
         for _ in range(batch.plan.views[v].feature_count):
@@ -314,6 +314,7 @@ cdef uint8_t* write_front(uint8_t* at, Batch batch, const Layout* layout) noexce
     if batch.request.version_metadata:
         at = put_cursor(at, &batch.plan.version_metadata)
     at = put_cursor(at, &layout.row_errors)
+    at = put_cursor(at, &layout.said)
     for i in range(batch.request.entity_count):
         slot = batch.plan.find_slot(&batch.request.columns[i].name)
         if batch.plan.slots[slot].required:
@@ -338,6 +339,9 @@ cdef class Response:
         self.layout.names = batch.plan.feature_names
         self.layout.row_errors.at = <const uint8_t*>PyBytes_AS_STRING(row_errors)
         self.layout.row_errors.end = self.layout.row_errors.at + len(row_errors)
+        if batch.said is not None:
+            self.layout.said.at = <const uint8_t*>PyBytes_AS_STRING(batch.said)
+            self.layout.said.end = self.layout.said.at + len(batch.said)
         for v in range(batch.plan.view_count):
             widest = max(widest, batch.plan.views[v].feature_count)
         self.cursors = <uint8_t**>malloc((3 * <size_t>widest + 1) * sizeof(void*))

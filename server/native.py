@@ -363,10 +363,10 @@ class NativeServer(Reactor):
             self._fail(stream, failure, began)
             return
         if isinstance(answer, bytes):
-            self._succeed(stream, answer, began)
+            stream.answer(answer)
+            self._answered(stream, began, wanted, answer)
         elif isinstance(answer, Response):
-            self._servicer.show(wanted, self.answer_in_pieces(stream, answer))
-            self._over(stream, grpc.StatusCode.OK, began)
+            self._answered(stream, began, wanted, self.answer_in_pieces(stream, answer))
         else:
             self._threads.submit(
                 self._in_thread, stream, began, partial(self._servicer.transform, answer)
@@ -392,6 +392,11 @@ class NativeServer(Reactor):
         deadline = stream.deadline_seconds
         return None if deadline is None else deadline - time.monotonic()
 
+    def _answered(self, stream: Stream, began: float, wanted: Wanted, answer: bytes) -> None:
+        """A read has its answer; once it is sent, others may look at it."""
+        self.afterwards.append(partial(self._servicer.show, wanted, answer))
+        self._over(stream, grpc.StatusCode.OK, began)
+
     def _succeed(self, stream: Stream, answer: bytes, began: float) -> None:
         stream.answer(answer)
         self._over(stream, grpc.StatusCode.OK, began)
@@ -407,10 +412,15 @@ class NativeServer(Reactor):
         self._over(stream, failure.code, began)
 
     def _over(self, stream: Stream, code: grpc.StatusCode, began: float) -> None:
+        if self._count is not None or stream.note is not None:
+            seconds = time.perf_counter() - began
+            self.afterwards.append(partial(self._tell, stream, code, seconds))
+
+    def _tell(self, stream: Stream, code: grpc.StatusCode, seconds: float) -> None:
         if self._count is not None:
-            self._count(stream.path[1:].decode(), code, time.perf_counter() - began)
+            self._count(stream.path[1:].decode(), code, seconds)
         if stream.note is not None:
-            stream.note.over(stream, code, time.perf_counter() - began)
+            stream.note.over(stream, code, seconds)
 
     # ------------------------------------------------------------ other unary methods
 

@@ -169,7 +169,7 @@ class FeatureServicer:
             context.abort(failure.code, failure.message)
         finally:
             if call.note is not None:
-                context.set_trailing_metadata(_metadata(call.note))
+                context.set_trailing_metadata(_metadata(call.note, code))
                 call.note.over(call, code, time.perf_counter() - began)
         raise AssertionError("abort() returned")
 
@@ -196,7 +196,10 @@ class FeatureServicer:
             answer = self.finish(wanted, lane.reply)
         finally:
             self._reader.release(lane)
-        return answer if isinstance(answer, bytes) else self.transform(answer, time_left)
+        if not isinstance(answer, bytes):
+            return self.transform(answer, time_left)
+        self.show(wanted, answer)
+        return answer
 
     def begin(self, data: bytes, caller: Caller | None = None) -> "Wanted":
         """The first step of an answer: what is to be read for it. Waits for nothing.
@@ -255,6 +258,8 @@ class FeatureServicer:
             names = ", ".join(map(repr, request.context_columns))
             raise invalid(f"request_context has {names}, but this request needs no request data")
         batch = self._reader.batch(plan.compiled, request)
+        if side is not None:
+            batch.said = side.said
         if plan.compiled.probe_due:
             self._modes.sample(batch)
         now = self._clock.now()
@@ -268,8 +273,7 @@ class FeatureServicer:
         self, wanted: "Wanted", reply: Reply
     ) -> "bytes | Response | Untransformed":
         """As `finish`, for a caller that can send an answer while it is written: a large one that
-        no sample is taken of is returned unwritten. The reply is used up when it is written, and
-        `show` is to be told of the answer.
+        no sample is taken of is returned unwritten. The reply is used up when it is written.
         """
         if (
             wanted.batch.cell_count < _PIECES_FROM
@@ -280,7 +284,8 @@ class FeatureServicer:
         return begin_response(wanted.batch, reply, *wanted.now, self._strict)
 
     def finish(self, wanted: "Wanted", reply: Reply) -> "bytes | Untransformed":
-        """The second step: the answer, unless transforms have yet to run. Waits for nothing.
+        """The second step: the answer, unless transforms have yet to run. Waits for nothing, and
+        `show` is to be told of the answer.
 
         Args:
             wanted: What `begin` said.
@@ -308,7 +313,6 @@ class FeatureServicer:
             if plan.on_demand:
                 return Untransformed(wanted, stored, computed, by_kernel)
             answer = stored
-        self.show(wanted, answer)
         return answer
 
     def transform(self, answer: "Untransformed", time_left: float | None) -> bytes:
@@ -376,9 +380,10 @@ class Untransformed(NamedTuple):
     by_kernel: list[bytes | None] | None
 
 
-def _metadata(note: Note) -> tuple[tuple[str, bytes], ...]:
+def _metadata(note: Note, code: grpc.StatusCode) -> tuple[tuple[str, bytes], ...]:
     """A note's metadata as grpcio wants it."""
-    return tuple((name.decode(), value) for name, value in note.metadata)
+    said = note.metadata if code is grpc.StatusCode.OK else note.failure_metadata
+    return tuple((name.decode(), value) for name, value in said)
 
 
 def _canonical(data: bytes) -> bytes:

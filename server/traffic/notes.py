@@ -31,10 +31,18 @@ class Note(Protocol):
 
     @property
     def metadata(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Names and values of the trailing metadata."""
+        """Names and values of the trailing metadata of an answer."""
 
     @property
     def trailers(self) -> bytes:
+        """The same as a header block."""
+
+    @property
+    def failure_metadata(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Those of a call that fails."""
+
+    @property
+    def failure_trailers(self) -> bytes:
         """The same as a header block."""
 
     def over(self, call: Caller, code: grpc.StatusCode, seconds: float) -> None:
@@ -52,7 +60,9 @@ class Reads(Protocol):
 class DeprecationNote:
     """Of calls for something that is deprecated, by its own name."""
 
-    __slots__ = ("_deprecations", "_reads", "metadata", "trailers")
+    __slots__ = (
+        "_deprecations", "_reads", "failure_metadata", "failure_trailers", "metadata", "trailers",
+    )  # fmt: skip
 
     def __init__(self, deprecations: Deprecations, reads: Reads | None) -> None:
         """
@@ -62,8 +72,8 @@ class DeprecationNote:
         """
         self._deprecations = deprecations
         self._reads = reads
-        self.metadata = deprecations.metadata
-        self.trailers = deprecations.trailers
+        self.metadata = self.failure_metadata = deprecations.metadata
+        self.trailers = self.failure_trailers = deprecations.trailers
 
     def over(self, call: Caller, code: grpc.StatusCode, seconds: float) -> None:
         """Counts a call that has ended."""

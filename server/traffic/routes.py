@@ -19,11 +19,12 @@ from hotfeast.server.traffic.aliases import Alias, AliasError
 from hotfeast.server.traffic.deprecation import metadata_value
 from hotfeast.server.traffic.figures import TargetFigures
 from hotfeast.server.traffic.notes import Caller, Reads
+from hotfeast.serving.v1 import serving_pb2
 
 logger = logging.getLogger(__name__)
 
 ANSWERED_BY = b"hotfeast-feature-service"
-"""The metadata that say which target of an alias has answered."""
+"""The metadata of a call that has failed that say which target of an alias it went to."""
 
 
 class Shadows(Protocol):
@@ -44,13 +45,14 @@ class Side:
         shadow: The plan of what is read beside it; None for nothing.
         shadow_target: Its name; empty for nothing.
         shadow_since: The alias's revision since which it is.
-        metadata: What a caller is told.
-        trailers: The same as a header block.
+        said: Which target it is, as a field of an answer's metadata.
+        metadata, trailers, failure_metadata, failure_trailers: As a `Note` has them.
     """
 
     __slots__ = (
         "_chance", "_figures", "_plan", "_reads", "_shadows", "alias", "book", "failure",
-        "metadata", "shadow", "shadow_since", "shadow_target", "target", "trailers",
+        "failure_metadata", "failure_trailers", "metadata", "said", "shadow", "shadow_since",
+        "shadow_target", "target", "trailers",
     )  # fmt: skip
 
     def __init__(
@@ -102,11 +104,14 @@ class Side:
                     "alias %r has no shadow: %r cannot be served: %s",
                     alias.name, wanted.target, failure.message,
                 )  # fmt: skip
-        said = [(ANSWERED_BY, metadata_value(target))]
-        if self._plan is not None and self._plan.deprecations is not None:
-            said += self._plan.deprecations.metadata
-        self.metadata = tuple(said)
-        self.trailers = header_block(said)
+        self.said = serving_pb2.GetOnlineFeaturesResponseMetadata(
+            feature_service=target
+        ).SerializeToString()
+        deprecations = self._plan.deprecations if self._plan is not None else None
+        self.metadata = deprecations.metadata if deprecations is not None else ()
+        self.trailers = deprecations.trailers if deprecations is not None else b""
+        self.failure_metadata = ((ANSWERED_BY, metadata_value(target)), *self.metadata)
+        self.failure_trailers = header_block(self.failure_metadata)
 
     @property
     def plan(self) -> ServingPlan:

@@ -178,8 +178,8 @@ class Read:
 
     @property
     def target(self) -> str:
-        """Which target of an alias has answered."""
-        return self.said(ANSWERED_BY)[0]
+        """Which target of an alias has answered; empty where no alias was asked for."""
+        return str(self.answer.metadata.feature_service)
 
     def said(self, name: str) -> list[str]:
         """All values of one name."""

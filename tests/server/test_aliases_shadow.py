@@ -125,14 +125,14 @@ def test_a_shadow_that_fails_is_counted_and_harms_nobody(
     gate: Gate, store: FeatureStore, redis_server: LocalRedis
 ) -> None:
     _, traffic = gate
-    before = traffic.read("users_v1", 2).answer
+    before = traffic.read("users_v1", 2).answer.results
     # The first version's rows are others of the same hash.
     database: Any = redis.Redis(port=redis_server.port)
     (key,) = [
         key for key in database.scan_iter(f"*{store.project}") if b"\x02\0\0\0\0\0\0\0" in key
     ]
     assert database.hset(key, "_ts:stats_2", b"\xff") == 0
-    assert traffic.read("users", 2).answer == before
+    assert traffic.read("users", 2).answer.results == before
     (found,) = compared(traffic, 1)
     assert (found.compared, found.failed) == (0, 1)
     assert found.last_error.startswith("DATA_LOSS: ")
