@@ -156,8 +156,8 @@ cdef class Batch:
     Attributes:
         plan, request: What it was made from.
         rows: Rows of the answer.
-        said: Fields of `GetOnlineFeaturesResponseMetadata` that the answer is to have beside its own,
-            serialized; None, as at first, for none.
+        said: Fields that the answer's metadata are to have beside its own, serialized; None, as at
+            first, for none.
     """
 
     def __cinit__(self, Plan plan not None, Request request not None, bint later=False):

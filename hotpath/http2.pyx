@@ -195,7 +195,8 @@ cdef class Stream:
             server does not want to know.
         request_id: Its `x-request-id`; None likewise.
         note: What the server has to say of the call beside its answer; None for most. Its
-            `trailers`, a header block, go behind the status OK, its `failure_trailers` behind others.
+            `trailers`, a header block, go behind the status OK, its `failure_trailers` behind
+            others.
     """
 
     def __cinit__(self, Connection connection not None, uint32_t number, bytes path not None):
