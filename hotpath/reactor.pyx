@@ -179,12 +179,13 @@ cdef class Reactor:
         self, double handshake, double idle, double age, double age_grace, double keepalive,
         double keepalive_answer,
     ) -> None:
-        """Limits how long clients may be silent, and stay. All in seconds, 0 for no limit.
+        """Limits how long clients may be silent, and stay; again, as they are changed. All in
+        seconds, 0 for no limit.
 
         Args:
             handshake: Until a client has said that it speaks HTTP/2.
             idle: Without a call, after which a client is sent elsewhere.
-            age: After which a client is sent elsewhere, a tenth more or less.
+            age: After which a client is sent elsewhere, a tenth more or less; of those that come.
             age_grace: For the calls of one that is sent elsewhere.
             keepalive: Without a word, after which a client is asked whether it is there.
             keepalive_answer: For the answer.
@@ -195,6 +196,7 @@ cdef class Reactor:
         self.age_grace = age_grace
         self.keepalive = keepalive
         self.keepalive_limit = keepalive_answer
+        self.look_every = LEAST_LOOKS if self.draining else LOOKS
         for limit in (handshake, idle, age, age_grace, keepalive, keepalive_answer):
             if limit > 0:
                 self.look_every = max(LEAST_LOOKS, min(self.look_every, limit / 4))

@@ -8,7 +8,8 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from hotfeast.server.errors import StartFailure
-from hotfeast.server.logs import set_up_logs
+from hotfeast.server.logs import log_settings, set_up_logs
+from hotfeast.server.settings import LogSettings
 
 T = TypeVar("T")
 
@@ -30,7 +31,10 @@ def run_apart(function: Callable[..., T], *arguments: object) -> T:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_answer, args=(sender, function, arguments), name=function.__name__, daemon=True
+        target=_answer,
+        args=(sender, log_settings(), function, arguments),
+        name=function.__name__,
+        daemon=True,
     )
     process.start()
     sender.close()
@@ -51,13 +55,16 @@ def run_apart(function: Callable[..., T], *arguments: object) -> T:
 
 
 def _answer(
-    sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]
+    sender: Connection,
+    logs: LogSettings,
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
 ) -> None:
     # Meant for the parent, also where a terminal sends them to all.
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
-    set_up_logs()
+    set_up_logs(logs)
     try:
         sender.send((None, function(*arguments)))
     except StartFailure as error:

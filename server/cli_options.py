@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hotfeast.server.forms import parse_time
 
 RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
 RedisOption = Annotated[
@@ -23,16 +25,6 @@ ProfilesOption = Annotated[
         ".profiles."
     ),
 ]
-
-
-def parse_time(text: str) -> datetime:
-    """Reads an ISO 8601 time; one without a zone is UTC.
-
-    Raises:
-        ValueError: It is none.
-    """
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def option_time(text: str | None, option: str) -> datetime | None:

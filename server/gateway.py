@@ -9,6 +9,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -296,6 +297,18 @@ class Gateway:
             f"{self.settings.host}:{self.port} ({len(book.definitions.services)} feature services, "
             f"{len(book.definitions.views)} feature views, Redis {redis_version})"
         )
+
+    def change(self, settings: Settings) -> None:
+        """Puts those settings in force that count at once.
+
+        Args:
+            settings: All of them; the rest is as it was.
+        """
+        self.settings = replace(
+            self.settings, drain=settings.drain, connections=settings.connections
+        )
+        if self._native is not None:
+            self._native.limit(settings.connections)
 
     def _accept(self) -> None:
         """Takes clients."""

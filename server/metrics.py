@@ -29,6 +29,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from hotfeast.hotpath.cache import RowCache
+from hotfeast.server.config_watch import ConfigWatch
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.settings import WorkerFiles
 
@@ -376,6 +377,26 @@ class ReloadFigures(Collector):
         reloads.add_metric(["done"], self.done)
         reloads.add_metric(["failed"], self.failed)
         yield reloads
+
+
+class ConfigFigures(Collector):
+    """Whether the settings are those of their file."""
+
+    def __init__(self, config: ConfigWatch) -> None:
+        """
+        Args:
+            config: The settings.
+        """
+        self._config = config
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as Prometheus wants them."""
+        yield GaugeMetricFamily(
+            "hotfeast_config_valid",
+            "1 if the file of settings, as it is now, is in force, less what needs a restart; 0 if "
+            "it is not valid.",
+            value=float(self._config.valid),
+        )
 
 
 class _WithAge(Collector):

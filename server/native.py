@@ -166,11 +166,7 @@ class NativeServer(Reactor):
             statuses: Knows the health of services.
             limits: Of connections.
         """
-        limits = limits or ConnectionLimits()
-        self.set_limits(
-            limits.handshake, limits.idle, limits.age, limits.age_grace, limits.keepalive,
-            limits.keepalive_answer,
-        )  # fmt: skip
+        self._limit(limits or ConnectionLimits())
         self._statuses = statuses or health.HealthServicer()
         self._watches: set[HealthWatch] = set()
         self._handlers = at_once
@@ -230,6 +226,16 @@ class NativeServer(Reactor):
         self._listeners = list(listeners)
         self._shared = True
         return port_of(listeners)
+
+    def limit(self, limits: ConnectionLimits) -> None:
+        """Has connections be limited otherwise; from any thread."""
+        self.call(partial(self._limit, limits))
+
+    def _limit(self, limits: ConnectionLimits) -> None:
+        self.set_limits(
+            limits.handshake, limits.idle, limits.age, limits.age_grace, limits.keepalive,
+            limits.keepalive_answer,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Accepts clients."""

@@ -1,10 +1,13 @@
-"""How a gateway runs."""
+"""How a gateway runs. Each setting that people have is defined here, once; see `options`."""
 
 import socket
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from hotfeast.server.forms import ADDRESS, CPUS, LEVELS, LOGGERS, TIME, check_window
+from hotfeast.server.options import Applies, Setting
 
 
 class WorkerFiles(NamedTuple):
@@ -20,51 +23,103 @@ class WorkerFiles(NamedTuple):
 
 
 class MonitorSettings(NamedTuple):
-    """How features are monitored.
+    """How features are monitored. Without a folder what is seen goes with its supervisor."""
 
-    Attributes:
-        folder: Where each process keeps what it has seen; None for a supervisor's own folder, which
-            goes with it.
-        every: One of how many reads is looked at.
-        seconds: How long a window is.
-        rules: A file of alert rules; that of the repository, or the default ones, if None.
-        profiles: A folder of profiles; the one beside the registry if None.
-        interval: Seconds between two evaluations of alert rules.
-    """
-
-    folder: Path | None
-    every: int = 100
-    seconds: int = 300
-    rules: Path | None = None
-    profiles: Path | None = None
-    interval: float = 60.0
+    folder: Annotated[
+        Path | None,
+        Setting(
+            "Folder for what is seen, kept over restarts and shared with materializations; unless "
+            "given, it goes with the gateway.",
+            name="monitor_dir",
+            applies=Applies.RESTART,
+        ),
+    ] = None
+    every: Annotated[
+        int, Setting("One of how many reads is looked at.", name="monitor_rate", ge=1)
+    ] = 100
+    seconds: Annotated[
+        int,
+        Setting(
+            "Seconds of a window of statistics; must divide an hour.",
+            name="monitor_window",
+            ge=1,
+            check=check_window,
+            applies=Applies.RESTART,
+        ),
+    ] = 300
+    rules: Annotated[
+        Path | None,
+        Setting(
+            "Alert rules in YAML; the repository's unless given.",
+            name="alert_rules",
+            applies=Applies.RESTART,
+        ),
+    ] = None
+    profiles: Annotated[
+        Path | None,
+        Setting("Folder of profiles; beside the registry unless given.", applies=Applies.RESTART),
+    ] = None
+    interval: Annotated[
+        float,
+        Setting(
+            "Seconds between two evaluations of alert rules and drift.",
+            name="alert_interval",
+            ge=1,
+        ),
+    ] = 60.0
 
 
 class FeatureLogSettings(NamedTuple):
-    """How served features are logged.
+    """How served features are logged."""
 
-    Attributes:
-        folder: Where files go of services whose `logging_config` names no local folder.
-        rate: The share of requests, 0 to 1, for services without a `logging_config`.
-        size: Bytes after which a file is complete.
-        seconds: Its age after which it is.
-    """
-
-    folder: Path
-    rate: float
-    size: int
-    seconds: float
+    folder: Annotated[
+        Path,
+        Setting(
+            "Log served features to Parquet as the logging_config of each feature service says; a "
+            "folder for those that name none.",
+            name="feature_log",
+        ),
+    ]
+    rate: Annotated[
+        float,
+        Setting(
+            "Share of requests that is logged of feature services without a logging_config.",
+            name="feature_log_rate",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
+    size: Annotated[
+        int,
+        Setting(
+            "Megabytes after which a file of the log is complete.",
+            name="feature_log_mb",
+            ge=1,
+            scale=2**20,
+        ),
+    ] = 128 * 2**20
+    seconds: Annotated[
+        float,
+        Setting(
+            "Seconds after which a file of the log is complete.", name="feature_log_seconds", ge=1
+        ),
+    ] = 300.0
 
 
 class TrafficSettings(NamedTuple):
     """How versions are served side by side.
 
     Attributes:
-        aliases: The file of aliases.
         folder: Where workers keep what shadow reads found; None for a process of its own.
     """
 
-    aliases: Path
+    aliases: Annotated[
+        Path,
+        Setting(
+            "Names that stand for several feature services with their shares, in YAML; to be "
+            "changed by 'hotfeast traffic' or by hand while it serves.",
+        ),
+    ]
     folder: Path | None = None
 
 
@@ -72,78 +127,236 @@ class TrafficSettings(NamedTuple):
 class ConnectionLimits:
     """How long clients' connections may be silent, and last. Seconds, 0 for no limit."""
 
-    handshake: float = 20.0
-    """Until a client has said that it speaks HTTP/2."""
-    idle: float = 0.0
-    """Without a call, after which a client is sent elsewhere (GOAWAY)."""
-    age: float = 0.0
-    """After which a client is sent elsewhere, a tenth more or less."""
-    age_grace: float = 30.0
-    """For the calls of a client that is sent elsewhere."""
-    keepalive: float = 7200.0
-    """Without a word, after which a client is asked whether it is there (PING)."""
-    keepalive_answer: float = 20.0
-    """For the answer."""
+    handshake: Annotated[
+        float,
+        Setting(
+            "Seconds until a client must have said that it speaks HTTP/2.",
+            name="handshake_timeout",
+            ge=0,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = 20.0
+    idle: Annotated[
+        float,
+        Setting(
+            "Seconds without a call after which a client is sent elsewhere (GOAWAY); 0: never.",
+            name="max_connection_idle",
+            ge=0,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = 0.0
+    age: Annotated[
+        float,
+        Setting(
+            "Seconds, a tenth more or less, after which a client is sent elsewhere, to spread "
+            "clients over gateways; 0: never.",
+            name="max_connection_age",
+            ge=0,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = 0.0
+    age_grace: Annotated[
+        float,
+        Setting(
+            "Seconds for the calls of a client that is sent elsewhere; 0: no limit.",
+            name="max_connection_age_grace",
+            ge=0,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = 30.0
+    keepalive: Annotated[
+        float,
+        Setting(
+            "Seconds of silence after which a client is asked whether it is there (PING); 0: "
+            "never.",
+            name="keepalive_time",
+            ge=0,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = 7200.0
+    keepalive_answer: Annotated[
+        float,
+        Setting("Seconds for its answer.", name="keepalive_timeout", ge=0, applies=Applies.AT_ONCE),
+    ] = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is logged, and how."""
+
+    level: Annotated[
+        str,
+        Setting(
+            "The least that is logged.",
+            name="log_level",
+            choices=LEVELS,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = "info"
+    levels: Annotated[
+        tuple[tuple[str, str], ...],
+        Setting(
+            "The same for loggers by name, such as hotfeast.server.watch=debug,feast=error.",
+            name="log_levels",
+            form=LOGGERS,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = ()
+    format: Annotated[
+        str,
+        Setting(
+            "text: lines for people. json: an object a line.",
+            name="log_format",
+            choices=("text", "json"),
+            applies=Applies.AT_ONCE,
+        ),
+    ] = "text"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a gateway runs. All of it can be pickled, for worker processes as they are started."""
 
-    repo: Path
-    """The folder with `feature_store.yaml`."""
-    host: str = "127.0.0.1"
+    repo: Annotated[Path, Setting("Folder with feature_store.yaml.", applies=Applies.RESTART)]
+    host: Annotated[
+        str,
+        Setting(
+            "Address to listen on; port 0 for any free one.",
+            name="bind",
+            form=ADDRESS,
+            fields=("host", "port"),
+            applies=Applies.RESTART,
+        ),
+    ] = "127.0.0.1"
     port: int = 6570
-    """0 for any free port."""
-    redis_url: str | None = None
-    """Used instead of the repository's connection string."""
-    redis_timeout: float = 1.0
-    """Seconds to connect, and for one round trip."""
-    registry_interval: float = 5.0
-    """Seconds between two looks at the registry."""
-    threads: int = 16
-    """Requests that are worked on at once, streams apart."""
-    transform_threads: int = 1
-    """Requests that run Python transforms at once, beside those `threads`."""
-    transforms: str = "kernel"
-    """How on-demand views are computed: `kernel` where there is one, `python`, or `verify`."""
-    push_streams: int = 16
-    """Push streams that may be open at once."""
-    push_future_limit: float = 86400.0
-    """Seconds that a pushed row's event time may be in the future."""
-    drain: float = 30.0
-    """Seconds that requests in flight have to finish after SIGTERM."""
-    as_of: datetime | None = None
-    """A fixed time to age rows against."""
-    status_mode: str = "strict"
-    server: str = "native"
-    """What clients speak with: `native`, the gateway's own server, or `grpcio`."""
-    transforms_from: str = "registry"
-    """Where functions of on-demand views come from: `registry`, as in Feast, or `repo`."""
-    layout: str | None = None
-    """How rows are stored that their view's tags say nothing of; feature_store.yaml's if None."""
-    cache_mb: int = 0
-    """Megabytes (2^20 bytes) of rows that are kept in memory; 0 for no cache."""
-    cache_staleness: float = 1.0
-    """Seconds that an answer from the cache may be old, for views whose tags do not say."""
+    workers: Annotated[
+        int, Setting("Processes that share the port.", ge=1, applies=Applies.RESTART)
+    ] = 1
+    cpus: Annotated[
+        tuple[int, ...],
+        Setting(
+            "CPUs that workers stay on, each on one of them in turn, such as 1 or 2-5,7; the "
+            "system's choice unless given.",
+            form=CPUS,
+        ),
+    ] = ()
+    redis_url: Annotated[
+        str | None,
+        Setting(
+            "redis://, rediss:// or unix:// URL, instead of the repository's.",
+            also=("--redis",),
+            secret=True,
+        ),
+    ] = None
+    redis_timeout: Annotated[
+        float, Setting("Seconds to connect to Redis, and for a round trip.", ge=0.001)
+    ] = 1.0
+    registry_interval: Annotated[
+        float, Setting("Seconds between two looks at the registry.", ge=0.1)
+    ] = 5.0
+    threads: Annotated[
+        int, Setting("Requests that each worker works on in threads at once.", ge=1)
+    ] = 16
+    transform_threads: Annotated[
+        int, Setting("Requests that run Python transforms at once, per worker.", ge=1)
+    ] = 1
+    drain: Annotated[
+        float,
+        Setting(
+            "Seconds for requests in flight after SIGTERM, and of each worker that is replaced.",
+            ge=0,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = 30.0
+    status_mode: Annotated[
+        str,
+        Setting(
+            "strict: the truth. feast: what Feast's Python server answers.",
+            choices=("strict", "feast"),
+        ),
+    ] = "strict"
+    server: Annotated[
+        str,
+        Setting(
+            "What clients speak with. native: the gateway's own gRPC server. grpcio: Google's.",
+            choices=("native", "grpcio"),
+            applies=Applies.RESTART,
+        ),
+    ] = "native"
+    transforms: Annotated[
+        str,
+        Setting(
+            "How on-demand views are computed. kernel: compiled where that is possible. python: by "
+            "their functions. verify: a share of requests by both, to compare them.",
+            choices=("kernel", "python", "verify"),
+        ),
+    ] = "kernel"
+    transforms_from: Annotated[
+        str,
+        Setting(
+            "Where transforms' code comes from: the registry, or the repo's files.",
+            choices=("registry", "repo"),
+        ),
+    ] = "registry"
+    layout: Annotated[
+        str | None,
+        Setting(
+            "How pushed rows are stored, and looked for first, where a view's tag hotfeast.layout "
+            "does not say; unless given, as feature_store.yaml has it. feast: in Feast's fields. "
+            "packed: in one field a view. dual: in both.",
+            choices=("feast", "dual", "packed"),
+        ),
+    ] = None
+    cache_mb: Annotated[
+        int, Setting("Megabytes of rows that each worker keeps in memory; 0 for none.", ge=0)
+    ] = 0
+    cache_staleness: Annotated[
+        float,
+        Setting(
+            "Seconds that an answer from the cache may be old, where a view's tag hotfeast.cache "
+            "does not say.",
+            ge=0,
+            le=1e9,
+        ),
+    ] = 1.0
+    push_streams: Annotated[
+        int, Setting("Push streams that each worker has open at once.", ge=0)
+    ] = 16
+    push_future_limit: Annotated[
+        float, Setting("Seconds that a pushed row's event time may be in the future.", ge=0)
+    ] = 86400.0
     connections: ConnectionLimits = ConnectionLimits()
+    metrics: Annotated[
+        tuple[str, int] | None,
+        Setting(
+            "HOST:PORT of a page of figures for Prometheus; none unless given.",
+            form=ADDRESS,
+            applies=Applies.RESTART,
+        ),
+    ] = None
+    as_of: Annotated[
+        datetime | None,
+        Setting(
+            "Judge TTLs at this ISO 8601 time instead of now, for past data.",
+            form=TIME,
+            applies=Applies.RESTART,
+        ),
+    ] = None
+    monitor: Annotated[
+        MonitorSettings | None,
+        Setting("Watch the features that are served and pushed.", applies=Applies.RESTART),
+    ] = None
+    feature_log: FeatureLogSettings | None = None
+    traffic: TrafficSettings | None = None
+    logs: LogSettings = LogSettings()
+    refuse_sunset: Annotated[
+        bool, Setting("Refuse requests that read something past its tag sunset.")
+    ] = False
     share_port: bool = False
     """Whether other processes listen on the same port (SO_REUSEPORT)."""
     listeners: tuple[socket.socket, ...] = ()
     """Sockets to listen on, which somebody else has bound and keeps; for `native`."""
-    cpus: tuple[int, ...] = ()
-    """CPUs that workers stay on, each on one of them in turn; the system's choice if empty."""
     takes_over: bool = False
     """Whether clients are only taken once all is ready, since until then others are theirs."""
-    metrics: tuple[str, int] | None = None
-    """Host and port of a page of figures for Prometheus; none if None."""
     metrics_files: WorkerFiles | None = None
     """Where a worker keeps its figures, for its supervisor's page."""
-    monitor: MonitorSettings | None = None
-    """How features are monitored; not if None."""
-    feature_log: FeatureLogSettings | None = None
-    """How served features are logged; not if None."""
-    traffic: TrafficSettings | None = None
-    """Names that stand for several feature services; none if None."""
-    refuse_sunset: bool = False
-    """Whether requests are refused that read something past its sunset."""

@@ -4,11 +4,12 @@ Each worker has listening sockets of its own on the one port, over which the ker
 connections (SO_REUSEPORT). The supervisor holds the port and these sockets, tells when all workers
 are ready, starts a worker anew when it dies, and passes on SIGTERM.
 
-SIGHUP has all workers replaced, one after another and with the same options. A successor starts
-beside the worker that it is for, and takes clients once it is ready; only then does that worker
-drain. The two have the same listening sockets, so that a connection which nobody has accepted is
-not lost with either. (grpcio's server cannot be given a socket; see `hotfeast.server.drain`.) A
-successor that cannot start leaves the workers as they are.
+SIGHUP has the settings read again and all workers replaced, one after another; so does a change of
+the settings' file, where it has to be. A successor starts beside the worker that it is for, and
+takes clients once it is ready; only then does that worker drain. The two have the same listening
+sockets, so that a connection which nobody has accepted is not lost with either. (grpcio's server
+cannot be given a socket; see `hotfeast.server.drain`.) A successor that cannot start leaves the
+workers, and their settings, as they are.
 """
 
 import logging
@@ -31,10 +32,12 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
 
+from hotfeast.server.config_watch import Change, ConfigWatch
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.listening import bind_all, close_all, port_of
 from hotfeast.server.logs import set_up_logs
 from hotfeast.server.metrics import (
+    ConfigFigures,
     Page,
     ReloadFigures,
     forget_gauges,
@@ -45,6 +48,7 @@ from hotfeast.server.settings import Settings, WorkerFiles
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from hotfeast.server.gateway import Gateway
     from hotfeast.server.monitoring.service import MonitoringService
 
 logger = logging.getLogger(__name__)
@@ -59,24 +63,38 @@ _DRAIN_PATIENCE = 5.0
 Say = Callable[[str], None]
 
 
-def _work(settings: Settings, tell: Connection) -> None:
-    """A worker process: a gateway that reports through a pipe."""
+def _work(settings: Settings, number: int, pipe: Connection) -> None:
+    """A worker process: a gateway that reports through a pipe, and is told of changed settings."""
     # Meant for the supervisor, also where a terminal sends it to all.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if settings.cpus:
         # Before there are other threads, which stay where the first one is.
         os.sched_setaffinity(0, settings.cpus)
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-    set_up_logs()
+    set_up_logs(settings.logs, number)
     # Only here: the supervisor does not need Feast, and what it takes.
     from hotfeast.server.gateway import Gateway
 
     try:
-        Gateway(settings).run(
-            lambda line: tell.send(("line", line)), lambda line: tell.send(("ready", line))
-        )
+        gateway = Gateway(settings)
+        threading.Thread(
+            target=_follow, args=(gateway, number, pipe), name="settings", daemon=True
+        ).start()
+        gateway.run(lambda line: pipe.send(("line", line)), lambda line: pipe.send(("ready", line)))
     except StartFailure as failure:
-        tell.send(("failed", str(failure)))
+        pipe.send(("failed", str(failure)))
+
+
+def _follow(gateway: "Gateway", number: int, pipe: Connection) -> None:
+    """Puts changed settings in force."""
+    while True:
+        try:
+            settings = pipe.recv()
+        except (EOFError, OSError):
+            # The supervisor is gone, or this worker is about to be.
+            return
+        set_up_logs(settings.logs, number)
+        gateway.change(settings)
 
 
 def _share(cpus: tuple[int, ...], index: int) -> tuple[int, ...]:
@@ -113,7 +131,7 @@ class _Worker:
     Attributes:
         slot: Where it serves, or is to serve.
         number: Of its figures; no other live worker has it.
-        pipe: What it tells.
+        pipe: What it tells, and is told.
         ready: Whether it serves.
         failure: Why it could not start.
         leave_by: Monotonic seconds when it is killed.
@@ -126,12 +144,18 @@ class _Worker:
         self.failure = ""
         self.leave_by = math.inf
         self.started = time.monotonic()
-        self.pipe, sender = context.Pipe(duplex=False)
+        self.pipe, theirs = context.Pipe()
         self.process = context.Process(
-            target=_work, args=(settings, sender), name=f"hotfeast-{slot.index}"
+            target=_work, args=(settings, number, theirs), name=f"hotfeast-{slot.index}"
         )
         self.process.start()
-        sender.close()
+        theirs.close()
+
+    def change(self, settings: Settings) -> None:
+        """Tells it of settings that count at once."""
+        # It may be about to go.
+        with suppress(OSError):
+            self.pipe.send(settings)
 
     def drain(self, patience: float) -> None:
         """Asks it to end."""
@@ -147,14 +171,19 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `count` workers until SIGTERM or SIGINT."""
+    """Runs workers until SIGTERM or SIGINT."""
 
-    def __init__(self, settings: Settings, count: int) -> None:
+    def __init__(self, config: ConfigWatch) -> None:
         """Takes the port.
+
+        Args:
+            config: The settings.
 
         Raises:
             StartFailure: The port, or that of the metrics, cannot be had.
         """
+        self._config = config
+        settings = config.settings
         if settings.port:
             # Others could share it as the workers do, unknowingly: it must be nobody's.
             close_all(bind_all(settings.host, settings.port, share_port=False))
@@ -166,36 +195,37 @@ class Supervisor:
         self._seen: TemporaryDirectory[str] | None = None
         self._monitoring: MonitoringService | None = None
         self._traffic: TemporaryDirectory[str] | None = None
-        if settings.traffic is not None:
-            self._traffic = TemporaryDirectory(prefix="hotfeast-traffic-")
-            traffic = settings.traffic._replace(folder=Path(self._traffic.name))
-            settings = replace(settings, traffic=traffic)
         beside: dict[str, WSGIApplication] = {}
         if settings.monitor is not None:
             if settings.monitor.folder is None:
                 self._seen = TemporaryDirectory(prefix="hotfeast-monitoring-")
-                monitor = settings.monitor._replace(folder=Path(self._seen.name))
-                settings = replace(settings, monitor=monitor)
             # Only here: what it needs takes a while to import, and memory.
             from hotfeast.server.monitoring.watching import PATHS, open_monitoring
 
-            self._monitoring, page = open_monitoring(settings, kept=self._seen is None)
+            self._monitoring, page = open_monitoring(
+                self._with_folders(settings), kept=self._seen is None
+            )
             beside = dict.fromkeys(PATHS, page)
         if settings.metrics is not None:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
-            figures: list[Collector] = [workers_figures(Path(self._figures.name)), self._reloads]
+            figures: list[Collector] = [
+                workers_figures(Path(self._figures.name)),
+                self._reloads,
+                ConfigFigures(config),
+            ]
             if self._monitoring is not None:
                 figures.append(self._monitoring)
             self._page = Page(figures, *settings.metrics, beside)
-        self._settings = replace(
-            settings, port=port_of(self._holders), share_port=True, metrics=None
-        )
+        self._settings = self._of_workers(settings)
+        # What the workers that serve have been started with, or told of.
+        self._served = settings
         # Not fork: gRPC's threads do not survive one.
         self._context = multiprocessing.get_context("spawn")
-        self._slots = [_Slot(index) for index in range(count)]
+        self._slots = [_Slot(index) for index in range(settings.workers)]
         self._workers: dict[Connection, _Worker] = {}
         self._complete = False
         self._stopping = False
+        self._hung_up = False
         self._reload_wanted = False
         # Of a reload: who is still to be replaced, by whom now, and who drains.
         self._to_replace: deque[_Slot] = deque()
@@ -232,7 +262,48 @@ class Supervisor:
         self._stopping = True
 
     def _on_reload(self, *_: object) -> None:
-        self._reload_wanted = True
+        self._hung_up = True
+
+    # ------------------------------------------------------------ settings
+
+    def _with_folders(self, settings: Settings) -> Settings:
+        """Settings with folders of the supervisor's for what processes share."""
+        if settings.monitor is not None and self._seen is not None:
+            monitor = settings.monitor._replace(folder=Path(self._seen.name))
+            settings = replace(settings, monitor=monitor)
+        if settings.traffic is not None:
+            if self._traffic is None:
+                self._traffic = TemporaryDirectory(prefix="hotfeast-traffic-")
+            traffic = settings.traffic._replace(folder=Path(self._traffic.name))
+            settings = replace(settings, traffic=traffic)
+        return settings
+
+    def _of_workers(self, settings: Settings) -> Settings:
+        return replace(
+            self._with_folders(settings),
+            port=port_of(self._holders),
+            share_port=True,
+            metrics=None,
+        )
+
+    def _change(self, change: Change | None) -> None:
+        """Puts changed settings in force."""
+        if change is None:
+            return
+        settings = change.settings
+        self._settings = self._of_workers(settings)
+        set_up_logs(settings.logs)
+        logger.info("settings have changed: %s", ", ".join(change.names))
+        if self._monitoring is not None and settings.monitor is not None:
+            self._monitoring.set_interval(settings.monitor.interval)
+        # grpcio takes limits of connections only as it starts.
+        limits = settings.connections != self._served.connections
+        if change.workers or (limits and settings.server == "grpcio"):
+            self._reload_wanted = True
+            return
+        self._served = settings
+        for worker in self._workers.values():
+            worker.change(self._settings)
 
     # ------------------------------------------------------------ workers
 
@@ -272,7 +343,15 @@ class Supervisor:
                 self._told(worker, kind, text, say)
         for worker in self._workers.values():
             worker.kill_if_late(time.monotonic())
-        if self._reload_wanted and not self._is_reloading() and self._all_ready():
+        if self._is_reloading() or not self._all_ready():
+            return
+        if self._hung_up:
+            self._hung_up = False
+            self._reload_wanted = True
+            self._change(self._config.read_again())
+        else:
+            self._change(self._config.look())
+        if self._reload_wanted:
             self._reload_wanted = False
             say("reload: starting new workers")
             self._to_replace.extend(self._slots)
@@ -339,6 +418,7 @@ class Supervisor:
             self._successor = self._launch(self._to_replace.popleft(), takes_over=True)
         else:
             self._reloads.done += 1
+            self._served = self._config.settings
             say(f"reload: done, {len(self._slots)} new workers serve")
 
     def _take_over(self, worker: _Worker, say: Say) -> None:
@@ -356,6 +436,9 @@ class Supervisor:
         self._successor = None
         self._to_replace.clear()
         logger.error("reload: worker %d has no successor, and serves on: %s", slot.index, why)
+        if self._config.settings != self._served:
+            self._config.go_back(self._served)
+            self._settings = self._of_workers(self._served)
         if slot.worker is None:
             # It has died meanwhile.
             self._fill(slot)

@@ -18,6 +18,7 @@ class AlertWatch:
     Attributes:
         references: What features are compared with, by view and feature.
         alerts: As of the last evaluation.
+        period: Seconds between two evaluations.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class AlertWatch:
         self.references: References = references or {}
         self._settings = settings
         self._event_clock = event_clock
-        self._period = period
+        self.period = period
         self._last: float | None = None
         self._drifts: Sequence[tuple[str, str, str, float, float]] = ()
         self.alerts: Sequence[Alert] = ()
@@ -69,7 +70,7 @@ class AlertWatch:
             store: What all processes have seen. Windows that are over are closed in it.
             now: Seconds since 1970.
         """
-        if self._last is not None and 0 <= now - self._last < self._period:
+        if self._last is not None and 0 <= now - self._last < self.period:
             return
         self._last = now
         measured = measure(

@@ -97,6 +97,7 @@ class MonitoringService(Figures):
         clock: Callable[[], float] = time.time,
         turn: float = TURN,
         valid: Valid = dict,
+        tell_interval: Callable[[float], None] = lambda _: None,
     ) -> None:
         """
         Args:
@@ -107,6 +108,7 @@ class MonitoringService(Figures):
             clock: The time that freshness is judged at, in seconds since 1970.
             turn: Seconds between two reads.
             valid: Says whether rules and the like, as they are now, are in use.
+            tell_interval: Is told how often watchers are to judge, where that changes.
         """
         self._folder = folder
         self._watchers = tuple(watchers)
@@ -114,6 +116,7 @@ class MonitoringService(Figures):
         self._drifts = drifts
         self._clock = clock
         self._valid = valid
+        self._tell_interval = tell_interval
         self._snapshot = take_snapshot(folder)
         self._turns = Turns("monitoring", lambda _: self.look(), turn)
 
@@ -129,6 +132,11 @@ class MonitoringService(Figures):
     def stop(self) -> None:
         """Stops."""
         self._turns.stop()
+
+    def set_interval(self, seconds: float) -> None:
+        """Has watchers judge after so many seconds again, and the folder be read as often."""
+        self._tell_interval(seconds)
+        self._turns.seconds = min(seconds, TURN)
 
     def look(self) -> None:
         """Reads anew, and tells the watchers."""

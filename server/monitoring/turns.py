@@ -11,7 +11,11 @@ logger = logging.getLogger(__name__)
 
 
 class Turns:
-    """Calls a function again and again. What it raises is logged, and the next turn comes."""
+    """Calls a function again and again. What it raises is logged, and the next turn comes.
+
+    Attributes:
+        seconds: Between two turns.
+    """
 
     def __init__(self, what: str, turn: Callable[[Pace], None], seconds: float) -> None:
         """
@@ -22,7 +26,7 @@ class Turns:
         """
         self._what = what
         self._turn = turn
-        self._seconds = seconds
+        self.seconds = seconds
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=what, daemon=True)
 
@@ -47,5 +51,5 @@ class Turns:
     def _run(self) -> None:
         # Made here, since it goes by this thread's own time.
         turn = partial(self._turn, Pace())
-        while not self._stopping.wait(self._seconds):
+        while not self._stopping.wait(self.seconds):
             self.attempt(turn)

@@ -1,6 +1,7 @@
 """The watch over the features of a whole gateway: in its supervisor, over what the workers see."""
 
 import time
+from functools import partial
 
 from hotfeast.server.monitoring.alert_watch import AlertWatch
 from hotfeast.server.monitoring.alerts import AlertEngine
@@ -53,6 +54,7 @@ def open_monitoring(settings: Settings, kept: bool) -> tuple[MonitoringService, 
         lambda: clock(time.time()),
         min(monitor.interval, TURN),
         valid=inputs.valid,
+        tell_interval=partial(setattr, alerts, "period"),
     )
     reports = GatewayReports(
         monitor.folder,

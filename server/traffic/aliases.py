@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from hotfeast.server import yaml_text
+
 _KEYS = ("targets", "sticky_by", "shadow")
 # Percent; sums of decimal fractions are seldom exact.
 _TOLERANCE = 1e-6
@@ -77,7 +79,9 @@ def read_aliases(text: str) -> dict[str, Alias]:
         AliasError: It is not valid.
     """
     try:
-        said = yaml.load(text, Loader=_OnceOnly)
+        said = yaml_text.load(text)
+    except yaml_text.DuplicateKey as error:
+        raise AliasError(str(error)) from error
     except yaml.YAMLError as error:
         raise AliasError(f"it is not valid YAML: {error}") from error
     if said is None:
@@ -186,15 +190,3 @@ def _number(share: float) -> int | float:
     """Without a point where it is whole."""
     rounded = round(share, 6)
     return int(rounded) if rounded == int(rounded) else rounded
-
-
-class _OnceOnly(yaml.SafeLoader):
-    """YAML in which a key that comes twice is an error, and does not win silently."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                line = node.start_mark.line + 1
-                raise AliasError(f"{key!r} is there twice, in the mapping of line {line}")
-        return super().construct_mapping(node, deep)
