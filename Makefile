@@ -10,7 +10,7 @@ ASAN_VENV := .venv-asan
 JOBS ?= auto
 FEAST_VENV := .venv-feast-$(FEAST)
 
-.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts lint format clean
+.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts docs docs-serve lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -71,15 +71,25 @@ bench-quick: $(EXTENSIONS)
 bench-counts: $(EXTENSIONS)
 	@$(BIN)/python -m bench counts $(UPDATE)
 
-## lint: ruff, cython-lint and mypy
-lint: export MYPYPATH := build/namespace:feature_repo:tests/server:tests/parity:tests/monitoring:.
-lint: $(EXTENSIONS)
+## docs: the documentation's site, in build/site; fails at a broken link
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(EXTENSIONS)
+	@$(BIN)/mkdocs build --strict --quiet
+
+## docs-serve: the same at 127.0.0.1:8000, built anew whenever a page is written, until Ctrl-C
+docs-serve: $(EXTENSIONS)
+	@$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000 --watch clients --watch protos --watch server
+
+## lint: ruff, cython-lint, mypy and the documentation's links
+lint: export MYPYPATH := build/namespace:docs/generate:feature_repo:tests/docs:tests/server:tests/parity:tests/monitoring:.
+lint: docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint hotpath
 	@$(BIN)/mypy -p hotfeast.clients -p hotfeast.hotpath -p hotfeast.server
 	@$(BIN)/mypy bench
 	@$(BIN)/mypy feature_repo
+	@$(BIN)/mypy docs/generate
 	@for folder in tests/*/; do $(BIN)/mypy $$folder || exit 1; done
 
 ## format: what lint would complain about, mended where a tool can

@@ -2,7 +2,7 @@
 
 The packed layout takes about four fifths of what Feast's takes. Each idea that could make it
 smaller is written down here as the bytes that it would store, and Redis says what they take. None
-is in use; the README says why.
+is in use; docs/explanation/performance.md says why.
 """
 
 import struct

@@ -93,7 +93,8 @@ class AsyncFeatureClient:
 
         Example:
             ```python
-            answer = await client.get_online_features("recommendation", {"user_id": [1, 2]})
+            asked = {"user_id": [1, 2], "product_id": [1082185, 1029743]}
+            answer = await client.get_online_features("recommendation", asked)
             ```
         """
         message = read_request(
@@ -180,7 +181,7 @@ class AsyncFeatureClient:
 
         Example:
             ```python
-            (await client.serving_info()).project  # "shop"
+            (await client.serving_info()).project  # "hotfeast_demo"
             ```
         """
         request = serving_pb2.GetServingInfoRequest()

@@ -154,7 +154,7 @@ class OnlineFeatures:
 
         Example:
             ```python
-            answer.to_dict()  # {"user_id": [1, 2], "spend": [1.5, None]}
+            answer.to_dict()  # {"user_id": [1, 2], "spend": [1.5, None], "visits": [3, 4]}
             ```
         """
         return self._by_name(python_values, include_event_timestamps)

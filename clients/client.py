@@ -263,7 +263,7 @@ class FeatureClient:
 
         Example:
             ```python
-            client.serving_info().project  # "shop"
+            client.serving_info().project  # "hotfeast_demo"
             ```
         """
         return self._call(self._stub.GetServingInfo, serving_pb2.GetServingInfoRequest(), None)

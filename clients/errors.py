@@ -17,7 +17,7 @@ class HotfeastError(Exception):
     Example:
         ```python
         try:
-            answer = client.get_online_features("recommendation", {"user_id": [1]})
+            answer = client.get_online_features("recommendation", entities)
         except Unavailable:
             answer = None  # go on without features
         ```

@@ -32,7 +32,7 @@ def without_kernel(subject: Subject) -> Iterator[Fault]:
                     view.name,
                     "",
                     f"has no kernel and runs in Python for each request: {read.kernel_refusal}",
-                    "write it as pandas over whole columns; README, Kernels of on-demand views, "
+                    "write it as pandas over whole columns; the documentation's page on kernels "
                     "says what compiles",
                 )
 

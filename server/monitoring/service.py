@@ -235,15 +235,31 @@ def _feature_figures(snapshot: Snapshot) -> Iterator[Metric]:
     for key in keys:
         rows.add_metric([key.channel.value, *key[1:]], snapshot.features[key].rows)
     yield rows
-    for name, text in (
-        ("null", "Share of rows whose value is null or not a number."),
-        ("missing", "Share of rows whose entity has no row in the view."),
-        ("stale", "Share of rows that are older than the view's TTL."),
-        ("outlier", "Share of numbers beyond 3 standard deviations."),
-    ):
-        share = GaugeMetricFamily(f"hotfeast_feature_{name}_share", text, labels=labels)
+    shares = {
+        "null_share": GaugeMetricFamily(
+            "hotfeast_feature_null_share",
+            "Share of rows whose value is null or not a number.",
+            labels=labels,
+        ),
+        "missing_share": GaugeMetricFamily(
+            "hotfeast_feature_missing_share",
+            "Share of rows whose entity has no row in the view.",
+            labels=labels,
+        ),
+        "stale_share": GaugeMetricFamily(
+            "hotfeast_feature_stale_share",
+            "Share of rows that are older than the view's TTL.",
+            labels=labels,
+        ),
+        "outlier_share": GaugeMetricFamily(
+            "hotfeast_feature_outlier_share",
+            "Share of numbers beyond 3 standard deviations.",
+            labels=labels,
+        ),
+    }
+    for of, share in shares.items():
         for key in keys:
-            value = getattr(snapshot.features[key], f"{name}_share")
+            value = getattr(snapshot.features[key], of)
             if not math.isnan(value):
                 share.add_metric([key.channel.value, *key[1:]], value)
         yield share
