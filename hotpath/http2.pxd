@@ -1,6 +1,6 @@
 # One HTTP/2 connection of a gRPC server, without its socket: bytes in, calls out, and back.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from hotfeast.hotpath.hpack cimport HeaderDecoder, HeaderList
 
@@ -18,6 +18,9 @@ cdef class Stream:
     cdef double deadline          # of the loop's clock, in seconds; 0 for none
     cdef readonly bytes caller    # who calls, where the connection keeps that
     cdef readonly bytes request_id
+    cdef readonly bytes traceparent
+    cdef public object record     # what is kept of the call for traces and logs; None for most
+    cdef public object figures    # what counts the call beside others of its plan
     cdef int64_t send_window      # less the connection's `initial_window`
     cdef int64_t unacknowledged   # bytes received that no WINDOW_UPDATE has named
     cdef int64_t returned         # those of them that a next one will
@@ -54,13 +57,15 @@ cdef class Connection:
     # What the loop notes when it looks after its clients; monotonic seconds.
     cdef bint spoke               # something has come since it last looked
     cdef uint32_t seen_number     # the last call by then
-    cdef double opened
-    cdef double heard             # when it noticed that something had come
+    cdef readonly double opened
+    cdef readonly double heard             # when it noticed that something had come
     cdef double quiet             # when it last saw a call, or something to send
     cdef double pinged            # when it asked whether anybody is there; 0 if it does not wait
     cdef double leave_at          # when the client is to be sent elsewhere; 0 for never
     cdef double warned            # when it was
     cdef double leave_by          # when its connection ends in any case; 0 for never
+    # Counts of calls, messages and keepalives, for channelz.
+    cdef readonly uint64_t begun, ended, received, sent, pings
     cdef object server
     cdef bint keeps_callers       # whether streams are told who calls
     cdef HeaderDecoder decoder
@@ -72,7 +77,7 @@ cdef class Connection:
     cdef bint greeted             # the client's preface has been read
     cdef dict streams
     cdef uint32_t last_number
-    cdef int64_t send_window
+    cdef readonly int64_t send_window
     cdef int64_t initial_window   # the client's, for new streams
     cdef uint32_t largest_frame
     cdef int64_t returned         # bytes received that a next WINDOW_UPDATE will name

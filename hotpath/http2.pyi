@@ -18,6 +18,10 @@ class Unreadable(Exception):
 class Stream:
     """One call."""
 
+    record: Any
+    """What is kept of the call for traces and logs; None for most."""
+    figures: Any
+    """What counts the call beside others of its plan; None where nothing does."""
     note: Any
     """What the server has to say of the call beside its answer; None for most. Its `trailers`, a
     header block, go behind the status OK, its `failure_trailers` behind others."""
@@ -37,6 +41,10 @@ class Stream:
     @property
     def request_id(self) -> bytes | None:
         """`x-request-id`; None likewise."""
+
+    @property
+    def traceparent(self) -> bytes | None:
+        """`traceparent`, as W3C Trace Context has it; None likewise."""
 
     @property
     def deadline_seconds(self) -> float | None:
@@ -77,6 +85,38 @@ class Connection:
     def __init__(self, server: Any, descriptor: int) -> None: ...
     @property
     def descriptor(self) -> int: ...
+    @property
+    def begun(self) -> int:
+        """Calls that the client has begun."""
+
+    @property
+    def ended(self) -> int:
+        """Those of them that were answered."""
+
+    @property
+    def received(self) -> int:
+        """Messages from the client."""
+
+    @property
+    def sent(self) -> int:
+        """Messages to the client."""
+
+    @property
+    def pings(self) -> int:
+        """Times that it was asked whether it is there."""
+
+    @property
+    def opened(self) -> float:
+        """When it came, in the loop's monotonic seconds; 0 where no loop has it."""
+
+    @property
+    def heard(self) -> float:
+        """When the loop last noticed that something had come."""
+
+    @property
+    def send_window(self) -> int:
+        """Bytes that the client takes on all streams together."""
+
     @property
     def failed(self) -> bool:
         """Whether nothing more is read from it."""

@@ -18,7 +18,7 @@ import zlib
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
@@ -194,6 +194,9 @@ cdef class Stream:
         caller: The caller's `x-caller`, else its `user-agent`; None where it sent neither, or the
             server does not want to know.
         request_id: Its `x-request-id`; None likewise.
+        traceparent: Its `traceparent`, as W3C Trace Context has it; None likewise.
+        record: What is kept of the call for traces and logs; None for most.
+        figures: What counts the call beside others of its plan; None where nothing does.
         note: What the server has to say of the call beside its answer; None for most. Its
             `trailers`, a header block, go behind the status OK, its `failure_trailers` behind
             others.
@@ -254,6 +257,8 @@ cdef class Stream:
         )
         memcpy(at, PyBytes_AS_STRING(trailers), len(trailers))
         connection.out_size = <size_t>(at - connection.out) + len(trailers)
+        connection.sent += 1
+        connection.ended += 1
         connection.send_window -= <int64_t>data
         self.headers_sent = self.local_closed = True
         connection.forget(self)
@@ -281,6 +286,7 @@ cdef class Stream:
         self.outgoing.append(message)
         self.queued += MESSAGE_HEAD + PyBytes_GET_SIZE(message)
         self.connection.queued += MESSAGE_HEAD + PyBytes_GET_SIZE(message)
+        self.connection.sent += 1
         self.write_waiting()
         self.connection.touch()
 
@@ -411,6 +417,7 @@ cdef class Stream:
             connection.send_window -= <int64_t>size
         if self.trailers is not None:
             self.local_closed = True
+            connection.ended += 1
             connection.put_block(self.number, self.trailers, True)
             if not self.remote_closed:
                 # What the client may still send is not read.
@@ -458,6 +465,7 @@ cdef class Stream:
                 self.check_packing(flag)
             except Unreadable as error:
                 return self.give_up(error.code, str(error))
+            self.connection.received += 1
             if flag:
                 self.call.packed_message(message, MESSAGE_HEAD + length)
             else:
@@ -549,6 +557,7 @@ cdef class Stream:
         except Unreadable as error:
             self.finish(error.code, str(error), ())
             return 0
+        self.connection.received += 1
         if incoming[0]:
             self.connection.server.answer_packed(self, bytes(incoming[MESSAGE_HEAD:]))
         else:
@@ -564,6 +573,9 @@ cdef class Connection:
         failed: Whether nothing more is read from it, and it is to be closed once all is sent.
         leaving: Whether the client has been warned to go elsewhere.
         left: Whether no more calls are taken.
+        begun, ended: Calls that the client has begun, and those of them that were answered.
+        received, sent: Messages.
+        pings: Times that the client was asked whether it is there.
     """
 
     def __cinit__(self, object server not None, int descriptor):
@@ -646,6 +658,7 @@ cdef class Connection:
 
     def ping(self):
         """Asks whether the client is still there."""
+        self.pings += 1
         self.put_frame(PING, 0, 0, <const uint8_t*>PyBytes_AS_STRING(THERE), 8)
         self.touch()
 
@@ -859,6 +872,7 @@ cdef class Connection:
                 STREAM_CLOSED, "HEADERS on a stream that was closed"
             )
         self.last_number = number
+        self.begun += 1
         if outcome == HPACK_TOO_LARGE:
             self.streams[number] = stream = Stream(self, number, b"")
             stream.remote_closed = ends
@@ -881,6 +895,7 @@ cdef class Connection:
         cdef const uint8_t* value
         cdef uint32_t i
         cdef bytes path = b"", timeout = None, encoding = None, caller = None, request_id = None
+        cdef bytes traceparent = None
         cdef bint grpc = False, post = False, named = False
         cdef Stream stream
         for i in range(self.headers.count):
@@ -904,7 +919,9 @@ cdef class Connection:
             elif header.name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
                 encoding = value[: header.value_size]
             elif self.keeps_callers:
-                if header.name_size == 8 and memcmp(name, b"x-caller", 8) == 0:
+                if header.name_size == 11 and memcmp(name, b"traceparent", 11) == 0:
+                    traceparent = value[: header.value_size]
+                elif header.name_size == 8 and memcmp(name, b"x-caller", 8) == 0:
                     caller = value[: header.value_size]
                     named = True
                 elif header.name_size == 10 and not named and memcmp(name, b"user-agent", 10) == 0:
@@ -915,6 +932,7 @@ cdef class Connection:
         stream.remote_closed = ends
         stream.caller = caller
         stream.request_id = request_id
+        stream.traceparent = traceparent
         self.streams[number] = stream
         if not grpc or not post:
             # As gRPC has it: a caller that does not speak gRPC is answered in HTTP.

@@ -38,7 +38,7 @@ cdef class Reactor:
     cdef list paused              # listening sockets, while there are no descriptors left
     cdef double accept_again      # monotonic seconds
     cdef bint stopping
-    cdef Py_ssize_t client_count
+    cdef readonly Py_ssize_t client_count
     cdef bint draining
     # Seconds; 0 for no limit.
     cdef double handshake_limit

@@ -69,6 +69,10 @@ class Reactor:
         """The clients of the moment."""
 
     @property
+    def client_count(self) -> int:
+        """How many of them there are; for any thread."""
+
+    @property
     def lane_count(self) -> int:
         """Connections to Redis, idle and in use."""
 

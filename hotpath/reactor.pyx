@@ -116,6 +116,7 @@ cdef class Reactor:
         cache: Rows that need not be asked for; None at first.
         keeps_callers: Whether streams are told who calls; not at first.
         piece_size: Bytes of a large answer that are written before they are sent.
+        client_count: The clients of the moment; for any thread.
         afterwards: Functions that are called once what this turn answers has been sent: what
             nobody waits for.
     """

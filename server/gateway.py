@@ -45,6 +45,7 @@ from hotfeast.server.request_threads import RequestThreads, TransformTurns
 from hotfeast.server.servicer import SERVICE_NAMES, ContextCaller, FeatureServicer, methods
 from hotfeast.server.settings import ConnectionLimits, Settings
 from hotfeast.server.stored_rows import StoredRows
+from hotfeast.server.telemetry.opening import Telemetry
 from hotfeast.server.traffic.opening import Traffic
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.turn_away import turn_away
@@ -147,6 +148,13 @@ class Gateway:
                 self._metrics.logged if self._metrics is not None else lambda _: None,
             )
         tap = self._observers.tap if self._observers is not None else None
+        self._telemetry = Telemetry(
+            settings,
+            self._metrics.collector if self._metrics is not None else None,
+            self._watch,
+            self._lanes.ping,
+            lambda: self._native.client_count if self._native is not None else 0,
+        )
         # Neither fills the cache, nor takes a request's turn to run transforms.
         beside = FeatureServicer(
             self._watch, RedisReader(self._lanes, settings.redis_timeout), self._modes, clock,
@@ -164,6 +172,7 @@ class Gateway:
         servicer = FeatureServicer(
             self._watch, reader, self._modes, clock, strict, turns.turn, runs, tap,
             self._traffic.aliases, self._traffic.reads, settings.refuse_sunset,
+            self._telemetry.calls, self._telemetry.services,
         )  # fmt: skip
         pusher = RowPusher(
             RedisWriter(self._lanes, settings.redis_timeout, cache),
@@ -214,6 +223,7 @@ class Gateway:
                 self._end,
                 self._health,
                 settings.connections,
+                self._telemetry.calls,
             )
         self._address = address
         self.port = settings.port
@@ -283,6 +293,7 @@ class Gateway:
         if self._observers is not None:
             self._observers.start()
         self._traffic.start()
+        self._telemetry.start()
         # What exists now stays; the garbage collector need not walk through Feast again and again.
         gc.collect()
         gc.freeze()
@@ -353,6 +364,7 @@ class Gateway:
             self._pushes.stop()
             stopped.wait()
         self._traffic.stop()
+        self._telemetry.stop()
         if self._observers is not None:
             self._observers.stop()
             # What the sketches' library counts as leaked at the end of the process, loudly, are

@@ -35,6 +35,7 @@ from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
 from hotfeast.server.servicer import TRAFFIC, FeatureServicer, Wanted
 from hotfeast.server.settings import ConnectionLimits
+from hotfeast.server.telemetry.calls import CallWatch
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ class NativeServer(Reactor):
         ended: Callable[[], None] = lambda: None,
         statuses: health.HealthServicer | None = None,
         limits: ConnectionLimits | None = None,
+        calls: CallWatch | None = None,
     ) -> None:
         """
         Args:
@@ -165,7 +167,9 @@ class NativeServer(Reactor):
             ended: Is called where the loop ends by itself, which it should not.
             statuses: Knows the health of services.
             limits: Of connections.
+            calls: Looks at some calls; nobody if None.
         """
+        self._calls = calls
         self._limit(limits or ConnectionLimits())
         self._statuses = statuses or health.HealthServicer()
         self._watches: set[HealthWatch] = set()
@@ -177,7 +181,7 @@ class NativeServer(Reactor):
         self._threads = threads
         self._count = count
         self.cache = cache
-        self.keeps_callers = servicer.keeps_callers
+        self.keeps_callers = servicer.keeps_callers or (calls is not None and calls.keeps_callers)
         self._ended = ended
         self._listeners: list[socket.socket] = []
         self._shared = False
@@ -298,6 +302,7 @@ class NativeServer(Reactor):
         if stream.path == CHECK:
             self._check(stream, message)
             return
+        self._look_at(stream)
         if stream.path not in self._reads:
             self._threads.submit(self._handle, stream, message, began, _peer(stream))
             return
@@ -325,6 +330,7 @@ class NativeServer(Reactor):
     def answer_packed(self, stream: Stream, message: bytes) -> None:
         """Answers a unary call whose message is compressed, in a thread."""
         began = time.perf_counter()
+        self._look_at(stream)
         self._threads.submit(self._unpack, stream, message, began, _peer(stream))
 
     def _unpack(self, stream: Stream, message: bytes, began: float, peer: str) -> None:
@@ -417,8 +423,12 @@ class NativeServer(Reactor):
         stream.finish(failure.code.value[0], failure.message, ())
         self._over(stream, failure.code, began)
 
+    def _look_at(self, stream: Stream) -> None:
+        if self._calls is not None:
+            stream.record = self._calls.begin(stream)
+
     def _over(self, stream: Stream, code: grpc.StatusCode, began: float) -> None:
-        if self._count is not None or stream.note is not None:
+        if self._count is not None or self._calls is not None or stream.note is not None:
             seconds = time.perf_counter() - began
             self.afterwards.append(partial(self._tell, stream, code, seconds))
 
@@ -427,6 +437,10 @@ class NativeServer(Reactor):
             self._count(stream.path[1:].decode(), code, seconds)
         if stream.note is not None:
             stream.note.over(stream, code, seconds)
+        if stream.figures is not None:
+            stream.figures.over(code, seconds)
+        if self._calls is not None:
+            self._calls.over(stream, stream.path[1:].decode(), code, seconds)
 
     # ------------------------------------------------------------ other unary methods
 

@@ -35,6 +35,9 @@ from hotfeast.server.plan import PlanBook, PlanSource, ServingPlan
 from hotfeast.server.push import PushService
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import RedisReader
+from hotfeast.server.telemetry.calls import CallWatch
+from hotfeast.server.telemetry.records import ENCODE, PARSE, REDIS, TRANSFORM, Record
+from hotfeast.server.telemetry.service_figures import PlanFigures, ServiceFigures
 from hotfeast.server.traffic.notes import Caller, DeprecationNote, Note, Reads
 from hotfeast.server.traffic.routes import Side
 from hotfeast.server.traffic.service import TrafficService
@@ -53,6 +56,8 @@ FEAST_FEATURE_SERVER = GRPC_SERVER_FILE.services_by_name["GrpcFeatureServer"].fu
 SERVICE_NAMES = (FEATURE_SERVING, PUSH, TRAFFIC, FEAST_SERVING_SERVICE, FEAST_FEATURE_SERVER)
 """Every service that is served, by its full name."""
 
+# The method that grpcio's server tells of, under whichever name it was called.
+_READ = f"{FEATURE_SERVING}/GetOnlineFeatures"
 # Cells from which an answer is sent in pieces: a third of a millisecond of work.
 _PIECES_FROM = 10000
 
@@ -62,11 +67,15 @@ class ContextCaller:
 
     Attributes:
         note: What is said of the call; None for most.
+        record: What is kept of it for traces and logs; None for most.
+        figures: What counts it beside others of its plan; None where nothing does.
     """
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context
         self.note: Note | None = None
+        self.record: Record | None = None
+        self.figures: PlanFigures | None = None
 
     @property
     def caller(self) -> bytes | None:
@@ -77,6 +86,11 @@ class ContextCaller:
     def request_id(self) -> bytes | None:
         """`x-request-id`; None where there is none."""
         return self._header("x-request-id")
+
+    @property
+    def traceparent(self) -> bytes | None:
+        """`traceparent`; None where there is none."""
+        return self._header("traceparent")
 
     def _header(self, wanted: str) -> bytes | None:
         for name, value in self._context.invocation_metadata():
@@ -120,6 +134,8 @@ class FeatureServicer:
         aliases: Aliases | None = None,
         deprecated: Reads | None = None,
         refuse_sunset: bool = False,
+        calls: CallWatch | None = None,
+        figures: ServiceFigures | None = None,
     ) -> None:
         """
         Args:
@@ -134,7 +150,11 @@ class FeatureServicer:
             aliases: Names that stand for several feature services; none if None.
             deprecated: Counts reads of what is deprecated; nobody if None.
             refuse_sunset: Whether requests are refused that read something past its sunset.
+            calls: Looks at some calls that grpcio's server answers; nobody if None.
+            figures: Counts reads by feature service; nobody if None.
         """
+        self._calls = calls
+        self._figures = figures
         self._plans = plans
         self._reader = reader
         self._modes = modes
@@ -156,6 +176,8 @@ class FeatureServicer:
         """Serves one request, both serialized."""
         began = time.perf_counter()
         call = ContextCaller(context)
+        if self._calls is not None:
+            call.record = self._calls.begin(call)
         code = grpc.StatusCode.UNKNOWN
         try:
             answer = self.answer(data, context.time_remaining(), call)
@@ -168,9 +190,14 @@ class FeatureServicer:
             code = failure.code
             context.abort(failure.code, failure.message)
         finally:
+            seconds = time.perf_counter() - began
             if call.note is not None:
                 context.set_trailing_metadata(_metadata(call.note, code))
-                call.note.over(call, code, time.perf_counter() - began)
+                call.note.over(call, code, seconds)
+            if call.figures is not None:
+                call.figures.over(code, seconds)
+            if self._calls is not None:
+                self._calls.over(call, _READ, code, seconds)
         raise AssertionError("abort() returned")
 
     def answer(
@@ -229,7 +256,18 @@ class FeatureServicer:
             plan = side.plan
         if plan.deprecations is not None and self._refuse_sunset:
             plan.deprecations.refuse(time.time())
-        return self._begin(book, plan, request, caller, side)
+        figures = None
+        if self._figures is not None:
+            figures = self._figures.of(plan)
+            if caller is not None:
+                # Also of a call that is refused below.
+                caller.figures = figures
+        wanted = self._begin(book, plan, request, caller, side)
+        record = None if caller is None else caller.record
+        if record is not None:
+            record.is_for(plan, wanted.batch.rows)
+            record.mark(PARSE)
+        return wanted._replace(record=record, figures=figures)
 
     def answer_by(self, book: PlanBook, plan: ServingPlan, request: Request) -> bytes:
         """Answers a request by a plan that need not be its own.
@@ -279,6 +317,7 @@ class FeatureServicer:
             wanted.batch.cell_count < _PIECES_FROM
             or wanted.plan.on_demand
             or wanted.sample is not None
+            or wanted.record is not None
         ):
             return self.finish(wanted, reply)
         return begin_response(wanted.batch, reply, *wanted.now, self._strict)
@@ -295,6 +334,8 @@ class FeatureServicer:
             CorruptRow: See `hotfeast.server.errors`.
         """
         plan = wanted.plan
+        if wanted.record is not None:
+            wanted.record.mark(REDIS)
         seconds, nanos = wanted.now
         computed: bytes | None = None
         by_kernel: list[bytes | None] | None = None
@@ -305,6 +346,8 @@ class FeatureServicer:
             computed, stored, by_kernel = build_computed(
                 wanted.batch, reply, seconds, nanos, self._strict, plan.computation, wanted.verify
             )
+        if wanted.record is not None:
+            wanted.record.mark(ENCODE)
         if computed is not None and not wanted.verify:
             self._runs.count(plan, by_kernel)
             answer = computed
@@ -329,6 +372,8 @@ class FeatureServicer:
                 wanted.plan, wanted.book.definitions, wanted.batch.request, stored, self._strict,
                 used,
             )  # fmt: skip
+        if wanted.record is not None:
+            wanted.record.mark(TRANSFORM)
         if wanted.verify and by_kernel is not None:
             self._runs.compare(wanted.plan, by_kernel, computed, response)
         self.show(wanted, response)
@@ -338,6 +383,8 @@ class FeatureServicer:
         """Lets an answer be looked at by whoever wants to."""
         if wanted.sample is not None and self._tap is not None:
             self._tap.take(wanted.sample, answer)
+        if wanted.figures is not None:
+            wanted.figures.answered(wanted.batch.rows, answer, len(wanted.plan.output_names))
         if wanted.side is not None:
             wanted.side.answered(wanted.batch.request, wanted.batch.rows, answer)
 
@@ -353,6 +400,8 @@ class Wanted(NamedTuple):
         verify: Whether transforms run both ways.
         sample: What the tap wants to know of the answer; None for most.
         side: The target of an alias that it goes to; None where no alias was asked for.
+        record: What is kept of the call for traces and logs; None for most.
+        figures: Counts it beside others of its plan; None where nothing does.
     """
 
     book: PlanBook
@@ -362,6 +411,8 @@ class Wanted(NamedTuple):
     verify: bool
     sample: Any = None
     side: Side | None = None
+    record: Record | None = None
+    figures: PlanFigures | None = None
 
 
 class Untransformed(NamedTuple):

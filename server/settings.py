@@ -211,6 +211,38 @@ class LogSettings:
             applies=Applies.AT_ONCE,
         ),
     ] = "text"
+    access: Annotated[
+        float | None,
+        Setting(
+            "Share of the calls that is logged, a line each, beside those that fail; none unless "
+            "given.",
+            name="access_log",
+            ge=0,
+            le=1,
+        ),
+    ] = None
+
+
+class TraceSettings(NamedTuple):
+    """Where traces are sent."""
+
+    endpoint: Annotated[
+        str,
+        Setting(
+            "Receiver of OpenTelemetry's traces (OTLP over gRPC), such as http://127.0.0.1:4317; "
+            "calls are traced if their traceparent says so.",
+            name="trace_endpoint",
+        ),
+    ]
+    ratio: Annotated[
+        float,
+        Setting(
+            "Share of the calls without a traceparent that is traced.",
+            name="trace_ratio",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +381,7 @@ class Settings:
     feature_log: FeatureLogSettings | None = None
     traffic: TrafficSettings | None = None
     logs: LogSettings = LogSettings()
+    traces: TraceSettings | None = None
     refuse_sunset: Annotated[
         bool, Setting("Refuse requests that read something past its tag sunset.")
     ] = False

@@ -14,6 +14,7 @@ from hotfeast.server.monitoring.feature_log import (
 )
 from hotfeast.server.monitoring.tap import Tap
 from hotfeast.server.settings import FeatureLogSettings, MonitorSettings
+from hotfeast.server.telemetry.opening import ttls_of
 from hotfeast.server.watch import RegistryWatch
 
 
@@ -82,15 +83,12 @@ def open_observers(
     if monitor.folder is None:
         raise StartFailure("a gateway without a supervisor is monitored in a folder that is named")
 
-    def ttls() -> dict[str, float]:
-        return {name: view.ttl_seconds for name, view in watch.book.definitions.views.items()}
-
     try:
         collector = Collector(
             monitor.folder,
             monitor.seconds,
             monitor.every,
-            ttls,
+            lambda: ttls_of(watch),
             lambda: tap.dropped,
             lambda: watch.book.definitions.fingerprint,
             min(monitor.interval, WRITE_EVERY),

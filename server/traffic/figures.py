@@ -27,7 +27,8 @@ STATUSES_EVERY = 100
 
 # Bytes of answers that wait for that, of one target.
 _MOST_BYTES = 4 * 2**20
-_STATUS_NAMES = {v.number: v.name for v in serving_pb2.FieldStatus.DESCRIPTOR.values}
+STATUS_NAMES = {v.number: v.name for v in serving_pb2.FieldStatus.DESCRIPTOR.values}
+"""Those of `FieldStatus`, by number."""
 
 Pace = Callable[[], None]
 
@@ -96,12 +97,16 @@ class TargetFigures:
         codes[grpc.StatusCode.OK] = sum(counts) - failures.total()
         return Taken(codes, counts, seconds, rows)
 
-    def take_statuses(self, pace: Pace) -> Counts[int]:
-        """The statuses of the answers that were taken since the last time."""
+    def take_answers(self) -> list[tuple[bytes, int]]:
+        """The answers that were taken since the last time, each with how many features it has."""
         with self._lock:
             answers, self._answers, self._bytes = self._answers, [], 0
+        return answers
+
+    def take_statuses(self, pace: Pace) -> Counts[int]:
+        """The statuses of the answers that were taken since the last time."""
         found: Counts[int] = Counts()
-        for data, features in answers:
+        for data, features in self.take_answers():
             answer = Answer(data)
             columns = len(answer.names)
             for index in range(columns - features, columns):
@@ -114,7 +119,7 @@ def _gap() -> int:
     return random.randint(1, 2 * STATUSES_EVERY - 1)
 
 
-class _Seconds(Histogram):
+class TalliedSeconds(Histogram):
     """A histogram that is told of many observations at once."""
 
     def add(self, counts: Sequence[int], total: float) -> None:
@@ -204,7 +209,7 @@ class AliasFigures:
             f"Values of its answers by status, of one answer in {STATUSES_EVERY}.",
             [*by, "status"],
         )
-        self._seconds = _Seconds(
+        self._seconds = TalliedSeconds(
             "hotfeast_alias_request_seconds",
             "Seconds from the start of a request's handler to its answer.",
             by,
@@ -268,5 +273,5 @@ class AliasFigures:
             if taken.rows:
                 self._rows.labels(*key).inc(taken.rows)
             for status, count in figures.take_statuses(pace).items():
-                self._values.labels(*key, _STATUS_NAMES.get(status, str(status))).inc(count)
+                self._values.labels(*key, STATUS_NAMES.get(status, str(status))).inc(count)
             pace()

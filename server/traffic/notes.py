@@ -16,6 +16,10 @@ class Caller(Protocol):
 
     note: Any
     """What is said of the call; None for most."""
+    record: Any
+    """What is kept of it for traces and logs; None for most."""
+    figures: Any
+    """What counts it beside others of its plan; None where nothing does."""
 
     @property
     def caller(self) -> bytes | None:
@@ -24,6 +28,10 @@ class Caller(Protocol):
     @property
     def request_id(self) -> bytes | None:
         """`x-request-id`; None where there is none."""
+
+    @property
+    def traceparent(self) -> bytes | None:
+        """`traceparent`; None where there is none."""
 
 
 class Note(Protocol):
