@@ -147,7 +147,7 @@ def running_gateway(bind: str) -> Iterator[str]:
         server = stack.enter_context(
             Server(
                 "hotfeast.server", "serve", "--repo", str(REPO), "--bind", bind,
-                "--as-of", AS_OF.isoformat(),
+                "--as-of", AS_OF.isoformat(), "--reflection",
                 ready=r"(?m)^Hotfeast serves .* on .*:(\d+) .*$",
             )
         )  # fmt: skip

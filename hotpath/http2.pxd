@@ -3,6 +3,20 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from hotfeast.hotpath.hpack cimport HeaderDecoder, HeaderList
+from hotfeast.hotpath.tls cimport Tls
+
+cdef enum ErrorCode:        # why a stream or a connection ends (RFC 9113, section 7)
+    NO_ERROR = 0
+    PROTOCOL_ERROR = 1
+    INTERNAL_ERROR = 2
+    FLOW_CONTROL_ERROR = 3
+    STREAM_CLOSED = 5
+    FRAME_SIZE_ERROR = 6
+    REFUSED_STREAM = 7
+    CANCEL = 8
+    COMPRESSION_ERROR = 9
+    ENHANCE_YOUR_CALM = 11
+    INADEQUATE_SECURITY = 12
 
 
 cdef class Stream:
@@ -21,6 +35,7 @@ cdef class Stream:
     cdef readonly bytes traceparent
     cdef public object record     # what is kept of the call for traces and logs; None for most
     cdef public object figures    # what counts the call beside others of its plan
+    cdef readonly bytes authorization   # where the connection keeps that
     cdef int64_t send_window      # less the connection's `initial_window`
     cdef int64_t unacknowledged   # bytes received that no WINDOW_UPDATE has named
     cdef int64_t returned         # those of them that a next one will
@@ -67,7 +82,13 @@ cdef class Connection:
     # Counts of calls, messages and keepalives, for channelz.
     cdef readonly uint64_t begun, ended, received, sent, pings
     cdef object server
+    cdef Tls tls                  # None where nothing is encrypted
+    cdef readonly bytes address   # the client's, as the kernel has it; empty where it is not known
+    cdef str refusal              # why no call is answered; None where they are
+    cdef public object identity   # who the client's certificate says it is; None for nobody
     cdef bint keeps_callers       # whether streams are told who calls
+    cdef bint authenticates       # whether they are told with which token
+    cdef bytes authorization      # of the last call that had one
     cdef HeaderDecoder decoder
     cdef HeaderList headers
     cdef uint8_t* input
@@ -105,6 +126,7 @@ cdef class Connection:
         self, uint32_t number, const uint8_t* at, size_t size, bint ends
     ) except -1
     cdef int open_stream(self, uint32_t number, bint ends) except -1
+    cdef bytes known_authorization(self, const uint8_t* value, size_t size)
     cdef int take_settings(self, uint32_t flags, const uint8_t* at, size_t size) except -1
     cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1
     cdef int put_frame(

@@ -47,6 +47,10 @@ class Stream:
         """`traceparent`, as W3C Trace Context has it; None likewise."""
 
     @property
+    def authorization(self) -> bytes | None:
+        """`authorization`; None likewise. Several of them with commas between."""
+
+    @property
     def deadline_seconds(self) -> float | None:
         """The call's deadline in monotonic seconds; None where it has none."""
 
@@ -82,6 +86,9 @@ class Stream:
 class Connection:
     """One client, without its socket."""
 
+    identity: Any
+    """Who the client's certificate says that it is; None for nobody. The server's."""
+
     def __init__(self, server: Any, descriptor: int) -> None: ...
     @property
     def descriptor(self) -> int: ...
@@ -116,6 +123,10 @@ class Connection:
     @property
     def send_window(self) -> int:
         """Bytes that the client takes on all streams together."""
+
+    @property
+    def address(self) -> bytes:
+        """The client's, as the kernel has it (`sockaddr`); empty where it is not known."""
 
     @property
     def failed(self) -> bool:

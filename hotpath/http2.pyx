@@ -59,18 +59,6 @@ cdef enum Setting:
     SETTINGS_MAX_FRAME_SIZE = 5
     SETTINGS_MAX_HEADER_LIST_SIZE = 6
 
-cdef enum ErrorCode:
-    NO_ERROR = 0
-    PROTOCOL_ERROR = 1
-    INTERNAL_ERROR = 2
-    FLOW_CONTROL_ERROR = 3
-    STREAM_CLOSED = 5
-    FRAME_SIZE_ERROR = 6
-    REFUSED_STREAM = 7
-    CANCEL = 8
-    COMPRESSION_ERROR = 9
-    ENHANCE_YOUR_CALM = 11
-
 cdef enum:
     FRAME_HEAD = 9
     MESSAGE_HEAD = 5
@@ -101,6 +89,7 @@ cdef enum:
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
+    UNAVAILABLE = 14
 
     # What a stream's number never exceeds.
     LAST_STREAM = 0x7FFFFFFF
@@ -197,6 +186,8 @@ cdef class Stream:
         traceparent: Its `traceparent`, as W3C Trace Context has it; None likewise.
         record: What is kept of the call for traces and logs; None for most.
         figures: What counts the call beside others of its plan; None where nothing does.
+        authorization: Its `authorization`, and several of them with commas between; None where it
+            sent none, or the server does not want to know.
         note: What the server has to say of the call beside its answer; None for most. Its
             `trailers`, a header block, go behind the status OK, its `failure_trailers` behind
             others.
@@ -576,6 +567,8 @@ cdef class Connection:
         begun, ended: Calls that the client has begun, and those of them that were answered.
         received, sent: Messages.
         pings: Times that the client was asked whether it is there.
+        address: The client's, as the kernel has it (`sockaddr`); empty where it is not known.
+        identity: Who the client's certificate says that it is; None for nobody. The server's.
     """
 
     def __cinit__(self, object server not None, int descriptor):
@@ -583,14 +576,16 @@ cdef class Connection:
         Args:
             server: What answers: `at_once` (a set of paths), `answer(stream, message)`,
                 `answer_packed(stream, message)`, `open(stream, headers)`, `clock()` and
-                `touched(connection)`; and `keeps_callers`, whether it wants to know who calls,
-                which is false where it has none.
+                `touched(connection)`; and `keeps_callers` and `authenticates`, whether it wants to
+                know who calls, and with which token, which are false where it has none.
             descriptor: The socket's, for whoever sends and receives.
         """
         cdef uint8_t data[6 * 3]
         cdef uint8_t* at = data
         self.server = server
         self.keeps_callers = getattr(server, "keeps_callers", False)
+        self.authenticates = getattr(server, "authenticates", False)
+        self.address = b""
         self.descriptor = descriptor
         self.decoder = HeaderDecoder(4096, LARGEST_HEADERS)
         self.streams = {}
@@ -873,6 +868,11 @@ cdef class Connection:
             )
         self.last_number = number
         self.begun += 1
+        if self.refusal is not None:
+            self.streams[number] = stream = Stream(self, number, b"")
+            stream.remote_closed = ends
+            stream.finish(UNAVAILABLE, self.refusal, ())
+            return 0
         if outcome == HPACK_TOO_LARGE:
             self.streams[number] = stream = Stream(self, number, b"")
             stream.remote_closed = ends
@@ -896,6 +896,7 @@ cdef class Connection:
         cdef uint32_t i
         cdef bytes path = b"", timeout = None, encoding = None, caller = None, request_id = None
         cdef bytes traceparent = None
+        cdef bytes authorization = None
         cdef bint grpc = False, post = False, named = False
         cdef Stream stream
         for i in range(self.headers.count):
@@ -916,8 +917,15 @@ cdef class Connection:
                     timeout = value[: header.value_size]
                 elif self.keeps_callers and memcmp(name, b"x-request-id", 12) == 0:
                     request_id = value[: header.value_size]
-            elif header.name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
-                encoding = value[: header.value_size]
+            elif header.name_size == 13:
+                if memcmp(name, b"grpc-encoding", 13) == 0:
+                    encoding = value[: header.value_size]
+                elif self.authenticates and memcmp(name, b"authorization", 13) == 0:
+                    if authorization is None:
+                        authorization = self.known_authorization(value, header.value_size)
+                    else:
+                        # As HTTP joins them: no token has a comma.
+                        authorization += b"," + value[: header.value_size]
             elif self.keeps_callers:
                 if header.name_size == 11 and memcmp(name, b"traceparent", 11) == 0:
                     traceparent = value[: header.value_size]
@@ -933,6 +941,7 @@ cdef class Connection:
         stream.caller = caller
         stream.request_id = request_id
         stream.traceparent = traceparent
+        stream.authorization = authorization
         self.streams[number] = stream
         if not grpc or not post:
             # As gRPC has it: a caller that does not speak gRPC is answered in HTTP.
@@ -954,6 +963,16 @@ cdef class Connection:
         if ends and number in self.streams:
             stream.end_of_request()
         return 0
+
+    cdef bytes known_authorization(self, const uint8_t* value, size_t size):
+        """A token as bytes, the same object as before where it is the same: a client sends one
+        token with all of its calls, and who looks it up has hashed it already."""
+        cdef bytes known = self.authorization
+        if known is None or <size_t>PyBytes_GET_SIZE(known) != size or (
+            memcmp(PyBytes_AS_STRING(known), value, size) != 0
+        ):
+            self.authorization = known = value[:size]
+        return known
 
     def header_list(self) -> list[tuple[bytes, bytes]]:
         """The headers that were decoded last."""

@@ -1,6 +1,6 @@
 # The loop that clients' connections and reads from Redis share.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from hotfeast.hotpath.batch cimport Batch
 from hotfeast.hotpath.cache cimport RowCache
@@ -25,6 +25,9 @@ cdef class Reactor:
     cdef readonly object at_once
     cdef public RowCache cache
     cdef public bint keeps_callers
+    cdef public bint authenticates
+    cdef public object tls_context
+    cdef uint8_t* arrived         # bytes of an encrypted connection, until they are read
     cdef public size_t piece_size
     cdef int poller
     cdef int waker
@@ -56,7 +59,12 @@ cdef class Reactor:
     cdef int accept_all(self, int descriptor) except -1
     cdef int resume_accepting(self) except -1
     cdef int read_connection(self, Connection connection) except -1
+    cdef int read_encrypted(self, Connection connection) except -1
+    cdef int refuse_plain(self, Connection connection, size_t count) except -1
+    cdef int open_encrypted(self, Connection connection) except -1
     cdef int flush(self, Connection connection) except -1
+    cdef int flushed(self, Connection connection, bint waits) except -1
+    cdef int flush_encrypted(self, Connection connection) except -1
     cdef int drop_connection(self, Connection connection) except -1
     cdef int step_lane(self, LoopLane lane, uint32_t events) except -1
     cdef int finish_lane(self, LoopLane lane, Outcome outcome, int error) except -1

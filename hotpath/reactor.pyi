@@ -1,4 +1,5 @@
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Connection, Stream
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.splice import Response
+from hotfeast.hotpath.tls import Tls
 
 class LoopLane:
     """A connection to Redis that the loop reads with."""
@@ -28,6 +30,10 @@ class Reactor:
     """Rows that need not be asked for; None at first."""
     keeps_callers: bool
     """Whether streams are told who calls; not at first."""
+    authenticates: bool
+    """Whether streams are told with which token; not at first."""
+    tls_context: ssl.SSLContext | None
+    """What clients that come from now on are encrypted with; None at first, for nothing."""
     piece_size: int
     """Bytes of a large answer that are written before they are sent."""
     afterwards: list[Callable[[], object]]
@@ -103,6 +109,12 @@ class Reactor:
 
         Returns the response, all written, even where the client has gone.
         """
+
+    def secured(self, connection: Connection, tls: Tls) -> None:
+        """A client's handshake is over; what it has called for comes after this."""
+
+    def insecure(self, connection: Connection, error: Exception) -> None:
+        """A client is dropped since it does not keep to TLS."""
 
     def stop(self) -> None:
         """Ends the loop after this turn."""

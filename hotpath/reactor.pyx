@@ -8,13 +8,17 @@ wait or compute for long is done by other threads, which have the loop called ba
 import os
 import random
 from collections import deque
+from ssl import SSLError
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 from posix.unistd cimport close
 
 from hotfeast.hotpath.batch cimport Batch
-from hotfeast.hotpath.http2 cimport Connection, Stream
+from hotfeast.hotpath.http2 cimport INADEQUATE_SECURITY, Connection, Stream
 from hotfeast.hotpath.link cimport (
     DONE,
     MSG_DONTWAIT,
@@ -32,6 +36,7 @@ from hotfeast.hotpath.link cimport (
 )
 from hotfeast.hotpath.packed cimport settle
 from hotfeast.hotpath.splice cimport Response
+from hotfeast.hotpath.tls cimport Tls
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -52,7 +57,9 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int EFD_CLOEXEC, EFD_NONBLOCK
 
 cdef extern from "<sys/socket.h>" nogil:
-    int accept4(int fd, void* address, void* size, int flags)
+    struct sockaddr:
+        pass
+    int accept4(int fd, sockaddr* address, unsigned int* size, int flags)
     int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
     int SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_KEEPALIVE
 
@@ -63,6 +70,12 @@ cdef extern from "<netinet/tcp.h>" nogil:
 cdef enum:
     MOST_EVENTS = 64
     READ_SIZE = 65536
+    # Bytes that are encrypted at once: while they are sent nothing more is.
+    SEAL_SIZE = 262144
+    # The first byte of a client that speaks TLS (RFC 8446, section 5.1).
+    TLS_HANDSHAKE = 22
+    # Bytes of the longest `sockaddr` of a client.
+    ADDRESS_SIZE = 28
     # Bytes of an answer that are written before they are sent: with less the client has more to do
     # for each piece than it gains by reading early.
     PIECE_SIZE = 262144
@@ -83,6 +96,8 @@ cdef:
     double LINGER = 0.5
     # Seconds to read why its connection has failed.
     double FAREWELL = 5.0
+    # Seconds that a client without TLS has to make calls, and to be told that it needs that.
+    double REFUSING = 1.0
 
 
 cdef double now() noexcept nogil:
@@ -115,6 +130,9 @@ cdef class Reactor:
     Attributes:
         cache: Rows that need not be asked for; None at first.
         keeps_callers: Whether streams are told who calls; not at first.
+        authenticates: Whether streams are told with which token; not at first.
+        tls_context: What clients that come from now on are encrypted with; None at first, for
+            nothing.
         piece_size: Bytes of a large answer that are written before they are sent.
         client_count: The clients of the moment; for any thread.
         afterwards: Functions that are called once what this turn answers has been sent: what
@@ -143,6 +161,7 @@ cdef class Reactor:
         self.watch(self.waker, None, EPOLLIN)
 
     def __dealloc__(self):
+        free(self.arrived)
         if self.poller >= 0:
             close(self.poller)
         if self.waker >= 0:
@@ -459,8 +478,13 @@ cdef class Reactor:
     cdef int accept_all(self, int descriptor) except -1:
         cdef int client, on = 1
         cdef Connection connection
+        cdef uint8_t address[ADDRESS_SIZE]
+        cdef unsigned int size
         while True:
-            client = accept4(descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            size = ADDRESS_SIZE
+            client = accept4(
+                descriptor, <sockaddr*>address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC
+            )
             if client < 0:
                 if errno in (EINTR, ECONNABORTED):
                     continue
@@ -476,6 +500,11 @@ cdef class Reactor:
             setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
             try:
                 connection = Connection(self, client)
+                connection.address = (<const uint8_t*>address)[
+                    : min(size, <unsigned int>ADDRESS_SIZE)
+                ]
+                if self.tls_context is not None:
+                    connection.tls = Tls(self.tls_context)
                 self.watch(client, connection, EPOLLIN)
             except Exception:
                 close(client)
@@ -512,7 +541,10 @@ cdef class Reactor:
         if client.spoke:
             client.spoke = False
             client.heard = time
-        if client.streams or client.last_number != client.seen_number or client.unsent:
+        if (
+            client.streams or client.last_number != client.seen_number or client.unsent
+            or client.waits
+        ):
             client.seen_number = client.last_number
             client.quiet = time
         if client.failed and client.leave_by == 0:
@@ -559,6 +591,8 @@ cdef class Reactor:
         cdef ssize_t count
         if connection.congested:
             return 0
+        if connection.tls is not None:
+            return self.read_encrypted(connection)
         connection.make_input(READ_SIZE)
         count = recv(
             connection.descriptor, connection.input + connection.input_size,
@@ -573,14 +607,81 @@ cdef class Reactor:
             return 0
         return self.drop_connection(connection)
 
+    cdef int read_encrypted(self, Connection connection) except -1:
+        """The same, of a client behind TLS: all that has come is read, so that what is to be read
+        shows at the socket."""
+        cdef Tls tls = connection.tls
+        cdef ssize_t count
+        cdef Py_ssize_t size
+        if self.arrived == NULL:
+            self.arrived = <uint8_t*>malloc(READ_SIZE)
+            if self.arrived == NULL:
+                raise MemoryError
+        count = recv(connection.descriptor, self.arrived, READ_SIZE, MSG_DONTWAIT)
+        if count <= 0:
+            return 0 if count < 0 and errno in (EAGAIN, EINTR) else (
+                self.drop_connection(connection)
+            )
+        connection.spoke = True
+        if not tls.begun and self.arrived[0] != TLS_HANDSHAKE:
+            return self.refuse_plain(connection, <size_t>count)
+        try:
+            tls.take(self.arrived, <size_t>count)
+            if not tls.ready and not self.open_encrypted(connection):
+                return 0
+            while True:
+                connection.make_input(READ_SIZE)
+                size = tls.read(
+                    connection.input + connection.input_size,
+                    connection.input_capacity - connection.input_size,
+                )
+                if size > 0:
+                    connection.input_size += <size_t>size
+                if size <= 0 or not tls.has_more():
+                    break
+        except SSLError as error:
+            self.insecure(connection, error)
+            # OpenSSL has said why.
+            self.flush_encrypted(connection)
+            return self.drop_connection(connection)
+        connection.parse()
+        return self.drop_connection(connection) if size < 0 else 0
+
+    cdef int refuse_plain(self, Connection connection, size_t count) except -1:
+        """Takes the first bytes of a client that does not speak TLS. One that speaks HTTP/2 is told
+        by the status of its calls: a connection that only closes, or says GOAWAY, it would try
+        again and again."""
+        connection.tls = None
+        connection.refusal = "this port speaks TLS: connect with TLS credentials"
+        connection.leave_by = now() + REFUSING
+        connection.make_input(count)
+        memcpy(connection.input + connection.input_size, self.arrived, count)
+        connection.input_size += count
+        connection.touch()
+        return connection.parse()
+
+    cdef int open_encrypted(self, Connection connection) except -1:
+        """Goes on with a handshake; 0 while it is not over."""
+        cdef Tls tls = connection.tls
+        tls.shake()
+        connection.touch()
+        if not tls.ready:
+            return 0
+        if tls.protocol != "h2":
+            connection.fail(INADEQUATE_SECURITY, "the client does not offer h2 (ALPN)")
+        else:
+            self.secured(connection, tls)
+        return 1
+
     cdef int flush(self, Connection connection) except -1:
         """Sends what fits the socket's buffer."""
         cdef ssize_t count
-        cdef bint waits
         connection.dirty = False
         # The number may be another client's by now.
         if self.watched.get(connection.descriptor) is not connection:
             return 0
+        if connection.tls is not None:
+            return self.flush_encrypted(connection)
         while connection.out_at < connection.out_size:
             count = send(
                 connection.descriptor, connection.out + connection.out_at,
@@ -593,8 +694,48 @@ cdef class Reactor:
                     break
                 return self.drop_connection(connection)
             connection.out_at += <size_t>count
-        waits = connection.out_at < connection.out_size
-        if not waits:
+        return self.flushed(connection, connection.out_at < connection.out_size)
+
+    cdef int flush_encrypted(self, Connection connection) except -1:
+        """The same, of a client behind TLS: of what is to be sent a part is encrypted, sent, and
+        then the next."""
+        cdef Tls tls = connection.tls
+        cdef ssize_t count
+        cdef size_t size
+        cdef bint waits = False
+        try:
+            while not waits:
+                while tls.sealed is not None and tls.sent < <size_t>PyBytes_GET_SIZE(tls.sealed):
+                    count = send(
+                        connection.descriptor, PyBytes_AS_STRING(tls.sealed) + tls.sent,
+                        PyBytes_GET_SIZE(tls.sealed) - tls.sent, MSG_DONTWAIT | MSG_NOSIGNAL,
+                    )
+                    if count >= 0:
+                        tls.sent += <size_t>count
+                    elif errno == EAGAIN:
+                        waits = True
+                        break
+                    elif errno != EINTR:
+                        return self.drop_connection(connection)
+                if waits:
+                    break
+                if tls.ready and connection.out_at < connection.out_size:
+                    size = min(connection.out_size - connection.out_at, <size_t>SEAL_SIZE)
+                    tls.seal(connection.out + connection.out_at, size)
+                    connection.out_at += size
+                    if connection.failed and connection.out_at == connection.out_size:
+                        tls.say_goodbye()
+                if not tls.next_sealed():
+                    break
+        except SSLError as error:
+            self.insecure(connection, error)
+            return self.drop_connection(connection)
+        return self.flushed(connection, waits)
+
+    cdef int flushed(self, Connection connection, bint waits) except -1:
+        """Notes whether what is to be sent waits for the socket."""
+        # With TLS it may also wait for the client's part of the handshake.
+        if not waits and connection.out_at == connection.out_size:
             connection.shrink()
             if connection.failed:
                 return self.drop_connection(connection)
@@ -621,6 +762,12 @@ cdef class Reactor:
 
     def connection_lost(self, Connection connection not None) -> None:
         """A client is gone."""
+
+    def secured(self, Connection connection not None, Tls tls not None) -> None:
+        """A client's handshake is over; what it has called for comes after this."""
+
+    def insecure(self, Connection connection not None, object error not None) -> None:
+        """A client is dropped since it does not keep to TLS."""
 
     # ------------------------------------------------------------ Redis
 

@@ -7,6 +7,10 @@ import grpc
 
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
 
+# Characters of a message, which may quote what a client has sent: clients refuse longer metadata.
+_LONGEST = 2000
+# Characters of a name that is looked for among those that are known.
+_LONGEST_NAME = 256
 # What Redis says of a state that passes, by the first word.
 _PASSING = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
 
@@ -16,10 +20,12 @@ class RequestFailure(Exception):
 
     Attributes:
         code: The gRPC status code.
-        message: What is wrong, by name, and what would be right.
+        message: What is wrong, by name, and what would be right; cut where it is long.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST - 3]}..."
         super().__init__(message)
         self.code = code
         self.message = message
@@ -62,7 +68,9 @@ def failure_of(error: Exception, time_left: float | None = None) -> RequestFailu
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestFailure:
     """NOT_FOUND for a name nobody has defined, with the nearest that somebody has."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = []
+    if len(name) <= _LONGEST_NAME:
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return RequestFailure(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}{hint}")
 

@@ -42,6 +42,7 @@ from hotfeast.server.redis_io import (
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.repository import open_repository
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
+from hotfeast.server.security.opening import Security
 from hotfeast.server.servicer import SERVICE_NAMES, ContextCaller, FeatureServicer, methods
 from hotfeast.server.settings import ConnectionLimits, Settings
 from hotfeast.server.stored_rows import StoredRows
@@ -85,6 +86,8 @@ class Gateway:
         self._metrics: Metrics | None = None
         if settings.metrics is not None or settings.metrics_files is not None:
             self._metrics = Metrics(SERVICE_NAMES, settings.metrics_files)
+        figures = self._metrics.collector if self._metrics is not None else None
+        self._security = Security(settings, figures)
         cache: RowCache | None = None
         self._invalidations: Invalidations | None = None
         reader = RedisReader(self._lanes, settings.redis_timeout)
@@ -165,7 +168,7 @@ class Gateway:
             self._watch,
             beside,
             lambda context: ContextCaller(context).caller,
-            self._metrics.collector if self._metrics is not None else None,
+            figures,
         )
         if self._traffic.aliases is not None:
             self._watch.prepare_with(self._traffic.aliases.prepare)
@@ -202,9 +205,10 @@ class Gateway:
             ]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        if settings.reflection:
+            reflection.enable_server_reflection(
+                (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            )
         self._native: NativeServer | None = None
         self._socket_folder: TemporaryDirectory[str] | None = None
         address = f"{settings.host}:{settings.port}"
@@ -224,7 +228,10 @@ class Gateway:
                 self._health,
                 settings.connections,
                 self._telemetry.calls,
+                self._security.refusals,
             )
+            if self._security.certificates is not None:
+                self._security.certificates.use_with(self._native.encrypt_with)
         self._address = address
         self.port = settings.port
         if self._native is not None or not settings.takes_over:
@@ -240,8 +247,13 @@ class Gateway:
 
     def _listen(self) -> None:
         """Takes grpcio's address; connections to it wait until the server starts."""
+        certificates = self._security.certificates
         try:
-            self.port = self._server.add_insecure_port(self._address)
+            if self._native is None and certificates is not None:
+                credentials = certificates.grpc_credentials()
+                self.port = self._server.add_secure_port(self._address, credentials)
+            else:
+                self.port = self._server.add_insecure_port(self._address)
         except RuntimeError as error:
             raise StartFailure(f"cannot listen on {self._address}: {error}") from error
 
@@ -290,6 +302,7 @@ class Gateway:
             return
         self._watch.start()
         self._modes.start()
+        self._security.start()
         if self._observers is not None:
             self._observers.start()
         self._traffic.start()
@@ -365,6 +378,7 @@ class Gateway:
             stopped.wait()
         self._traffic.stop()
         self._telemetry.stop()
+        self._security.stop()
         if self._observers is not None:
             self._observers.stop()
             # What the sketches' library counts as leaked at the end of the process, loudly, are

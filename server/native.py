@@ -10,9 +10,9 @@ local socket.
 import base64
 import binascii
 import logging
-import os
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,15 +25,19 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
 from hotfeast.hotpath.cache import RowCache
-from hotfeast.hotpath.http2 import Stream, Unreadable
+from hotfeast.hotpath.http2 import Connection, Stream, Unreadable
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.splice import Response
+from hotfeast.hotpath.tls import Tls
 from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure, failure_of
 from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
+from hotfeast.server.peers import peer_of
 from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
-from hotfeast.server.servicer import TRAFFIC, FeatureServicer, Wanted
+from hotfeast.server.security.identity import identity_of_der
+from hotfeast.server.security.refusals import Reason, Refusals
+from hotfeast.server.servicer import FeatureServicer, Wanted
 from hotfeast.server.settings import ConnectionLimits
 from hotfeast.server.telemetry.calls import CallWatch
 
@@ -58,8 +62,6 @@ WATCH = b"/grpc.health.v1.Health/Watch"
 # others have their turn in between.
 _LARGE_REQUEST = 65536
 _MANY_CELLS = 100000
-# Calls whose caller goes into a record.
-_RECORDED = f"/{TRAFFIC}/".encode()
 # Bytes of a compressed question about health, which has a name in it.
 _LARGEST_QUESTION = 1024
 # Connections to Redis that are opened at once: each takes a thread that requests may need.
@@ -79,16 +81,18 @@ class Count(Protocol):
 class CallContext:
     """What a unary handler is given in place of grpcio's context."""
 
-    def __init__(self, deadline: float | None, caller: bytes | None = None, peer: str = "") -> None:
+    def __init__(
+        self, deadline: float | None, caller: bytes | None = None, address: bytes = b""
+    ) -> None:
         """
         Args:
             deadline: Monotonic seconds; None for none.
             caller: Who calls, where that is kept.
-            peer: From where.
+            address: From where, as the kernel has it.
         """
         self._deadline = deadline
         self._caller = caller
-        self._peer = peer
+        self._address = address
         self._code: grpc.StatusCode | None = None
         self.message = ""
 
@@ -102,7 +106,7 @@ class CallContext:
 
     def peer(self) -> str:
         """The address of who calls, as gRPC writes it."""
-        return self._peer
+        return peer_of(self._address)
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Ends the call with a status."""
@@ -152,6 +156,7 @@ class NativeServer(Reactor):
         statuses: health.HealthServicer | None = None,
         limits: ConnectionLimits | None = None,
         calls: CallWatch | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         """
         Args:
@@ -168,8 +173,10 @@ class NativeServer(Reactor):
             statuses: Knows the health of services.
             limits: Of connections.
             calls: Looks at some calls; nobody if None.
+            refusals: Is told of clients that do not keep to TLS.
         """
         self._calls = calls
+        self._refusals = refusals or Refusals()
         self._limit(limits or ConnectionLimits())
         self._statuses = statuses or health.HealthServicer()
         self._watches: set[HealthWatch] = set()
@@ -285,6 +292,21 @@ class NativeServer(Reactor):
         """An error that should not have happened."""
         logger.error("the gateway's server has failed at an event", exc_info=error)
 
+    def encrypt_with(self, context: ssl.SSLContext) -> None:
+        """Encrypts the connections of clients that come from now on; from any thread."""
+        self.tls_context = context
+
+    def secured(self, connection: Connection, tls: Tls) -> None:
+        """Notes who a client's certificate says that it is."""
+        certificate = tls.certificate
+        if certificate is not None:
+            connection.identity = identity_of_der(certificate)
+
+    def insecure(self, connection: Connection, error: Exception) -> None:
+        """Tells of a client that does not keep to TLS."""
+        why = getattr(error, "reason", None) or type(error).__name__
+        self._refusals.note(Reason.tls, "", peer_of(connection.address), why)
+
     def _drain(self, grace: float) -> None:
         for listener in self._listeners:
             # Who waits at a socket that others have, too, is theirs.
@@ -304,7 +326,7 @@ class NativeServer(Reactor):
             return
         self._look_at(stream)
         if stream.path not in self._reads:
-            self._threads.submit(self._handle, stream, message, began, _peer(stream))
+            self._threads.submit(self._handle, stream, message, began)
             return
         if len(message) > _LARGE_REQUEST:
             self._threads.submit(self._read_in_thread, stream, message, began)
@@ -331,9 +353,9 @@ class NativeServer(Reactor):
         """Answers a unary call whose message is compressed, in a thread."""
         began = time.perf_counter()
         self._look_at(stream)
-        self._threads.submit(self._unpack, stream, message, began, _peer(stream))
+        self._threads.submit(self._unpack, stream, message, began)
 
-    def _unpack(self, stream: Stream, message: bytes, began: float, peer: str) -> None:
+    def _unpack(self, stream: Stream, message: bytes, began: float) -> None:
         try:
             plain = stream.unpack(message)
         except Unreadable as error:
@@ -344,7 +366,7 @@ class NativeServer(Reactor):
         elif stream.path in self._reads:
             self._read_in_thread(stream, plain, began)
         else:
-            self._handle(stream, plain, began, peer)
+            self._handle(stream, plain, began)
 
     def _read(
         self,
@@ -444,13 +466,13 @@ class NativeServer(Reactor):
 
     # ------------------------------------------------------------ other unary methods
 
-    def _handle(self, stream: Stream, message: bytes, began: float, peer: str) -> None:
+    def _handle(self, stream: Stream, message: bytes, began: float) -> None:
         """Runs a handler of grpcio's kind, in a thread."""
         if stream.closed:
             self.call(partial(self._fail, stream, _given_up(), began))
             return
         handler: Any = self._handlers[stream.path]
-        context = CallContext(stream.deadline_seconds, stream.caller, peer)
+        context = CallContext(stream.deadline_seconds, stream.caller, stream.connection.address)
         try:
             if handler.request_deserializer is not None:
                 try:
@@ -532,24 +554,6 @@ class NativeServer(Reactor):
     def passed_on(self) -> None:
         """A call that was passed on is over."""
         self._passed_on -= 1
-
-
-def _peer(stream: Stream) -> str:
-    """The address of who makes a call that is recorded, as gRPC writes it; empty for others.
-
-    By the loop only: a connection that it has closed may be another one's by now.
-    """
-    if not stream.path.startswith(_RECORDED):
-        return ""
-    with socket.socket(fileno=os.dup(stream.connection.descriptor)) as client:
-        try:
-            name = client.getpeername()
-        except OSError:
-            # It has gone meanwhile.
-            return ""
-        version = 6 if client.family == socket.AF_INET6 else 4
-    host = f"[{name[0]}]" if version == 6 else name[0]
-    return f"ipv{version}:{host}:{name[1]}"
 
 
 def _question(stream: Stream, message: bytes) -> Any:

@@ -39,7 +39,7 @@ from hotfeast.serving.v1 import serving_pb2
 _STRING = 2
 # BYTES, STRING, INT32, INT64, UNIX_TIMESTAMP; 0 where the entity's type is not declared.
 _KEY_TYPES = {0, 1, 2, 3, 4, 8}
-_VERSION = re.compile(r"[vV]([0-9]+)")
+_VERSION = re.compile(r"[vV]([0-9]{1,9})")
 # Bytes. A longer list is planned anew each time, so that the cache's memory is bounded too.
 _LONGEST_CACHED_LIST = 65536
 

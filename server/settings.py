@@ -123,6 +123,45 @@ class TrafficSettings(NamedTuple):
     folder: Path | None = None
 
 
+class TlsSettings(NamedTuple):
+    """How connections of clients are encrypted. The files are read again when they change.
+
+    Attributes:
+        interval: Seconds between two looks at the files.
+    """
+
+    certificate: Annotated[
+        Path,
+        Setting(
+            "The gateway's certificate chain in PEM: clients are served over TLS.", name="tls_cert"
+        ),
+    ]
+    key: Annotated[
+        Path, Setting("Its private key in PEM, without a passphrase.", name="tls_key")
+    ]
+    client_ca: Annotated[
+        Path | None,
+        Setting(
+            "Authorities in PEM: clients have to have a certificate of theirs (mTLS).",
+            name="tls_client_ca",
+        ),
+    ] = None
+    client_auth: Annotated[
+        str,
+        Setting(
+            "optional: clients may come without a certificate.",
+            name="tls_client_auth",
+            choices=("require", "optional"),
+        ),
+    ] = "require"
+    interval: float = 10.0
+
+    @property
+    def requires_clients(self) -> bool:
+        """Whether no client goes without a certificate."""
+        return self.client_ca is not None and self.client_auth == "require"
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """How long clients' connections may be silent, and last. Seconds, 0 for no limit."""
@@ -358,6 +397,10 @@ class Settings:
         float, Setting("Seconds that a pushed row's event time may be in the future.", ge=0)
     ] = 86400.0
     connections: ConnectionLimits = ConnectionLimits()
+    tls: TlsSettings | None = None
+    reflection: Annotated[
+        bool, Setting("Tell clients such as grpcurl which methods and messages there are.")
+    ] = False
     metrics: Annotated[
         tuple[str, int] | None,
         Setting(

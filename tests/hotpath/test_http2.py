@@ -739,7 +739,7 @@ class Note:
     """What a server has to say of a call."""
 
     def __init__(self, *metadata: tuple[bytes, bytes]) -> None:
-        self.trailers = header_block(metadata)
+        self.trailers = self.failure_trailers = header_block(metadata)
 
 
 # More than a frame of the client's holds, too.

@@ -48,7 +48,8 @@ def serve(store: FeatureStore, settings: Settings) -> Served:
 @contextmanager
 def serving(store: FeatureStore, status_mode: str = "strict") -> Iterator[Served]:
     """A gateway for as long as it is needed."""
-    served = serve(store, Settings(repo=Path(store.repo_path), status_mode=status_mode))
+    settings = Settings(repo=Path(store.repo_path), status_mode=status_mode, reflection=True)
+    served = serve(store, settings)
     yield served
     stop(served)
 

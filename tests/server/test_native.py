@@ -86,7 +86,8 @@ def call(channel: grpc.Channel, method: str, *requests: bytes, **options: Any) -
 @pytest.fixture(scope="module")
 def behind(market_store: FeatureStore) -> Iterator[Served]:
     """A gateway of the same store whose clients speak with grpcio's server."""
-    served = serve(market_store, Settings(repo=Path(market_store.repo_path), server="grpcio"))
+    settings = Settings(repo=Path(market_store.repo_path), server="grpcio", reflection=True)
+    served = serve(market_store, settings)
     yield served
     stop(served)
 
