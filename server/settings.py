@@ -136,9 +136,7 @@ class TlsSettings(NamedTuple):
             "The gateway's certificate chain in PEM: clients are served over TLS.", name="tls_cert"
         ),
     ]
-    key: Annotated[
-        Path, Setting("Its private key in PEM, without a passphrase.", name="tls_key")
-    ]
+    key: Annotated[Path, Setting("Its private key in PEM, without a passphrase.", name="tls_key")]
     client_ca: Annotated[
         Path | None,
         Setting(

@@ -116,7 +116,9 @@ class Certificates:
             return known.configuration
 
         return grpc.dynamic_ssl_server_credentials(
-            known.configuration, fetch, require_client_authentication=self._settings.requires_clients
+            known.configuration,
+            fetch,
+            require_client_authentication=self._settings.requires_clients,
         )
 
     def start(self) -> None:
