@@ -19,6 +19,7 @@ from hotfeast.server import (
     cli_client,
     cli_config,
     cli_diff,
+    cli_health,
     cli_lint,
     cli_monitor,
     cli_profile,
@@ -47,6 +48,7 @@ app.command()(cli_client.get)
 app.command()(cli_client.services)
 app.command()(cli_client.describe)
 app.command()(cli_client.push)
+app.command()(cli_health.health)
 app.command()(cli_audit.audit)
 app.command()(cli_lint.lint)
 app.command()(cli_diff.diff)

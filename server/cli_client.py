@@ -28,7 +28,7 @@ RowsOption = Annotated[
     Path | None, typer.Option(help="File of rows: .csv, .jsonl (an object a line) or .parquet.")
 ]
 
-_ADDRESS = "127.0.0.1:6570"
+ADDRESS = "127.0.0.1:6570"
 _TIMEOUT = 10.0
 _PUSHED_AT_ONCE = 1000
 _LONGEST_LIST = 10
@@ -65,7 +65,7 @@ def get(
     ] = False,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Values as CSV, nothing for null.")] = False,
-    address: AddressOption = _ADDRESS,
+    address: AddressOption = ADDRESS,
     tls: TlsOption = False,
     ca: CaOption = None,
     token: TokenOption = None,
@@ -111,7 +111,7 @@ def get(
 
 def services(
     as_json: JsonOption = False,
-    address: AddressOption = _ADDRESS,
+    address: AddressOption = ADDRESS,
     tls: TlsOption = False,
     ca: CaOption = None,
     token: TokenOption = None,
@@ -139,7 +139,7 @@ def services(
 def describe(
     name: Annotated[str, typer.Argument(metavar="VIEW", help="A feature view or a service.")],
     as_json: JsonOption = False,
-    address: AddressOption = _ADDRESS,
+    address: AddressOption = ADDRESS,
     tls: TlsOption = False,
     ca: CaOption = None,
     token: TokenOption = None,
@@ -187,7 +187,7 @@ def push(
     ],
     view: Annotated[bool, typer.Option("--view", help="SOURCE is a feature view.")] = False,
     target: Annotated[Target, typer.Option(help="Where the rows go.")] = Target.online,
-    address: AddressOption = _ADDRESS,
+    address: AddressOption = ADDRESS,
     tls: TlsOption = False,
     ca: CaOption = None,
     token: TokenOption = None,

@@ -15,15 +15,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from grpc_channelz.v1.channelz import add_channelz_servicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.catalog import Catalog
+from hotfeast.server.channelz import SERVICE as CHANNELZ
+from hotfeast.server.channelz import Channelz
 from hotfeast.server.clock import Clock
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import RedisUnavailable, StartFailure
 from hotfeast.server.feast_push import FeastPushService
+from hotfeast.server.health import READINESS, Health
 from hotfeast.server.invalidation import Invalidations
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page
@@ -117,7 +121,7 @@ class Gateway:
         self._broken = False
         clock = Clock(settings.as_of)
         strict = settings.status_mode == "strict"
-        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._health = Health()
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._gate = DrainGate()
         # A stream has a thread for its life; it must not be one of those that requests need.
@@ -198,6 +202,11 @@ class Gateway:
             installed_version("hotfeast"),
             self._gate.guard,
         )
+        channelz = Channelz()
+        if settings.channelz and settings.server == "native":
+            served[CHANNELZ] = channelz.handlers
+        elif settings.channelz:
+            add_channelz_servicer(self._server)
         self._server.add_generic_rpc_handlers(
             [
                 grpc.method_handlers_generic_handler(service, handlers)
@@ -232,6 +241,7 @@ class Gateway:
             )
             if self._security.certificates is not None:
                 self._security.certificates.use_with(self._native.encrypt_with)
+            channelz.attach(self._native)
         self._address = address
         self.port = settings.port
         if self._native is not None or not settings.takes_over:
@@ -334,6 +344,19 @@ class Gateway:
         if self._native is not None:
             self._native.limit(settings.connections)
 
+    def is_alive(self, patience: float) -> bool:
+        """Whether the server's loop turns; asked by another thread.
+
+        Args:
+            patience: Seconds that it has to answer.
+        """
+        if self._native is None:
+            # grpcio's threads are its own affair.
+            return True
+        turned = threading.Event()
+        self._native.call(turned.set)
+        return turned.wait(patience)
+
     def _accept(self) -> None:
         """Takes clients."""
         if self._native is not None:
@@ -427,7 +450,7 @@ class Gateway:
         self._asked_to_stop.set()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", *SERVICE_NAMES):
+        for name in ("", READINESS, *SERVICE_NAMES):
             self._health.set(name, status)
 
 

@@ -30,6 +30,7 @@ from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.splice import Response
 from hotfeast.hotpath.tls import Tls
+from hotfeast.server.channelz import Counts
 from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure, failure_of
 from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
 from hotfeast.server.peers import peer_of
@@ -177,6 +178,7 @@ class NativeServer(Reactor):
         """
         self._calls = calls
         self._refusals = refusals or Refusals()
+        self.gone = Counts()
         self._limit(limits or ConnectionLimits())
         self._statuses = statuses or health.HealthServicer()
         self._watches: set[HealthWatch] = set()
@@ -503,6 +505,10 @@ class NativeServer(Reactor):
         code = context.code() or grpc.StatusCode.OK
         stream.send_message(answer.SerializeToString())
         stream.finish(code.value[0], "", ())
+
+    def connection_lost(self, connection: Connection) -> None:
+        """A client is gone."""
+        self.gone = self.gone.plus(connection)
 
     # ------------------------------------------------------------ connections to Redis
 

@@ -421,6 +421,9 @@ class Settings:
     ] = None
     feature_log: FeatureLogSettings | None = None
     traffic: TrafficSettings | None = None
+    channelz: Annotated[
+        bool, Setting("Tell debuggers such as grpcdebug of connections and calls (channelz).")
+    ] = False
     logs: LogSettings = LogSettings()
     traces: TraceSettings | None = None
     refuse_sunset: Annotated[

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
 from pathlib import Path
@@ -34,6 +35,7 @@ from prometheus_client.registry import Collector
 
 from hotfeast.server.config_watch import Change, ConfigWatch
 from hotfeast.server.errors import StartFailure
+from hotfeast.server.health import BEAT, PATIENCE, Beats, health_pages
 from hotfeast.server.listening import bind_all, close_all, port_of
 from hotfeast.server.logs import set_up_logs
 from hotfeast.server.metrics import (
@@ -46,8 +48,6 @@ from hotfeast.server.metrics import (
 from hotfeast.server.settings import Settings, WorkerFiles
 
 if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
-
     from hotfeast.server.gateway import Gateway
     from hotfeast.server.monitoring.service import MonitoringService
 
@@ -75,14 +75,33 @@ def _work(settings: Settings, number: int, pipe: Connection) -> None:
     # Only here: the supervisor does not need Feast, and what it takes.
     from hotfeast.server.gateway import Gateway
 
+    telling = threading.Lock()
+
+    def tell(kind: str, text: str) -> None:
+        with telling:
+            pipe.send((kind, text))
+
     try:
         gateway = Gateway(settings)
-        threading.Thread(
-            target=_follow, args=(gateway, number, pipe), name="settings", daemon=True
-        ).start()
-        gateway.run(lambda line: pipe.send(("line", line)), lambda line: pipe.send(("ready", line)))
+        for target, arguments in ((_follow, (gateway, number, pipe)), (_beat, (gateway, tell))):
+            threading.Thread(
+                target=target, args=arguments, name=target.__name__, daemon=True
+            ).start()
+        gateway.run(partial(tell, "line"), partial(tell, "ready"))
     except StartFailure as failure:
-        pipe.send(("failed", str(failure)))
+        tell("failed", str(failure))
+
+
+def _beat(gateway: "Gateway", tell: Callable[[str, str], None]) -> None:
+    """Tells again and again that the loop turns, as long as it does."""
+    while True:
+        time.sleep(BEAT)
+        if gateway.is_alive(PATIENCE):
+            try:
+                tell("alive", "")
+            except OSError:
+                # The supervisor is gone, or this worker is about to be.
+                return
 
 
 def _follow(gateway: "Gateway", number: int, pipe: Connection) -> None:
@@ -135,6 +154,7 @@ class _Worker:
         ready: Whether it serves.
         failure: Why it could not start.
         leave_by: Monotonic seconds when it is killed.
+        beats: Its signs of life.
     """
 
     def __init__(self, context: SpawnContext, settings: Settings, slot: _Slot, number: int) -> None:
@@ -143,6 +163,7 @@ class _Worker:
         self.ready = False
         self.failure = ""
         self.leave_by = math.inf
+        self.beats = Beats()
         self.started = time.monotonic()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
@@ -195,7 +216,8 @@ class Supervisor:
         self._seen: TemporaryDirectory[str] | None = None
         self._monitoring: MonitoringService | None = None
         self._traffic: TemporaryDirectory[str] | None = None
-        beside: dict[str, WSGIApplication] = {}
+        self._beats = Beats()
+        beside = health_pages(self._not_alive, self._not_ready)
         if settings.monitor is not None:
             if settings.monitor.folder is None:
                 self._seen = TemporaryDirectory(prefix="hotfeast-monitoring-")
@@ -205,7 +227,7 @@ class Supervisor:
             self._monitoring, page = open_monitoring(
                 self._with_folders(settings), kept=self._seen is None
             )
-            beside = dict.fromkeys(PATHS, page)
+            beside |= dict.fromkeys(PATHS, page)
         if settings.metrics is not None:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
             figures: list[Collector] = [
@@ -263,6 +285,33 @@ class Supervisor:
 
     def _on_reload(self, *_: object) -> None:
         self._hung_up = True
+
+    # ------------------------------------------------------------ health
+
+    def _not_alive(self) -> str:
+        """What has to be started anew; asked by the page's threads."""
+        if self._stopping:
+            return ""
+        silent = [("the supervisor", self._beats.silence)]
+        # One that starts has much to do before it says anything.
+        silent += [
+            (f"worker {slot.index}", worker.beats.silence)
+            for slot in self._slots
+            if (worker := slot.worker) is not None and worker.ready
+        ]
+        return "; ".join(
+            f"{who} has not been heard of for {seconds:.0f} s"
+            for who, seconds in silent
+            if seconds > PATIENCE + BEAT
+        )
+
+    def _not_ready(self) -> str:
+        """Why no calls should come; likewise."""
+        if self._stopping:
+            return "about to end"
+        if not any(slot.worker is not None and slot.worker.ready for slot in self._slots):
+            return "no worker is ready"
+        return ""
 
     # ------------------------------------------------------------ settings
 
@@ -332,6 +381,7 @@ class Supervisor:
         return None if self._figures is None else WorkerFiles(Path(self._figures.name), number)
 
     def _turn(self, say: Say) -> None:
+        self._beats.heard()
         for pipe in wait(list(self._workers), timeout=_LOOKS):
             assert isinstance(pipe, Connection)
             worker = self._workers[pipe]
@@ -362,6 +412,9 @@ class Supervisor:
 
     def _told(self, worker: _Worker, kind: str, text: str, say: Say) -> None:
         of = f"worker {worker.slot.index}"
+        worker.beats.heard()
+        if kind == "alive":
+            return
         if kind == "failed":
             if not self._complete:
                 raise StartFailure(text)

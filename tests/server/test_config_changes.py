@@ -2,6 +2,8 @@
 
 import json
 import signal
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,27 @@ def lines(process: Process) -> list[dict[str, Any]]:
     return [json.loads(line) for line in list(process.errors) if line.startswith("{")]
 
 
+def page(url: str) -> tuple[int, str]:
+    """Status and text."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def test_settings_change_while_a_gateway_serves(market_store: FeatureStore, tmp_path: Path) -> None:
     file = tmp_path / "hotfeast.yaml"
     quiet = "log_format: json\nlog_level: error\nmetrics: 127.0.0.1:0\n"
     file.write_text(quiet)
     with Process(Path(market_store.repo_path), "--config", str(file)) as process:
         url = process.wait_for("metrics on").split(" on ")[1]
+        # Alive before it is ready.
+        where = url.removesuffix("/metrics")
+        assert page(f"{where}/live") == (200, "liveness: ok\n")
+        assert page(f"{where}/ready") == (503, "readiness: no worker is ready\n")
         address = process.address()
+        assert page(f"{where}/ready") == (200, "readiness: ok\n")
         (first,) = process.workers()
         assert scrape(url)["hotfeast_config_valid"] == 1
         assert lines(process) == []
