@@ -107,6 +107,7 @@ cdef class Batch:
     cdef uint64_t sought_in       # the cache's generation then
     cdef int64_t sought_ns        # and when it was
     cdef Judging* judging         # NULL until it begins
+    cdef public size_t most_bytes  # of the answer; 0 for no limit
 
     cdef bind_columns(self)
     cdef int decode_column(self, uint32_t slot, uint32_t* bad_row, uint32_t* found) noexcept nogil

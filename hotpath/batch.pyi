@@ -13,6 +13,9 @@ class Batch:
         """With `later`, commands are written only when they are needed, since a cache may have what
         they would ask for. Raises InvalidRequest where the columns are not what the plan needs."""
 
+    most_bytes: int
+    """Bytes that the answer may have; 0, for any, at first."""
+
     @property
     def plan(self) -> Plan: ...
     @property

@@ -158,6 +158,7 @@ cdef class Batch:
         rows: Rows of the answer.
         said: Fields that the answer's metadata are to have beside its own, serialized; None, as at
             first, for none.
+        most_bytes: Bytes that the answer may have; 0, for any, at first.
     """
 
     def __cinit__(self, Plan plan not None, Request request not None, bint later=False):

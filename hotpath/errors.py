@@ -9,6 +9,10 @@ class CorruptRow(Exception):
     """A stored value or row time is not what Feast writes; the message names view and feature."""
 
 
+class AnswerTooLarge(Exception):
+    """The answer would be larger than is allowed; the message says by how much."""
+
+
 class ReplyError(Exception):
     """Redis answered a command with an error; the message is the server's own."""
 

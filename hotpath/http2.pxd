@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from hotfeast.hotpath.admission cimport Admission
 from hotfeast.hotpath.hpack cimport HeaderDecoder, HeaderList
 from hotfeast.hotpath.tls cimport Tls
 
@@ -73,6 +74,7 @@ cdef class Connection:
     cdef bint spoke               # something has come since it last looked
     cdef uint32_t seen_number     # the last call by then
     cdef readonly double opened
+    cdef double drained           # when it last took all that had come
     cdef readonly double heard             # when it noticed that something had come
     cdef double quiet             # when it last saw a call, or something to send
     cdef double pinged            # when it asked whether anybody is there; 0 if it does not wait
@@ -89,6 +91,9 @@ cdef class Connection:
     cdef bint keeps_callers       # whether streams are told who calls
     cdef bint authenticates       # whether they are told with which token
     cdef bytes authorization      # of the last call that had one
+    cdef Admission admission      # whether reads are taken on; None where all are
+    cdef uint32_t most_streams    # calls at once
+    cdef double arrived           # of the loop's clock: no later than what is read; 0 for now
     cdef HeaderDecoder decoder
     cdef HeaderList headers
     cdef uint8_t* input
@@ -127,6 +132,7 @@ cdef class Connection:
     ) except -1
     cdef int open_stream(self, uint32_t number, bint ends) except -1
     cdef bytes known_authorization(self, const uint8_t* value, size_t size)
+    cdef int turn_away(self, uint32_t number, bint ends) except -1
     cdef int take_settings(self, uint32_t flags, const uint8_t* at, size_t size) except -1
     cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1
     cdef int put_frame(

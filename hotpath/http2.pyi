@@ -10,6 +10,12 @@ def percent_encoded(message: str) -> bytes:
 def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Names and values as a header block, none of them entered into the client's table."""
 
+def status_block(code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A status as a header block."""
+
+def refusal_block(code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The header block that is the whole answer to a call which is refused."""
+
 class Unreadable(Exception):
     """A message that cannot be read, and the gRPC status that says so."""
 

@@ -22,6 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
+from hotfeast.hotpath.admission cimport is_full
 from hotfeast.hotpath.hpack cimport (
     HPACK_MALFORMED,
     HPACK_NO_MEMORY,
@@ -63,7 +64,7 @@ cdef enum:
     FRAME_HEAD = 9
     MESSAGE_HEAD = 5
     LARGEST_FRAME = 16384         # that we take: HTTP/2's default
-    MOST_STREAMS = 1024           # at once on a connection
+    MOST_STREAMS = 1024           # at once on a connection, where the server does not say
     LARGEST_HEADERS = 16384       # bytes of a header list
     DEFAULT_WINDOW = 65535
     STREAM_WINDOW = 4194304       # that we give each stream
@@ -171,6 +172,19 @@ def header_block(headers) -> bytes:
         )
         blocks.append(block[: at - <uint8_t*>PyBytes_AS_STRING(block)])
     return b"".join(blocks)
+
+
+def status_block(int code, str message not None, metadata) -> bytes:
+    """A status as a header block: `finish` of a stream has its arguments."""
+    block = OK_TRAILERS if code == 0 else header_block(
+        ((b"grpc-status", b"%d" % code), (b"grpc-message", percent_encoded(message)))
+    )
+    return block + header_block(metadata) if metadata else block
+
+
+def refusal_block(int code, str message not None, metadata) -> bytes:
+    """The header block that is the whole answer to a call which is refused."""
+    return RESPONSE_HEADERS + status_block(code, message, metadata)
 
 
 cdef class Stream:
@@ -306,11 +320,7 @@ cdef class Stream:
         """
         if self.local_closed or self.trailers is not None:
             return
-        block = OK_TRAILERS if code == 0 else header_block(
-            ((b"grpc-status", b"%d" % code), (b"grpc-message", percent_encoded(message)))
-        )
-        if metadata:
-            block += header_block(metadata)
+        block = status_block(code, message, metadata)
         if self.note is not None:
             block += self.note.trailers if code == 0 else self.note.failure_trailers
         if not self.headers_sent:
@@ -576,8 +586,10 @@ cdef class Connection:
         Args:
             server: What answers: `at_once` (a set of paths), `answer(stream, message)`,
                 `answer_packed(stream, message)`, `open(stream, headers)`, `clock()` and
-                `touched(connection)`; and `keeps_callers` and `authenticates`, whether it wants to
-                know who calls, and with which token, which are false where it has none.
+                `touched(connection)`; and where it has them `keeps_callers` and `authenticates`,
+                whether it wants to know who calls, and with which token, `admission`, which says
+                whether reads are taken on, and `most_streams`, the calls that a client may have at
+                once.
             descriptor: The socket's, for whoever sends and receives.
         """
         cdef uint8_t data[6 * 3]
@@ -586,12 +598,14 @@ cdef class Connection:
         self.keeps_callers = getattr(server, "keeps_callers", False)
         self.authenticates = getattr(server, "authenticates", False)
         self.address = b""
+        self.admission = getattr(server, "admission", None)
+        self.most_streams = getattr(server, "most_streams", MOST_STREAMS)
         self.descriptor = descriptor
         self.decoder = HeaderDecoder(4096, LARGEST_HEADERS)
         self.streams = {}
         self.send_window = self.initial_window = DEFAULT_WINDOW
         self.largest_frame = LARGEST_FRAME
-        at = put_big(put_big(at, SETTINGS_MAX_CONCURRENT_STREAMS, 2), MOST_STREAMS, 4)
+        at = put_big(put_big(at, SETTINGS_MAX_CONCURRENT_STREAMS, 2), self.most_streams, 4)
         at = put_big(put_big(at, SETTINGS_INITIAL_WINDOW_SIZE, 2), STREAM_WINDOW, 4)
         at = put_big(put_big(at, SETTINGS_MAX_HEADER_LIST_SIZE, 2), LARGEST_HEADERS, 4)
         self.put_frame(SETTINGS, 0, 0, data, at - data)
@@ -881,7 +895,7 @@ cdef class Connection:
             )
             return 0
         if (
-            self.left or len(self.streams) >= MOST_STREAMS
+            self.left or <uint32_t>len(self.streams) >= self.most_streams
             # Who does not take its answers is given no more of them.
             or self.queued > MOST_QUEUED
         ):
@@ -936,6 +950,11 @@ cdef class Connection:
                     caller = value[: header.value_size]
         if not path:
             return self.reset(number, PROTOCOL_ERROR)
+        if (
+            self.admission is not None and is_full(self.admission) and grpc and post
+            and path in self.admission.paths
+        ):
+            return self.turn_away(number, ends)
         stream = Stream(self, number, path)
         stream.remote_closed = ends
         stream.caller = caller
@@ -952,7 +971,7 @@ cdef class Connection:
             stream.encoding = encoding
         if timeout is not None:
             try:
-                stream.deadline = self.server.clock() + parse_timeout(timeout)
+                stream.deadline = parse_timeout(timeout) + (self.arrived or self.server.clock())
             except ValueError as error:
                 stream.finish(INTERNAL, str(error), ())
                 return 0
@@ -973,6 +992,14 @@ cdef class Connection:
         ):
             self.authorization = known = value[:size]
         return known
+
+    cdef int turn_away(self, uint32_t number, bint ends) except -1:
+        """Refuses a call that has just begun, before anything is kept of it."""
+        self.put_block(number, self.admission.refuse(), True)
+        if not ends:
+            # Its messages are not read.
+            self.reset(number, NO_ERROR)
+        return self.touch()
 
     def header_list(self) -> list[tuple[bytes, bytes]]:
         """The headers that were decoded last."""

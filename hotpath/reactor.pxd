@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from hotfeast.hotpath.admission cimport Admission
 from hotfeast.hotpath.batch cimport Batch
 from hotfeast.hotpath.cache cimport RowCache
 from hotfeast.hotpath.http2 cimport Connection
@@ -28,6 +29,11 @@ cdef class Reactor:
     cdef public bint authenticates
     cdef public object tls_context
     cdef uint8_t* arrived         # bytes of an encrypted connection, until they are read
+    cdef public Admission admission
+    cdef public uint32_t most_streams
+    cdef readonly double arrived_at  # monotonic seconds: no later than the bytes at hand
+    cdef double looked            # when the loop last knew of all events, as it still does
+    cdef public bint wants_lane   # whether somebody waits for an idle lane
     cdef public size_t piece_size
     cdef int poller
     cdef int waker
@@ -55,10 +61,12 @@ cdef class Reactor:
 
     cdef int watch(self, int descriptor, object what, uint32_t events) except -1
     cdef int rewatch(self, int descriptor, uint32_t events) except -1
+    cdef int take_safely(self, int descriptor, uint32_t events) except -1
     cdef int take(self, int descriptor, uint32_t events) except -1
     cdef int accept_all(self, int descriptor) except -1
     cdef int resume_accepting(self) except -1
     cdef int read_connection(self, Connection connection) except -1
+    cdef void note_arrival(self, Connection connection, bint drained) noexcept
     cdef int read_encrypted(self, Connection connection) except -1
     cdef int refuse_plain(self, Connection connection, size_t count) except -1
     cdef int open_encrypted(self, Connection connection) except -1

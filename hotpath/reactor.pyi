@@ -3,6 +3,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+from hotfeast.hotpath.admission import Admission
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Connection, Stream
@@ -34,6 +35,12 @@ class Reactor:
     """Whether streams are told with which token; not at first."""
     tls_context: ssl.SSLContext | None
     """What clients that come from now on are encrypted with; None at first, for nothing."""
+    admission: Admission | None
+    """Says whether reads are taken on; None, for all, at first."""
+    most_streams: int
+    """Calls that a client may have at once."""
+    wants_lane: bool
+    """Whether `lane_free` is to be told of idle connections to Redis."""
     piece_size: int
     """Bytes of a large answer that are written before they are sent."""
     afterwards: list[Callable[[], object]]
@@ -43,6 +50,10 @@ class Reactor:
     @property
     def at_once(self) -> Any:
         """Paths of unary methods that `answer` is told of."""
+
+    @property
+    def arrived_at(self) -> float:
+        """When the call that `answer` is told of had arrived at the earliest; monotonic seconds."""
 
     def clock(self) -> float:
         """Monotonic seconds."""

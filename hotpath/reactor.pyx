@@ -68,7 +68,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_NODELAY
 
 cdef enum:
-    MOST_EVENTS = 64
+    MOST_EVENTS = 256
     READ_SIZE = 65536
     # Bytes that are encrypted at once: while they are sent nothing more is.
     SEAL_SIZE = 262144
@@ -83,6 +83,8 @@ cdef enum:
     DEADLINE_LOOKS = 2
     # Milliseconds before clients are accepted again when there were no descriptors left.
     ACCEPT_PAUSE = 50
+    # Calls that a client may have at once, unless it is said.
+    MOST_STREAMS = 1024
 
 cdef:
     # Seconds between two looks at clients: usually at most, at least, and in a drain.
@@ -98,6 +100,9 @@ cdef:
     double FAREWELL = 5.0
     # Seconds that a client without TLS has to make calls, and to be told that it needs that.
     double REFUSING = 1.0
+    # Seconds of waiting for events after which there was none before: those that there are then
+    # have just come.
+    double WAITED = 2e-5
 
 
 cdef double now() noexcept nogil:
@@ -124,8 +129,8 @@ cdef class Reactor:
 
     Subclasses answer: `answer(stream, message)` and `answer_packed(stream, message)` for the
     methods in `at_once`, and `open(stream, headers)` for all others, as `hotfeast.hotpath.http2`
-    has it; and
-    `lane_lost(lane)` is told of a connection to Redis that is gone.
+    has it; `lane_lost(lane)` is told of a connection to Redis that is gone, and `lane_free()` of
+    one that can be used again, where `wants_lane` is set.
 
     Attributes:
         cache: Rows that need not be asked for; None at first.
@@ -133,6 +138,11 @@ cdef class Reactor:
         authenticates: Whether streams are told with which token; not at first.
         tls_context: What clients that come from now on are encrypted with; None at first, for
             nothing.
+        admission: Says whether reads are taken on; None, for all, at first.
+        most_streams: Calls that a client may have at once.
+        arrived_at: When the call that `answer` is told of had arrived, at the earliest: when the loop
+            last knew that there was no more of it. In monotonic seconds.
+        wants_lane: Whether somebody waits for an idle connection to Redis.
         piece_size: Bytes of a large answer that are written before they are sent.
         client_count: The clients of the moment; for any thread.
         afterwards: Functions that are called once what this turn answers has been sent: what
@@ -154,6 +164,8 @@ cdef class Reactor:
         self.paused = []
         self.look_every = LOOKS
         self.piece_size = PIECE_SIZE
+        self.most_streams = MOST_STREAMS
+        self.arrived_at = self.looked = now()
         self.poller = epoll_create1(EPOLL_CLOEXEC)
         self.waker = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.poller < 0 or self.waker < 0:
@@ -343,19 +355,33 @@ cdef class Reactor:
     def run(self) -> None:
         """Runs until `stop`. Connections are closed then."""
         cdef epoll_event events[MOST_EVENTS]
-        cdef int count, i, _, timeout
-        cdef double time
+        cdef epoll_event later[MOST_EVENTS]
+        cdef int count, calls, i, _, timeout
+        cdef double time, woken = now()
         while not self.stopping:
             timeout = self.wait_ms()
+            time = now()
             with nogil:
                 count = epoll_wait(self.poller, events, MOST_EVENTS, timeout)
             if count < 0 and errno != EINTR:
                 raise OSError(errno, os.strerror(errno))
+            # What is there at once may have come any time since it was last looked for, if all that
+            # there was then could be told.
+            self.looked, woken = woken, now()
+            if woken - time > WAITED:
+                self.looked = woken
+            calls = 0
+            # What is under way is ended before more is begun.
             for i in range(count):
-                try:
-                    self.take(events[i].data.fd, events[i].events)
-                except Exception as error:
-                    self.survive(events[i].data.fd, error)
+                if isinstance(self.watched.get(events[i].data.fd), Connection):
+                    later[calls] = events[i]
+                    calls += 1
+                else:
+                    self.take_safely(events[i].data.fd, events[i].events)
+            for i in range(calls):
+                self.take_safely(later[i].data.fd, later[i].events)
+            if count == MOST_EVENTS:
+                woken = self.looked
             # Those that these calls ask for have their turn once others have had theirs.
             for _ in range(len(self.calls)):
                 try:
@@ -452,6 +478,13 @@ cdef class Reactor:
         if self.watched.pop(descriptor, self) is not self:
             epoll_ctl(self.poller, EPOLL_CTL_DEL, descriptor, &event)
 
+    cdef int take_safely(self, int descriptor, uint32_t events) except -1:
+        try:
+            self.take(descriptor, events)
+        except Exception as error:
+            self.survive(descriptor, error)
+        return 0
+
     cdef int take(self, int descriptor, uint32_t events) except -1:
         cdef uint64_t count
         cdef Connection connection
@@ -511,6 +544,7 @@ cdef class Reactor:
                 raise
             self.client_count += 1
             connection.opened = connection.heard = connection.quiet = now()
+            connection.drained = connection.opened
             if self.age_limit:
                 connection.leave_at = connection.opened + self.age_limit * random.uniform(0.9, 1.1)
             self.flush(connection)
@@ -589,16 +623,18 @@ cdef class Reactor:
 
     cdef int read_connection(self, Connection connection) except -1:
         cdef ssize_t count
+        cdef size_t room
         if connection.congested:
             return 0
         if connection.tls is not None:
             return self.read_encrypted(connection)
         connection.make_input(READ_SIZE)
+        room = connection.input_capacity - connection.input_size
         count = recv(
-            connection.descriptor, connection.input + connection.input_size,
-            connection.input_capacity - connection.input_size, MSG_DONTWAIT,
+            connection.descriptor, connection.input + connection.input_size, room, MSG_DONTWAIT,
         )
         if count > 0:
+            self.note_arrival(connection, <size_t>count < room)
             connection.input_size += <size_t>count
             connection.spoke = True
             connection.parse()
@@ -606,6 +642,12 @@ cdef class Reactor:
         if count < 0 and errno in (EAGAIN, EINTR):
             return 0
         return self.drop_connection(connection)
+
+    cdef void note_arrival(self, Connection connection, bint drained) noexcept:
+        """Notes when what has just been read had come, and whether there is no more of it."""
+        self.arrived_at = connection.arrived = max(connection.drained, self.looked)
+        if drained:
+            connection.drained = now()
 
     cdef int read_encrypted(self, Connection connection) except -1:
         """The same, of a client behind TLS: all that has come is read, so that what is to be read
@@ -622,6 +664,7 @@ cdef class Reactor:
             return 0 if count < 0 and errno in (EAGAIN, EINTR) else (
                 self.drop_connection(connection)
             )
+        self.note_arrival(connection, count < READ_SIZE)
         connection.spoke = True
         if not tls.begun and self.arrived[0] != TLS_HANDSHAKE:
             return self.refuse_plain(connection, <size_t>count)
@@ -815,6 +858,8 @@ cdef class Reactor:
             done(lane.reply, None)
         finally:
             self.idle.append(lane)
+        if self.wants_lane:
+            self.lane_free()
         return 0
 
     cdef int check_deadlines(self) except -1:

@@ -48,6 +48,10 @@ class Request:
         """The entity columns: for each name its column as a serialized `RepeatedValue`."""
 
     @property
+    def rows(self) -> int:
+        """Elements of the first column, of which all columns should have as many; 0 without one."""
+
+    @property
     def has_context(self) -> bool:
         """Whether there is a request context."""
 

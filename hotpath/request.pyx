@@ -252,6 +252,11 @@ cdef class Request:
         return names
 
     @property
+    def rows(self) -> int:
+        """Elements of the first column, of which all columns should have as many; 0 without one."""
+        return self.columns[0].rows if self.entity_count + self.context_count else 0
+
+    @property
     def has_context(self) -> bool:
         """Whether there is a request context."""
         return self.context_count > 0

@@ -29,6 +29,7 @@ cdef class Response:
     cdef uint32_t view            # the view that is next, and its first feature
     cdef size_t feature
 
+    cdef int check_size(self) except -1
     cdef int begin(self) except -1
     cdef int write_more(self, size_t least) noexcept nogil
     cdef bytes write_all(self)

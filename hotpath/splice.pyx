@@ -34,7 +34,7 @@ from hotfeast.hotpath.wire cimport (
     varint_size,
 )
 
-from hotfeast.hotpath.errors import CorruptRow
+from hotfeast.hotpath.errors import AnswerTooLarge, CorruptRow
 from hotfeast.serving.v1 import serving_pb2
 
 # Tags of the response's fields.
@@ -351,9 +351,19 @@ cdef class Response:
     def __dealloc__(self):
         free(self.cursors)
 
+    cdef int check_size(self) except -1:
+        """Measures, and raises AnswerTooLarge where it is more than the batch may have."""
+        measure(self.batch, &self.layout)
+        if self.batch.most_bytes and self.layout.size > self.batch.most_bytes:
+            raise AnswerTooLarge(
+                f"the answer would have {self.layout.size} bytes, and at most "
+                f"{self.batch.most_bytes} are sent"
+            )
+        return 0
+
     cdef int begin(self) except -1:
         """Measures, and writes what stands before the stored columns."""
-        measure(self.batch, &self.layout)
+        self.check_size()
         self.data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self.layout.size)
         self.at = write_front(
             <uint8_t*>PyBytes_AS_STRING(self.data), self.batch, &self.layout
@@ -479,6 +489,7 @@ def build_response(
     Raises:
         CorruptRow: A stored value or row time is not what Feast writes, and the request does not
             allow a partial response.
+        AnswerTooLarge: The answer would be larger than the batch's `most_bytes`.
         ValueError: The reply is another batch's, or not complete.
     """
     return Response(
@@ -493,7 +504,11 @@ def begin_response(
 
     Args, Raises: As for `build_response`.
     """
-    return Response(batch, reply, judge(batch, reply, now_seconds, now_nanos, strict))
+    cdef Response response = Response(
+        batch, reply, judge(batch, reply, now_seconds, now_nanos, strict)
+    )
+    response.check_size()
+    return response
 
 
 def build_computed(
@@ -514,6 +529,6 @@ def build_computed(
         where all are.
 
     Raises:
-        CorruptRow, ValueError: As `build_response`.
+        CorruptRow, AnswerTooLarge, ValueError: As `build_response`.
     """
     return build(batch, reply, now_seconds, now_nanos, strict, computation, keep)

@@ -1,16 +1,25 @@
 """What a request or a start can fail with, as the caller or the operator should see it."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 import grpc
 
-from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
+from hotfeast.hotpath.errors import (
+    AnswerTooLarge,
+    CorruptRow,
+    InvalidRequest,
+    ProtocolError,
+    ReplyError,
+)
 
 # Characters of a message, which may quote what a client has sent: clients refuse longer metadata.
 _LONGEST = 2000
 # Characters of a name that is looked for among those that are known.
 _LONGEST_NAME = 256
+# In milliseconds: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+_PUSHBACK = b"grpc-retry-pushback-ms"
 # What Redis says of a state that passes, by the first word.
 _PASSING = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
 
@@ -21,14 +30,25 @@ class RequestFailure(Exception):
     Attributes:
         code: The gRPC status code.
         message: What is wrong, by name, and what would be right; cut where it is long.
+        retry_after: Seconds after which the same may be asked again; None where nothing is said.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, message: str, retry_after: float | None = None
+    ) -> None:
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST - 3]}..."
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def metadata(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Trailing metadata for the caller, by which gRPC's clients time their next attempt."""
+        if self.retry_after is None:
+            return ()
+        return ((_PUSHBACK, b"%d" % math.ceil(self.retry_after * 1000)),)
 
 
 class StartFailure(Exception):
@@ -36,7 +56,15 @@ class StartFailure(Exception):
 
 
 class RedisUnavailable(Exception):
-    """Redis could not be reached, or did not answer in time."""
+    """Redis could not be reached, or did not answer in time.
+
+    Attributes:
+        retry_after: Seconds after which it may be there again; None where that is not known.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 def failure_of(error: Exception, time_left: float | None = None) -> RequestFailure | None:
@@ -52,10 +80,15 @@ def failure_of(error: Exception, time_left: float | None = None) -> RequestFailu
         return invalid(str(error))
     if isinstance(error, CorruptRow):
         return RequestFailure(grpc.StatusCode.DATA_LOSS, str(error))
+    if isinstance(error, AnswerTooLarge):
+        return RequestFailure(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"{error} (--max-response-mb): ask for fewer entities or features at once",
+        )
     if isinstance(error, RedisUnavailable | ProtocolError):
         late = time_left is not None and time_left <= 0
         code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE
-        return RequestFailure(code, str(error))
+        return RequestFailure(code, str(error), getattr(error, "retry_after", None))
     if isinstance(error, ReplyError):
         # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
         passing = str(error).split(" ", 1)[0] in _PASSING
@@ -73,6 +106,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestFailure:
         near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return RequestFailure(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}{hint}")
+
+
+def late() -> RequestFailure:
+    """DEADLINE_EXCEEDED: nobody waits for the answer any more."""
+    return RequestFailure(
+        grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline came before there was time for the request"
+    )
 
 
 def invalid(message: str) -> RequestFailure:

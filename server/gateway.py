@@ -33,6 +33,7 @@ from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page
 from hotfeast.server.native import NativeServer, unary_methods
 from hotfeast.server.offline import OfflineWriter
+from hotfeast.server.overload import LoadReport, Overload
 from hotfeast.server.push import PushService
 from hotfeast.server.push_plan import Destinations
 from hotfeast.server.push_rows import RowPusher
@@ -127,6 +128,10 @@ class Gateway:
         # A stream has a thread for its life; it must not be one of those that requests need.
         self._threads = RequestThreads(settings.threads + settings.push_streams)
         turns = TransformTurns(self._threads, settings.transform_threads)
+        self._overload = Overload(settings.limits, self._threads)
+        self._load_report: LoadReport | None = None
+        if self._metrics is not None:
+            self._load_report = LoadReport(self._tell_of_load(self._metrics))
         # gRPC's types name the one executor; it calls `submit` and nothing else.
         executor: Any = self._threads
         self._server = grpc.server(
@@ -179,7 +184,7 @@ class Gateway:
         servicer = FeatureServicer(
             self._watch, reader, self._modes, clock, strict, turns.turn, runs, tap,
             self._traffic.aliases, self._traffic.reads, settings.refuse_sunset,
-            self._telemetry.calls, self._telemetry.services,
+            self._telemetry.calls, self._telemetry.services, self._overload,
         )  # fmt: skip
         pusher = RowPusher(
             RedisWriter(self._lanes, settings.redis_timeout, cache),
@@ -201,6 +206,7 @@ class Gateway:
             self._traffic.service,
             installed_version("hotfeast"),
             self._gate.guard,
+            self._overload.guard if settings.server == "grpcio" else lambda method: method,
         )
         channelz = Channelz()
         if settings.channelz and settings.server == "native":
@@ -231,6 +237,7 @@ class Gateway:
                 settings.redis_timeout,
                 self._threads,
                 address,
+                self._overload,
                 self._metrics.called if self._metrics is not None else None,
                 cache,
                 self._end,
@@ -266,6 +273,9 @@ class Gateway:
                 self.port = self._server.add_insecure_port(self._address)
         except RuntimeError as error:
             raise StartFailure(f"cannot listen on {self._address}: {error}") from error
+
+    def _tell_of_load(self, metrics: Metrics) -> Callable[[], None]:
+        return lambda: metrics.loaded(self._overload.figures)
 
     def _tell_of(self, cache: RowCache) -> Callable[[], None]:
         metrics = self._metrics
@@ -317,6 +327,8 @@ class Gateway:
             self._observers.start()
         self._traffic.start()
         self._telemetry.start()
+        if self._load_report is not None:
+            self._load_report.start()
         # What exists now stays; the garbage collector need not walk through Feast again and again.
         gc.collect()
         gc.freeze()
@@ -402,6 +414,8 @@ class Gateway:
         self._traffic.stop()
         self._telemetry.stop()
         self._security.stop()
+        if self._load_report is not None:
+            self._load_report.stop()
         if self._observers is not None:
             self._observers.stop()
             # What the sketches' library counts as leaked at the end of the process, loudly, are

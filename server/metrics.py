@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.config_watch import ConfigWatch
 from hotfeast.server.errors import StartFailure
+from hotfeast.server.overload import LoadFigures
 from hotfeast.server.settings import WorkerFiles
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Metrics(grpc.ServerInterceptor):
         self._look: _Look | None = None
         self._cache: _CacheFigures | None = None
         self._log: _LogFigures | None = None
+        self._load: _LoadGauges | None = None
         build = Gauge(
             "hotfeast_build_info",
             "1, with the versions of Hotfeast and of the Feast library that reads the registry.",
@@ -164,6 +166,12 @@ class Metrics(grpc.ServerInterceptor):
         if self._log is None:
             self._log = _LogFigures(self.collector)
         self._log.note(log)
+
+    def loaded(self, figures: LoadFigures) -> None:
+        """Notes how busy the gateway is; always by one thread, and of one gateway."""
+        if self._load is None:
+            self._load = _LoadGauges(self.collector)
+        self._load.note(figures)
 
     def pushed(self, feature_view: str, outcome: str, rows: int) -> None:
         """Counts rows of a push."""
@@ -353,6 +361,44 @@ class _LogFigures:
     def _count(self, counter: Counter, service: str, what: str, count: int) -> None:
         counter.inc(count - self._seen.get((service, what), 0))
         self._seen[service, what] = count
+
+
+class _LoadGauges:
+    """How busy a gateway is, and what it refuses."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, mode: Any) -> Gauge:
+            return Gauge(name, text, registry=registry, multiprocess_mode=mode)
+
+        self._in_flight = gauge(
+            "hotfeast_reads_in_flight", "Reads that all workers are working on.", "livesum"
+        )
+        self._share = gauge(
+            "hotfeast_read_load",
+            "What the reads in flight weigh, in parts of what they may before others are refused; "
+            "of the worker with the most.",
+            "livemax",
+        )
+        self._waiting = gauge(
+            "hotfeast_thread_queue", "Requests of all workers that wait for a thread.", "livesum"
+        )
+        self._refused = Counter(
+            "hotfeast_refused",
+            "Calls that were refused, or not worked on any more, by reason: overload, in_flight, "
+            "threads, entities, values, deadline, cancelled.",
+            ["reason"],
+            registry=registry,
+        )
+        self._seen: dict[str, int] = {}
+
+    def note(self, figures: LoadFigures) -> None:
+        """Counts on from the last time, and sets the gauges."""
+        self._in_flight.set(figures.in_flight)
+        self._share.set(figures.share)
+        self._waiting.set(figures.waiting)
+        for reason, count in figures.refused.items():
+            self._refused.labels(reason).inc(count - self._seen.get(reason, 0))
+            self._seen[reason] = count
 
 
 class ReloadFigures(Collector):

@@ -1,10 +1,11 @@
 """The gateway's own gRPC server: one loop for clients and Redis, and grpcio behind it for the rest.
 
-Reads of features are answered in the loop (`hotfeast.hotpath.reactor`). Other unary methods run in
-the threads for requests, as do reads that may have to wait or take long: those that find no idle
-connection to Redis, that have a Python transform to run, whose connection broke, that are large or
-compressed. Health is told from here. Streams and reflection are passed on to a grpcio server on a
-local socket.
+Reads of features are answered in the loop (`hotfeast.hotpath.reactor`), as many as can be in time;
+others are refused (`hotfeast.hotpath.admission`). One that finds no idle connection to Redis waits
+for the next. Other unary methods run in the threads for requests, as do reads that may take long:
+while there is no connection, that have a Python transform to run, whose connection broke, that are
+large or compressed. Health is told from here, and never refused. Streams and reflection are passed
+on to a grpcio server on a local socket.
 """
 
 import base64
@@ -15,10 +16,11 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -31,14 +33,21 @@ from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.splice import Response
 from hotfeast.hotpath.tls import Tls
 from hotfeast.server.channelz import Counts
-from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure, failure_of
+from hotfeast.server.errors import (
+    RedisUnavailable,
+    RequestFailure,
+    StartFailure,
+    failure_of,
+    late,
+)
 from hotfeast.server.listening import bind_all, close_all, listen_all, port_of
+from hotfeast.server.overload import Overload
 from hotfeast.server.peers import peer_of
 from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
 from hotfeast.server.security.identity import identity_of_der
 from hotfeast.server.security.refusals import Reason, Refusals
-from hotfeast.server.servicer import FeatureServicer, Wanted
+from hotfeast.server.servicer import FEAST_FEATURE_SERVER, PUSH, FeatureServicer, Wanted
 from hotfeast.server.settings import ConnectionLimits
 from hotfeast.server.telemetry.calls import CallWatch
 
@@ -46,11 +55,13 @@ logger = logging.getLogger(__name__)
 
 Metadata = Sequence[tuple[bytes, bytes]]
 
-# Connections to Redis that the loop reads with at most; a read that finds none idle takes a thread.
+# Connections to Redis that the loop reads with at most.
 _MOST_LANES = 64
 _FIRST_LANES = 2
 # Calls that are passed on to grpcio at once; each takes a thread.
 _MOST_PASSED_ON = 256
+# Calls at once on a connection where there is no limit.
+_ANY_STREAMS = 2**31 - 1
 # Headers that are HTTP/2's or gRPC's own, and no metadata of a call.
 _NOT_METADATA = {
     b"te", b"content-type", b"user-agent", b"grpc-timeout", b"grpc-encoding",
@@ -63,14 +74,38 @@ WATCH = b"/grpc.health.v1.Health/Watch"
 # others have their turn in between.
 _LARGE_REQUEST = 65536
 _MANY_CELLS = 100000
+# Methods that are refused where too much waits for a thread, besides reads.
+_REFUSED = {
+    f"/{PUSH}/Push".encode(),
+    f"/{FEAST_FEATURE_SERVER}/Push".encode(),
+    f"/{FEAST_FEATURE_SERVER}/WriteToOnlineStore".encode(),
+}
 # Bytes of a compressed question about health, which has a name in it.
 _LARGEST_QUESTION = 1024
 # Connections to Redis that are opened at once: each takes a thread that requests may need.
 _MOST_OPENING = 4
+# Seconds after which a read may be tried again that was refused behind its headers, which few are.
+_RETRY = 0.1
 
 
 class Aborted(Exception):
     """Ends a handler whose call has been given a status."""
+
+
+class Begun(NamedTuple):
+    """A read that waits for an idle connection to Redis.
+
+    Attributes:
+        stream: The call.
+        message: The request.
+        wanted: What is to be read for it.
+        began: When it arrived.
+    """
+
+    stream: Stream
+    message: bytes
+    wanted: Wanted
+    began: float
 
 
 class Count(Protocol):
@@ -151,6 +186,7 @@ class NativeServer(Reactor):
         redis_timeout: float,
         threads: RequestThreads,
         behind: str,
+        overload: Overload,
         count: Count | None = None,
         cache: RowCache | None = None,
         ended: Callable[[], None] = lambda: None,
@@ -168,6 +204,7 @@ class NativeServer(Reactor):
             redis_timeout: Seconds for a round trip.
             threads: Where handlers run that may wait.
             behind: Address of the grpcio server that everything else is passed on to.
+            overload: Refuses what is too much.
             count: Is told of each call that is over.
             cache: Rows that need not be asked for.
             ended: Is called where the loop ends by itself, which it should not.
@@ -189,6 +226,10 @@ class NativeServer(Reactor):
         self._timeout = redis_timeout
         self._threads = threads
         self._count = count
+        self._overload = overload
+        self._admission = self.admission = overload.admission(reads)
+        self.most_streams = overload.limits.streams or _ANY_STREAMS
+        self._waiting: deque[Begun] = deque()
         self.cache = cache
         self.keeps_callers = servicer.keeps_callers or (calls is not None and calls.keeps_callers)
         self._ended = ended
@@ -322,40 +363,104 @@ class NativeServer(Reactor):
 
     def answer(self, stream: Stream, message: bytes) -> None:
         """Answers a unary call, here or in a thread."""
-        began = time.perf_counter()
+        began = self.arrived_at
         if stream.path == CHECK:
             self._check(stream, message)
             return
         self._look_at(stream)
         if stream.path not in self._reads:
-            self._threads.submit(self._handle, stream, message, began)
+            work = partial(self._handle, stream, message, began)
+            self._take_thread(stream, began, work, may_refuse=stream.path in _REFUSED)
             return
         if len(message) > _LARGE_REQUEST:
-            self._threads.submit(self._read_in_thread, stream, message, began)
+            self._read_in_thread(stream, message, began)
+            return
+        if self._admission.full:
+            self._admission.take_refusal()
+            failure = self._overload.too_many_reads(_RETRY)
+            self._fail(stream, failure, began)
             return
         left = self._time_left(stream)
         try:
+            if left is not None and left <= 0:
+                self._overload.count("deadline")
+                raise late()
             wanted = self._servicer.begin(message, stream)
-            if wanted.batch.cell_count > _MANY_CELLS:
-                self._threads.submit(
-                    self._in_thread, stream, began, partial(self._servicer.read, wanted)
-                )
-                return
-            timeout = self._timeout if left is None else min(left, self._timeout)
-            done = partial(self._read, stream, message, wanted, began)
-            if self.exchange(wanted.batch, timeout, done):
-                return
         except Exception as error:
             self._fail(stream, error, began)
             return
-        self._want_lane()
-        self._threads.submit(self._read_in_thread, stream, message, began)
+        if wanted.batch.cell_count > _MANY_CELLS:
+            work = partial(self._in_thread, stream, began, partial(self._servicer.read, wanted))
+            self._take_thread(stream, began, work)
+            return
+        self._admission.begin(wanted.batch, began)
+        begun = Begun(stream, message, wanted, began)
+        if self._waiting:
+            # They were here before.
+            self._waiting.append(begun)
+        elif not self._read(begun, left):
+            self._want_lane()
+            self._wait(begun)
+
+    def _read(self, begun: Begun, left: float | None) -> bool:
+        """Reads over an idle connection; returns whether there is one."""
+        timeout = self._timeout if left is None else min(left, self._timeout)
+        try:
+            return self.exchange(begun.wanted.batch, timeout, partial(self._finish, begun))
+        except Exception as error:
+            self._admission.end(begun.wanted.batch, begun.began, False)
+            self._fail(begun.stream, error, begun.began)
+            return True
+
+    def _wait(self, begun: Begun) -> None:
+        """Has a read wait for the next idle connection, or a thread where there will be none."""
+        if self.lane_count:
+            self._waiting.append(begun)
+            self.wants_lane = True
+        else:
+            self._admission.end(begun.wanted.batch, begun.began, False)
+            self._read_in_thread(begun.stream, begun.message, begun.began)
+
+    def lane_free(self) -> None:
+        """A connection to Redis can be used again, by the read that has waited longest."""
+        # Not to be called again by what is done here.
+        self.wants_lane = False
+        while self._waiting:
+            begun = self._waiting.popleft()
+            left = self._time_left(begun.stream)
+            failure = None
+            if begun.stream.closed:
+                failure = self._given_up()
+            elif left is not None and left <= 0:
+                self._overload.count("deadline")
+                failure = late()
+            if failure is not None:
+                self._admission.end(begun.wanted.batch, begun.began, False)
+                self._fail(begun.stream, failure, begun.began)
+            elif not self._read(begun, left):
+                self._waiting.appendleft(begun)
+                break
+        self.wants_lane = bool(self._waiting)
+
+    def _take_thread(
+        self, stream: Stream, began: float, work: Callable[[], None], may_refuse: bool = True
+    ) -> None:
+        """Has something done by a thread, unless it would wait too long for one."""
+        if may_refuse:
+            try:
+                self._overload.check_threads()
+            except RequestFailure as failure:
+                self._fail(stream, failure, began)
+                return
+        self._threads.submit(work)
 
     def answer_packed(self, stream: Stream, message: bytes) -> None:
         """Answers a unary call whose message is compressed, in a thread."""
-        began = time.perf_counter()
+        began = self.arrived_at
         self._look_at(stream)
-        self._threads.submit(self._unpack, stream, message, began)
+        work = partial(self._unpack, stream, message, began)
+        may_refuse = stream.path in self._reads or stream.path in _REFUSED
+        self._take_thread(stream, began, work, may_refuse)
 
     def _unpack(self, stream: Stream, message: bytes, began: float) -> None:
         try:
@@ -370,59 +475,73 @@ class NativeServer(Reactor):
         else:
             self._handle(stream, plain, began)
 
-    def _read(
-        self,
-        stream: Stream,
-        message: bytes,
-        wanted: Wanted,
-        began: float,
-        reply: Reply | None,
-        error: Exception | None,
-    ) -> None:
+    def _finish(self, begun: Begun, reply: Reply | None, error: Exception | None) -> None:
         """What was wanted is there, or not."""
+        stream, message, wanted, began = begun
+        answered = False
         try:
+            if stream.closed:
+                # Nobody waits for the answer.
+                raise self._given_up()
             if reply is None:
                 assert error is not None
                 if isinstance(error, TimeoutError):
                     raise RedisUnavailable(str(error))
                 if isinstance(error, OSError):
                     # An idle connection had died. Reading once more is safe.
-                    self._threads.submit(self._read_in_thread, stream, message, began)
+                    self._read_in_thread(stream, message, began)
                     return
                 raise error
             reply.raise_error()
             if reply.unknown is not None:
-                self._threads.submit(self._read_in_thread, stream, message, began)
+                self._read_in_thread(stream, message, began)
                 return
+            answered = True
+            left = self._time_left(stream)
+            if left is not None and left <= 0:
+                self._overload.count("deadline")
+                raise late()
             answer = self._servicer.finish_in_pieces(wanted, reply)
+            if isinstance(answer, bytes):
+                stream.answer(answer)
+                self._answered(stream, began, wanted, answer)
+            elif isinstance(answer, Response):
+                self._answered(stream, began, wanted, self.answer_in_pieces(stream, answer))
+            else:
+                work = partial(self._servicer.transform, answer)
+                self._take_thread(stream, began, partial(self._in_thread, stream, began, work))
         except Exception as failure:
             self._fail(stream, failure, began)
-            return
-        if isinstance(answer, bytes):
-            stream.answer(answer)
-            self._answered(stream, began, wanted, answer)
-        elif isinstance(answer, Response):
-            self._answered(stream, began, wanted, self.answer_in_pieces(stream, answer))
-        else:
-            self._threads.submit(
-                self._in_thread, stream, began, partial(self._servicer.transform, answer)
-            )
+        finally:
+            self._admission.end(wanted.batch, began, answered)
 
     def _read_in_thread(self, stream: Stream, message: bytes, began: float) -> None:
-        self._in_thread(stream, began, partial(self._servicer.answer, message, caller=stream))
+        work = partial(self._servicer.answer, message, caller=stream)
+        self._take_thread(stream, began, partial(self._in_thread, stream, began, work))
 
     def _in_thread(
         self, stream: Stream, began: float, work: Callable[[float | None], bytes]
     ) -> None:
-        if stream.closed:
-            self.call(partial(self._fail, stream, _given_up(), began))
-            return
         try:
+            self._check_caller(stream)
             answer = work(self._time_left(stream))
         except Exception as error:
             self.call(partial(self._fail, stream, error, began))
         else:
             self.call(partial(self._succeed, stream, answer, began))
+
+    def _check_caller(self, stream: Stream) -> None:
+        """Raises RequestFailure where nobody waits for the answer any more."""
+        if stream.closed:
+            raise self._given_up()
+        left = self._time_left(stream)
+        if left is not None and left <= 0:
+            self._overload.count("deadline")
+            raise late()
+
+    def _given_up(self) -> RequestFailure:
+        self._overload.count("cancelled")
+        return RequestFailure(grpc.StatusCode.CANCELLED, "the client has given up")
 
     def _time_left(self, stream: Stream) -> float | None:
         deadline = stream.deadline_seconds
@@ -444,7 +563,7 @@ class NativeServer(Reactor):
             failure = RequestFailure(
                 grpc.StatusCode.UNKNOWN, f"Exception calling application: {error}"
             )
-        stream.finish(failure.code.value[0], failure.message, ())
+        stream.finish(failure.code.value[0], failure.message, failure.metadata)
         self._over(stream, failure.code, began)
 
     def _look_at(self, stream: Stream) -> None:
@@ -453,7 +572,7 @@ class NativeServer(Reactor):
 
     def _over(self, stream: Stream, code: grpc.StatusCode, began: float) -> None:
         if self._count is not None or self._calls is not None or stream.note is not None:
-            seconds = time.perf_counter() - began
+            seconds = time.monotonic() - began
             self.afterwards.append(partial(self._tell, stream, code, seconds))
 
     def _tell(self, stream: Stream, code: grpc.StatusCode, seconds: float) -> None:
@@ -470,8 +589,10 @@ class NativeServer(Reactor):
 
     def _handle(self, stream: Stream, message: bytes, began: float) -> None:
         """Runs a handler of grpcio's kind, in a thread."""
-        if stream.closed:
-            self.call(partial(self._fail, stream, _given_up(), began))
+        try:
+            self._check_caller(stream)
+        except RequestFailure as failure:
+            self.call(partial(self._fail, stream, failure, began))
             return
         handler: Any = self._handlers[stream.path]
         context = CallContext(stream.deadline_seconds, stream.caller, stream.connection.address)
@@ -515,6 +636,12 @@ class NativeServer(Reactor):
     def lane_lost(self, lane: LoopLane) -> None:
         """A connection to Redis is gone."""
         self._lanes.drop(lane.lane)
+        if not self.lane_count:
+            # Nor is there another that somebody could wait for.
+            waiting, self._waiting = self._waiting, deque()
+            self.wants_lane = False
+            for begun in waiting:
+                self._wait(begun)
 
     def _want_lane(self) -> None:
         """Has one more connection made, unless there are enough."""
@@ -540,6 +667,8 @@ class NativeServer(Reactor):
         self._opening -= 1
         if lane is not None:
             self.add_lane(lane)
+            if self.wants_lane:
+                self.lane_free()
 
     # ------------------------------------------------------------ all else
 
@@ -645,10 +774,6 @@ class HealthWatch:
     def _tell(self, answer: Any) -> None:
         if answer is not None:
             self._call(partial(self._stream.send_message, answer.SerializeToString()))
-
-
-def _given_up() -> RequestFailure:
-    return RequestFailure(grpc.StatusCode.CANCELLED, "the client has given up")
 
 
 class PassedOn:

@@ -6,9 +6,11 @@ threads would keep all others waiting. So before such a request waits for its tu
 transform, it gives up its place among the threads: another thread takes the next request.
 """
 
+import math
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -22,6 +24,10 @@ from hotfeast.server.errors import RequestFailure
 # the time that transforms run. With Python's own 5 ms, a plain request, which takes the lock more
 # than once, waited 150 ms beside four transforms that compute.
 _SWITCH_INTERVAL = 0.0001
+# Seconds of there always being requests that wait, and of their waiting, above which there are too
+# many.
+_STANDING = 0.1
+_LONG_WAIT = 0.1
 MOST_WAITING = 256
 """Requests that wait for their turn to run a Python transform; each of them is a thread."""
 
@@ -39,9 +45,13 @@ class RequestThreads(Executor):
         """
         self._places = places
         self._lock = threading.Lock()
-        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any], float] | None]
         self._work = queue.SimpleQueue()
         self._queued = 0
+        # Since when there have always been some that wait, and since when the one has waited that
+        # was begun with last.
+        self._standing_since = math.inf
+        self._last_queued = 0.0
         self._idle = 0
         self._taken = 0
         self._started = 0
@@ -59,10 +69,32 @@ class RequestThreads(Executor):
         with self._lock:
             if self._shut:
                 raise RuntimeError("the threads for requests are shut down")
-            self._work.put((future, lambda: fn(*args, **kwargs)))
+            now = time.monotonic()
+            self._work.put((future, lambda: fn(*args, **kwargs), now))
+            if self._queued == 0:
+                self._standing_since = now
             self._queued += 1
             self._start_thread_if_needed()
         return future
+
+    @property
+    def waiting(self) -> int:
+        """Functions that no thread has begun with."""
+        return self._queued
+
+    @property
+    def overdue(self) -> bool:
+        """Whether there are too many: for a while there have always been some, and the one that
+        comes next has waited for long."""
+        now = time.monotonic()
+        # It came behind the one before it.
+        waited = now - max(self._standing_since, self._last_queued)
+        return waited > _LONG_WAIT and now - self._standing_since > _STANDING
+
+    @property
+    def has_waited_too_long(self) -> bool:
+        """Whether what the calling thread runs has, while others were always waiting."""
+        return bool(getattr(self._mine, "waited_too_long", False))
 
     def leave(self) -> None:
         """Gives up the calling thread's place, until it is done with its request."""
@@ -99,12 +131,19 @@ class RequestThreads(Executor):
             with self._lock:
                 self._idle += 1
             item = self._work.get()
+            now = time.monotonic()
             with self._lock:
                 self._idle -= 1
-                self._queued -= item is not None
-            if item is None:
-                break
-            future, call = item
+                if item is None:
+                    break
+                future, call, queued = item
+                self._queued -= 1
+                self._last_queued = queued
+                self._mine.waited_too_long = (
+                    now - queued > _LONG_WAIT and now - self._standing_since > _STANDING
+                )
+                if self._queued == 0:
+                    self._standing_since = math.inf
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())

@@ -6,7 +6,7 @@ came; everything else uses protobuf's classes.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import Response, begin_response, build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import failure_of, invalid
+from hotfeast.server.errors import failure_of, invalid, late
 from hotfeast.server.feast_api import (
     GRPC_SERVER_FILE,
     SERVING_SERVICE_FILE,
@@ -31,6 +31,7 @@ from hotfeast.server.feast_api import (
     WriteToOnlineStoreRequest,
 )
 from hotfeast.server.feast_push import FeastPushService
+from hotfeast.server.overload import Overload
 from hotfeast.server.plan import PlanBook, PlanSource, ServingPlan
 from hotfeast.server.push import PushService
 from hotfeast.server.read_modes import ReadModes
@@ -136,6 +137,7 @@ class FeatureServicer:
         refuse_sunset: bool = False,
         calls: CallWatch | None = None,
         figures: ServiceFigures | None = None,
+        overload: Overload | None = None,
     ) -> None:
         """
         Args:
@@ -152,6 +154,7 @@ class FeatureServicer:
             refuse_sunset: Whether requests are refused that read something past its sunset.
             calls: Looks at some calls that grpcio's server answers; nobody if None.
             figures: Counts reads by feature service; nobody if None.
+            overload: Refuses requests for too much; nobody if None.
         """
         self._calls = calls
         self._figures = figures
@@ -164,6 +167,7 @@ class FeatureServicer:
         self._runs = transform_runs or TransformRuns()
         self._tap = tap
         self._refuse_sunset = refuse_sunset
+        self._overload = overload
         self._aliases = aliases
         self._deprecated = deprecated
 
@@ -179,6 +183,7 @@ class FeatureServicer:
         if self._calls is not None:
             call.record = self._calls.begin(call)
         code = grpc.StatusCode.UNKNOWN
+        trailing: tuple[tuple[bytes, bytes], ...] = ()
         try:
             answer = self.answer(data, context.time_remaining(), call)
             code = grpc.StatusCode.OK
@@ -188,11 +193,18 @@ class FeatureServicer:
             if failure is None:
                 raise
             code = failure.code
+            trailing = failure.metadata
             context.abort(failure.code, failure.message)
         finally:
             seconds = time.perf_counter() - began
             if call.note is not None:
-                context.set_trailing_metadata(_metadata(call.note, code))
+                trailing += _note_metadata(call.note, code)
+            if trailing:
+                # As grpcio wants it.
+                context.set_trailing_metadata(
+                    tuple((name.decode(), value) for name, value in trailing)
+                )
+            if call.note is not None:
                 call.note.over(call, code, seconds)
             if call.figures is not None:
                 call.figures.over(code, seconds)
@@ -295,7 +307,11 @@ class FeatureServicer:
         if request.has_context and not plan.on_demand:
             names = ", ".join(map(repr, request.context_columns))
             raise invalid(f"request_context has {names}, but this request needs no request data")
+        if self._overload is not None:
+            self._overload.check(request)
         batch = self._reader.batch(plan.compiled, request)
+        if self._overload is not None:
+            self._overload.check_batch(batch)
         if side is not None:
             batch.said = side.said
         if plan.compiled.probe_due:
@@ -364,6 +380,8 @@ class FeatureServicer:
         Raises:
             RequestFailure: See `hotfeast.server.errors`.
         """
+        if time_left is not None and time_left <= 0:
+            raise late()
         wanted, stored, computed, by_kernel = answer
         used = None if wanted.verify else by_kernel
         self._runs.count(wanted.plan, used)
@@ -431,10 +449,8 @@ class Untransformed(NamedTuple):
     by_kernel: list[bytes | None] | None
 
 
-def _metadata(note: Note, code: grpc.StatusCode) -> tuple[tuple[str, bytes], ...]:
-    """A note's metadata as grpcio wants it."""
-    said = note.metadata if code is grpc.StatusCode.OK else note.failure_metadata
-    return tuple((name.decode(), value) for name, value in said)
+def _note_metadata(note: Note, code: grpc.StatusCode) -> Sequence[tuple[bytes, bytes]]:
+    return note.metadata if code is grpc.StatusCode.OK else note.failure_metadata
 
 
 def _canonical(data: bytes) -> bytes:
@@ -458,6 +474,7 @@ def methods(
     traffic: TrafficService,
     version: str,
     guard: Callable[[Method], Method],
+    admit: Callable[[Method], Method],
 ) -> dict[str, dict[str, Any]]:
     """The method handlers of all services that are served, Feast's two names among them.
 
@@ -469,11 +486,12 @@ def methods(
         traffic: Lists and changes aliases.
         version: Hotfeast's.
         guard: Wraps each method that answers.
+        admit: Wraps those of them that may be refused where there is too much to do.
 
     Returns:
         By the service's full name and the method's name.
     """
-    online: Any = grpc.unary_unary_rpc_method_handler(guard(servicer.get_online_features))
+    online: Any = grpc.unary_unary_rpc_method_handler(guard(admit(servicer.get_online_features)))
 
     def parsed(method: Method, request: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(
@@ -495,7 +513,7 @@ def methods(
             "ListFeatureViews": listing(catalog.feature_views, serving_pb2.ListFeatureViewsRequest),
         },
         PUSH: {
-            "Push": grpc.unary_unary_rpc_method_handler(guard(pushes.push)),
+            "Push": grpc.unary_unary_rpc_method_handler(guard(admit(pushes.push))),
             "PushStream": grpc.stream_stream_rpc_method_handler(guard(pushes.push_stream)),
         },
         TRAFFIC: {
@@ -510,9 +528,9 @@ def methods(
         },
         FEAST_FEATURE_SERVER: {
             "GetOnlineFeatures": online,
-            "Push": parsed(feast_pushes.push, FeastPushRequest),
+            "Push": parsed(admit(feast_pushes.push), FeastPushRequest),
             "WriteToOnlineStore": parsed(
-                feast_pushes.write_to_online_store, WriteToOnlineStoreRequest
+                admit(feast_pushes.write_to_online_store), WriteToOnlineStoreRequest
             ),
         },
     }

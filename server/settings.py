@@ -218,6 +218,54 @@ class ConnectionLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What a request may ask for, and how many there may be. 0 for no limit."""
+
+    entities: Annotated[
+        int, Setting("Rows of a request; 0: no limit.", name="max_entities", ge=0)
+    ] = 100_000
+    values: Annotated[
+        int,
+        Setting(
+            "Stored values and times that are read for a request; 0: no limit.",
+            name="max_values",
+            ge=0,
+        ),
+    ] = 10_000_000
+    response_bytes: Annotated[
+        int,
+        Setting(
+            "Megabytes of an answer; 0: no limit.", name="max_response_mb", ge=0, scale=2**20
+        ),
+    ] = 256 * 2**20
+    in_flight: Annotated[
+        int,
+        Setting(
+            "Reads that each worker works on at once; others are refused. 0: no limit.",
+            name="max_in_flight",
+            ge=0,
+        ),
+    ] = 4096
+    streams: Annotated[
+        int,
+        Setting(
+            "Calls that a client may have at once on a connection; 0: no limit.",
+            name="max_concurrent_streams",
+            ge=0,
+        ),
+    ] = 1024
+    delay: Annotated[
+        float,
+        Setting(
+            "Seconds that reads may wait for one another; beyond what each worker answers in that "
+            "time others are refused at once. 0: never.",
+            name="overload_delay",
+            ge=0,
+        ),
+    ] = 0.01
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged, and how."""
 
@@ -395,6 +443,7 @@ class Settings:
         float, Setting("Seconds that a pushed row's event time may be in the future.", ge=0)
     ] = 86400.0
     connections: ConnectionLimits = ConnectionLimits()
+    limits: RequestLimits = RequestLimits()
     tls: TlsSettings | None = None
     reflection: Annotated[
         bool, Setting("Tell clients such as grpcurl which methods and messages there are.")

@@ -155,8 +155,10 @@ class Client:
         sent: All bytes that the client has sent.
     """
 
-    def __init__(self, chunks: random.Random | None = None, **settings: int) -> None:
-        self.server = Server()
+    def __init__(
+        self, chunks: random.Random | None = None, server: Server | None = None, **settings: int
+    ) -> None:
+        self.server = server or Server()
         self.connection = Connection(self.server, 7)
         config = h2.config.H2Configuration(
             client_side=True, header_encoding=None,
