@@ -6,7 +6,7 @@ came; everything else uses protobuf's classes.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -449,7 +449,7 @@ class Untransformed(NamedTuple):
     by_kernel: list[bytes | None] | None
 
 
-def _note_metadata(note: Note, code: grpc.StatusCode) -> Sequence[tuple[bytes, bytes]]:
+def _note_metadata(note: Note, code: grpc.StatusCode) -> tuple[tuple[bytes, bytes], ...]:
     return note.metadata if code is grpc.StatusCode.OK else note.failure_metadata
 
 

@@ -234,9 +234,7 @@ class RequestLimits:
     ] = 10_000_000
     response_bytes: Annotated[
         int,
-        Setting(
-            "Megabytes of an answer; 0: no limit.", name="max_response_mb", ge=0, scale=2**20
-        ),
+        Setting("Megabytes of an answer; 0: no limit.", name="max_response_mb", ge=0, scale=2**20),
     ] = 256 * 2**20
     in_flight: Annotated[
         int,

@@ -419,7 +419,9 @@ def test_client_that_goes_away_while_an_answer_is_written(in_pieces: Served) -> 
             in_pieces.address, [("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
             waiting = [begin(channel, READ, MANY, 20) for _ in range(20)]
-            waiting[0].result()
+            # It may be one too many, beside those that nobody waits for any more.
+            with contextlib.suppress(grpc.RpcError):
+                waiting[0].result()
             for each in waiting[1::2]:
                 each.cancel()
     eventually(lambda: len(connections(in_pieces)) <= before)
