@@ -471,7 +471,7 @@ class NativeServer(Reactor):
         if stream.path == CHECK:
             self.call(partial(self._check, stream, plain))
         elif stream.path in self._reads:
-            self._read_in_thread(stream, plain, began)
+            self._in_thread(stream, began, partial(self._servicer.answer, plain, caller=stream))
         else:
             self._handle(stream, plain, began)
 
