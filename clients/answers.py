@@ -49,7 +49,7 @@ class OnlineFeatures:
     Example:
         ```python
         answer = client.get_online_features("recommendation", frame[["user_id", "product_id"]])
-        scores = model.predict(answer.to_numpy())
+        scores = model.predict(answer.to_numpy(["revenue_usd_30d", "units_count_30d"]))
         ```
     """
 

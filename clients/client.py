@@ -146,7 +146,8 @@ class FeatureClient:
         Example:
             ```python
             rows = [{"user_id": 1, "product_id": 1082185}, {"user_id": 2, "product_id": 1029743}]
-            matrix = client.get_online_features("recommendation", rows).to_numpy()
+            answer = client.get_online_features("recommendation", rows)
+            matrix = answer.to_numpy(["revenue_usd_30d", "units_count_30d"])
             ```
         """
         message = read_request(

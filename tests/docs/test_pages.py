@@ -1,0 +1,101 @@
+"""Every block of code in the Markdown files is run."""
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doc_blocks import Block, markdown_files, page_blocks
+from doc_commands import run_commands
+from doc_files import compile_proto, read_json, read_yaml
+from doc_preludes import PRELUDES
+from doc_python import run_python
+from doc_world import World
+
+from hotfeast.clients import FeatureClient
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGES = [str(path.relative_to(CHECKOUT)) for path in markdown_files(CHECKOUT)]
+
+NOT_RUN = {
+    "docs/explanation/architecture.md": "a picture",
+}
+"""Pages with a block that cannot be run, and why; one a page."""
+
+
+def blocks_of(page: str) -> list[Block]:
+    return page_blocks(CHECKOUT / page, page)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)])
+def test_the_blocks_of(page: str, world: World) -> None:
+    names: dict[str, Any] = {}
+    printed = ""
+    with world.inside():
+        if prelude := PRELUDES.get(page):
+            run_python(world.here(prelude), f"{page}: prelude", names)
+        try:
+            for block in blocks_of(page):
+                printed = run(block, world, names, printed)
+        finally:
+            for value in names.values():
+                if isinstance(value, FeatureClient):
+                    value.close()
+
+
+def run(block: Block, world: World, names: dict[str, Any], printed: str) -> str:
+    """Runs a block.
+
+    Args:
+        block: The block.
+        world: What it is run against.
+        names: The namespace of the page's Python.
+        printed: What the block before it has printed.
+
+    Returns:
+        What this one prints.
+    """
+    how, _, what = block.attributes.get("run", "").partition(": ")
+    if how == "elsewhere":
+        assert re.search(r"\bdef test_", (world.checkout / what).read_text()), block.place
+        return ""
+    if how == "not":
+        return ""
+    assert not how, f'{block.place}: run="{how}" is not known'
+    match block.language:
+        case "python":
+            return run_python(world.here(block.text), block.place, names)
+        case "bash":
+            return run_commands(block.text, world)
+        case "text":
+            assert same_output(block.text, printed), f"{block.place}: it prints\n{printed}"
+        case "yaml":
+            read_yaml(block.text, block.attributes.get("for", ""), world)
+        case "proto":
+            compile_proto(block.text, world)
+        case "json":
+            read_json(block.text, world)
+        case language:
+            pytest.fail(f"{block.place}: there is no way to run {language}")
+    return ""
+
+
+def same_output(wanted: str, printed: str) -> bool:
+    """Whether a block shows what was printed, with `...` for anything."""
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    return doctest.OutputChecker().check_output(wanted, printed, options)
+
+
+def test_what_is_not_run_is_known() -> None:
+    found = {
+        page: [reason for block in blocks_of(page) if (reason := _reason(block))] for page in PAGES
+    }
+    assert {page: reasons for page, reasons in found.items() if reasons} == {
+        page: [reason] for page, reason in NOT_RUN.items()
+    }
+
+
+def _reason(block: Block) -> str:
+    how, _, reason = block.attributes.get("run", "").partition(": ")
+    return reason if how == "not" else ""
