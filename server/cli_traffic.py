@@ -17,7 +17,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-AddressOption = Annotated[str, typer.Option(help="HOST:PORT of the gateway.")]
 ReasonOption = Annotated[str, typer.Option(help="For the record of changes.")]
 WhoOption = Annotated[
     str | None, typer.Option(help="Who makes the change; USER@HOST unless given.")

@@ -8,11 +8,13 @@ from metrics import metrics_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from protocol import protocol_page
+from settings import settings_page
 
 PAGES: dict[str, Callable[[Path], str]] = {
     "reference/cli.md": command_page,
     "reference/metrics.md": metrics_page,
     "reference/protocol.md": protocol_page,
+    "reference/settings.md": settings_page,
 }
 """What makes each page, given the root of the checkout."""
 
