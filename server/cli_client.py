@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from hotfeast.server.cli_options import AddressOption
+
 if TYPE_CHECKING:
     from hotfeast.clients import FeatureClient
 
-AddressOption = Annotated[
-    str, typer.Option(help="HOST:PORT of the gateway.", envvar="HOTFEAST_ADDRESS")
-]
 TlsOption = Annotated[bool, typer.Option("--tls", help="Encrypt.")]
 CaOption = Annotated[
     Path | None, typer.Option(help="PEM file of the authorities to trust; implies --tls.")

@@ -11,6 +11,9 @@ import typer
 from hotfeast.server.forms import parse_time
 
 RepoOption = Annotated[Path, typer.Option(help="Folder with feature_store.yaml.")]
+AddressOption = Annotated[
+    str, typer.Option(help="HOST:PORT of the gateway.", envvar="HOTFEAST_ADDRESS")
+]
 RedisOption = Annotated[
     str | None,
     typer.Option(help="redis://, rediss:// or unix:// URL, instead of the repository's."),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from hotfeast.server.cli_options import RepoOption, failures
+from hotfeast.server.cli_options import AddressOption, RepoOption, failures
 
 app = typer.Typer(
     help="Versions side by side: shares of the feature services that an alias stands for.",

@@ -14,7 +14,11 @@ from processes import Process
 
 from hotfeast.server.local_redis import LocalRedis
 
-_ALIASES = "recommendation_alias: {recommendation_v1: 90, recommendation_v2: 10}\n"
+# Those of the page on versions.
+_ALIASES = """
+for_you: {recommendation_v1: 90, recommendation_v2: 10}
+ranking: {targets: {ranking_v1: 100}, shadow: {target: ranking_v2, share: 5%}}
+"""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,15 @@ def _write_files(folder: Path) -> None:
     pd.DataFrame(
         {"user_id": [1, 2], "clicks": [5, 7], "event_timestamp": [pd.Timestamp(AS_OF)] * 2}
     ).to_parquet(folder / "clicks.parquet")
-    pd.DataFrame(
-        {
-            "user_id": list(HOUSEHOLDS) * 30,
-            "product_id": [1110572] * 30 * len(HOUSEHOLDS),
-            "event_timestamp": [pd.Timestamp(AS_OF)] * 30 * len(HOUSEHOLDS),
-        }
-    ).to_parquet(folder / "training.parquet")
+    rows = {
+        "user_id": list(HOUSEHOLDS) * 30,
+        "product_id": [1110572] * 30 * len(HOUSEHOLDS),
+        "event_timestamp": [pd.Timestamp(AS_OF)] * 30 * len(HOUSEHOLDS),
+    }
+    spent = [float(n) for n in range(len(rows["user_id"]))]
+    for name, more in (("training", 0.0), ("last_week", 100.0)):
+        frame = pd.DataFrame({**rows, "avg_basket_usd_7d": [usd + more for usd in spent]})
+        frame.to_parquet(folder / f"{name}.parquet")
     authority = trustme.CA()
     mine = authority.issue_cert("me@example.com")
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))

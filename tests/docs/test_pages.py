@@ -9,7 +9,6 @@ import pytest
 from doc_blocks import Block, markdown_files, page_blocks
 from doc_commands import run_commands
 from doc_files import compile_proto, read_json, read_yaml
-from doc_preludes import PRELUDES
 from doc_python import run_python
 from doc_world import World
 
@@ -20,6 +19,7 @@ PAGES = [str(path.relative_to(CHECKOUT)) for path in markdown_files(CHECKOUT)]
 
 NOT_RUN = {
     "docs/explanation/architecture.md": "a picture",
+    "docs/how-to/materialize.md": "Spark needs a JVM",
 }
 """Pages with a block that cannot be run, and why; one a page."""
 
@@ -33,8 +33,6 @@ def test_the_blocks_of(page: str, world: World) -> None:
     names: dict[str, Any] = {}
     printed = ""
     with world.inside():
-        if prelude := PRELUDES.get(page):
-            run_python(world.here(prelude), f"{page}: prelude", names)
         try:
             for block in blocks_of(page):
                 printed = run(block, world, names, printed)
@@ -58,7 +56,9 @@ def run(block: Block, world: World, names: dict[str, Any], printed: str) -> str:
     """
     how, _, what = block.attributes.get("run", "").partition(": ")
     if how == "elsewhere":
-        assert re.search(r"\bdef test_", (world.checkout / what).read_text()), block.place
+        file, _, test = what.partition("::")
+        text = (world.checkout / file).read_text()
+        assert re.search(rf"^(async )?def {test}\(", text, re.M), f"{block.place}: no test {what}"
         return ""
     if how == "not":
         return ""
