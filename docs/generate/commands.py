@@ -16,8 +16,8 @@ _COMPLETION = """
 ## Shell completion
 
 `hotfeast --install-completion` has the shell that it is called from complete commands, options and
-those values that are a choice (bash, zsh, fish and PowerShell); `hotfeast --show-completion` prints
-the script, to be put where a system keeps such files.
+those values that are a choice (bash, zsh, fish and PowerShell). `_HOTFEAST_COMPLETE=source_bash
+hotfeast` prints the script for a shell, here for bash, to be put where a system keeps such files.
 """
 
 

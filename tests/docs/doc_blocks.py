@@ -6,7 +6,7 @@ A block's info string is its language, and attributes after it:
     ```bash                                 is run
     ```yaml for="aliases"                   is read by what such files are for
     ```bash run="elsewhere: tests/server/test_rolling.py::test_it"   is run by that test
-    ```bash run="not: needs a cluster"      is not run, which `test_pages.py` has to know of
+    ```bash run="not: needs a cluster"      is not run, which `test_blocks.py` has to know of
     ```text                                 is what the block before it printed; `...` is anything
 """
 

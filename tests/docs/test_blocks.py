@@ -1,20 +1,31 @@
-"""Every block of code in the Markdown files is run."""
+"""Every block of code in the Markdown files is run, and every example in the client's docstrings.
 
+One file, so that there is one gateway for all of them where tests are run by several processes.
+"""
+
+import ast
 import doctest
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from doc_blocks import Block, markdown_files, page_blocks
+from doc_blocks import Block, docstring_blocks, markdown_files, page_blocks
 from doc_commands import run_commands
+from doc_examples import compared, inside_a_client, names_for
 from doc_files import compile_proto, read_json, read_yaml
 from doc_python import run_python
 from doc_world import World
 
-from hotfeast.clients import FeatureClient
+from hotfeast.clients import FeatureClient, MissingPackage
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+EXAMPLES = [
+    block
+    for path in sorted((CHECKOUT / "clients").glob("*.py"))
+    for block in docstring_blocks(path, path.name)
+]
 PAGES = [str(path.relative_to(CHECKOUT)) for path in markdown_files(CHECKOUT)]
 
 NOT_RUN = {
@@ -99,3 +110,23 @@ def test_what_is_not_run_is_known() -> None:
 def _reason(block: Block) -> str:
     how, _, reason = block.attributes.get("run", "").partition(": ")
     return reason if how == "not" else ""
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) > 25
+    assert {block.language for block in EXAMPLES} == {"python"}
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.place)
+def test_the_example_of(block: Block, world: World) -> None:
+    with world.inside(), FeatureClient(world.address) as client:
+        names = names_for(client)
+        text, expected = compared(world.here(block.text))
+        text = inside_a_client(text, world.address)
+        if "to_torch" in text and find_spec("torch") is None:
+            with pytest.raises(MissingPackage):
+                run_python(text, block.place, names)
+            return
+        run_python(text, block.place, names)
+    if expected is not None:
+        assert names["result"] == ast.literal_eval(expected)
