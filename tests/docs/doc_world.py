@@ -87,7 +87,14 @@ def open_world(checkout: Path, folder: Path, redis: LocalRedis) -> Iterator[Worl
         monitoring = folder / "monitoring"
         with Process(
             repo,
-            *("--as-of", AS_OF.isoformat(), "--aliases", str(folder / "aliases.yaml")),
+            *(
+                "--as-of",
+                AS_OF.isoformat(),
+                "--aliases",
+                str(folder / "aliases.yaml"),
+                "--drain",
+                "1",
+            ),
             *("--monitor", "--monitor-dir", str(monitoring), "--monitor-rate", "1"),
         ) as gateway:
             yield World(checkout, repo, scratch, gateway.address(), monitoring)
