@@ -48,6 +48,8 @@ class PlanFigures(TargetFigures):
         self.service = plan.service or FEATURE_LIST
         self.views = [feature.view for feature in plan.served]
         self.idle = 0
+        # The first answer is looked at, so that something is known of what is seldom asked for.
+        self._left = 1
 
 
 class ServiceFigures:
@@ -88,7 +90,7 @@ class ServiceFigures:
         )
         self._values = Counter(
             "hotfeast_view_values",
-            f"Values of a view by status, of one answer in {STATUSES_EVERY}.",
+            f"Values of a view by status, of one answer in {STATUSES_EVERY}, the first among them.",
             ["feature_view", "status"],
             registry=registry,
         )
