@@ -6,12 +6,12 @@ import typer
 
 from hotfeast.server.cli_client import (
     ADDRESS,
-    AddressOption,
     CaOption,
     TimeoutOption,
     TlsOption,
     TokenOption,
 )
+from hotfeast.server.cli_options import AddressOption
 
 _TIMEOUT = 2.0
 

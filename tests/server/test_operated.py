@@ -31,7 +31,7 @@ PROMETHEUS = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None, reason="prometheus is not installed (apt-get install prometheus)"
 )
-SETTINGS = "log_format: json\nlog_level: error\nmetrics: 127.0.0.1:0\n"
+SETTINGS = "log_format: json\nlog_level: error\nmetrics: 127.0.0.1:0\nmax_entities: 100\n"
 
 
 @dataclass
@@ -163,6 +163,7 @@ def test_the_dashboard_and_the_alerts_of_a_gateway(operated: Operated, tmp_path:
         asked: list[tuple[str | list[str], dict[str, Any], dict[str, Any] | None]] = [
             (["location_stats:temperature"], {"location_id": [7, 8]}, None),
             ("nothing", {"user_id": [1]}, None),
+            ("part", {"user_id": list(range(101))}, None),
             ("cart_service", {"user_id": [1]}, {"cart_value": [1.0]}),
         ]
         with FeatureClient(operated.address, retries=None) as client:
