@@ -65,6 +65,14 @@ class Stream:
         """Whether nothing can be answered any more."""
 
     @property
+    def identity(self) -> Any:
+        """Who the certificate of its connection says that the client is; None for nobody."""
+
+    @property
+    def address(self) -> bytes:
+        """The client's, as its connection has it."""
+
+    @property
     def waiting(self) -> int:
         """Bytes of messages that wait for the client's windows."""
 

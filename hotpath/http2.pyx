@@ -223,6 +223,16 @@ cdef class Stream:
         """Whether nothing can be answered any more."""
         return self.local_closed
 
+    @property
+    def identity(self) -> object:
+        """Who the certificate of its connection says that the client is; None for nobody."""
+        return self.connection.identity
+
+    @property
+    def address(self) -> bytes:
+        """The client's, as its connection has it."""
+        return self.connection.address
+
     cdef inline int64_t window(self) noexcept:
         """Bytes that the client takes on this stream; less than none where it has changed its mind.
         """

@@ -15,11 +15,13 @@ from hotfeast.server.registry import (
     ServiceDefinition,
     ViewDefinition,
 )
+from hotfeast.server.security.grants import Grants
 from hotfeast.serving.v1 import serving_pb2, value_pb2
 
 
 class Catalog:
-    """Answers `GetServingInfo`, `ListFeatureServices` and `ListFeatureViews`."""
+    """Answers `GetServingInfo`, `ListFeatureServices` and `ListFeatureViews`, with what a caller's
+    grants let it see; all of it without grants."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Catalog:
         self._version = installed_version("hotfeast")
         self._feast_version = installed_version("feast")
 
-    def serving_info(self, _: serving_pb2.GetServingInfoRequest) -> Any:
+    def serving_info(self, _: serving_pb2.GetServingInfoRequest, __: Grants | None = None) -> Any:
         """Answers `GetServingInfo`."""
         book = self._book()
         registry = self._registry()
@@ -64,18 +66,28 @@ class Catalog:
             info.as_of.FromDatetime(self._clock.as_of)
         return info
 
-    def feature_services(self, _: serving_pb2.ListFeatureServicesRequest) -> Any:
+    def feature_services(
+        self, _: serving_pb2.ListFeatureServicesRequest, grants: Grants | None = None
+    ) -> Any:
         """Answers `ListFeatureServices`."""
         book = self._book()
         services = sorted(book.definitions.services.values(), key=lambda s: s.name)
+        if grants is not None:
+            services = [
+                s for s in services if grants.may_describe_service(book.definitions, s.name)
+            ]
         return serving_pb2.ListFeatureServicesResponse(
             feature_services=[_service(book, s) for s in services]
         )
 
-    def feature_views(self, _: serving_pb2.ListFeatureViewsRequest) -> Any:
+    def feature_views(
+        self, _: serving_pb2.ListFeatureViewsRequest, grants: Grants | None = None
+    ) -> Any:
         """Answers `ListFeatureViews`."""
         definitions = self._book().definitions
         views = sorted(definitions.views.values(), key=lambda v: v.name)
+        if grants is not None:
+            views = [v for v in views if grants.may_describe_view(definitions, v.name)]
         return serving_pb2.ListFeatureViewsResponse(feature_views=[_view(v) for v in views])
 
 

@@ -16,6 +16,7 @@ except ImportError:
 from hotfeast.server import (
     cli_alerts,
     cli_audit,
+    cli_auth,
     cli_client,
     cli_config,
     cli_diff,
@@ -43,6 +44,8 @@ app.add_typer(cli_monitor.app, name="monitor")
 app.add_typer(cli_profile.app, name="profile")
 app.add_typer(cli_alerts.app, name="alerts")
 app.add_typer(cli_traffic.app, name="traffic")
+app.add_typer(cli_auth.app, name="auth")
+app.add_typer(cli_auth.token_app, name="token")
 app.add_typer(cli_config.app, name="config")
 app.command()(cli_client.get)
 app.command()(cli_client.services)

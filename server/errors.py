@@ -51,6 +51,26 @@ class RequestFailure(Exception):
         return ((_PUSHBACK, b"%d" % math.ceil(self.retry_after * 1000)),)
 
 
+class UnknownName(RequestFailure):
+    """NOT_FOUND for a name that nobody has defined, with the nearest that somebody has."""
+
+    def __init__(self, kind: str, name: str, near: str | None) -> None:
+        """
+        Args:
+            kind: What it is a name of.
+            name: The name.
+            near: What was probably meant; None where nothing is near.
+        """
+        hint = f"; did you mean {near!r}?" if near is not None else ""
+        super().__init__(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}{hint}")
+        self._kind = kind
+        self._name = name
+
+    def without_hint(self) -> RequestFailure:
+        """The same for somebody who may not know all names."""
+        return UnknownName(self._kind, self._name, None)
+
+
 class StartFailure(Exception):
     """Why the gateway does not start; printed as it is, with exit code 2."""
 
@@ -104,8 +124,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestFailure:
     near = []
     if len(name) <= _LONGEST_NAME:
         near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return RequestFailure(grpc.StatusCode.NOT_FOUND, f"no {kind} {name!r}{hint}")
+    return UnknownName(kind, name, near[0] if near else None)
 
 
 def late() -> RequestFailure:

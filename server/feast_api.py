@@ -24,6 +24,7 @@ def _unchecked(target: Any = None, **_: Any) -> Any:
 typeguard.typechecked = _unchecked
 try:
     from feast import (
+        BatchFeatureView,
         Entity,
         FeatureService,
         FeatureStore,
@@ -58,6 +59,8 @@ try:
     from feast.infra.registry.remote import RemoteRegistry
     from feast.labeling.label_view import LabelView
     from feast.online_response import _convert_uuids_for_arrow
+    from feast.permissions.permission import Permission as FeastPermissionObject
+    from feast.permissions.user import User as FeastUser
     from feast.protos.feast.core.Entity_pb2 import Entity as EntityMessage
     from feast.protos.feast.core.FeatureService_pb2 import FeatureService as FeatureServiceMessage
     from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewMessage
@@ -65,6 +68,7 @@ try:
     from feast.protos.feast.core.OnDemandFeatureView_pb2 import (
         OnDemandFeatureView as OnDemandFeatureViewMessage,
     )
+    from feast.protos.feast.core.Permission_pb2 import Permission as PermissionMessage
     from feast.protos.feast.core.Registry_pb2 import Registry as RegistryMessage
     from feast.protos.feast.core.StreamFeatureView_pb2 import (
         StreamFeatureView as StreamFeatureViewMessage,
@@ -97,12 +101,15 @@ __all__ = [
     "GRPC_SERVER_FILE",
     "SERVING_SERVICE_FILE",
     "BaseFeatureView",
+    "BatchFeatureView",
     "DataSource",
     "Entity",
     "EntityMessage",
     "FeastObjectNotFoundException",
+    "FeastPermissionObject",
     "FeastPushRequest",
     "FeastPushResponse",
+    "FeastUser",
     "FeatureService",
     "FeatureServiceLoggingSource",
     "FeatureServiceMessage",
@@ -125,6 +132,7 @@ __all__ = [
     "OnDemandFeatureView",
     "OnDemandFeatureViewMessage",
     "ParquetFormat",
+    "PermissionMessage",
     "Project",
     "PushSource",
     "RedisOnlineStore",

@@ -25,7 +25,8 @@ from hotfeast.server.feast_api import (
 )
 from hotfeast.server.plan import PlanSource
 from hotfeast.server.push import abort_unavailable, push_failure
-from hotfeast.server.push_plan import Destination, Destinations
+from hotfeast.server.push_access import PushAccess
+from hotfeast.server.push_plan import Destination
 from hotfeast.server.push_rows import (
     BOTH,
     FAILED,
@@ -46,11 +47,11 @@ _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 class FeastPushService:
     """Answers the writing methods of `GrpcFeatureServer`."""
 
-    def __init__(self, plans: PlanSource, destinations: Destinations, pusher: RowPusher) -> None:
+    def __init__(self, plans: PlanSource, destinations: PushAccess, pusher: RowPusher) -> None:
         """
         Args:
             plans: The plans of the time.
-            destinations: Where pushes go.
+            destinations: Where pushes go, of those who may.
             pusher: Writes rows.
         """
         self._plans = plans
@@ -85,7 +86,7 @@ class FeastPushService:
             if request.features and request.typed_features:
                 raise invalid("set features or typed_features, not both")
             destination = self._destinations.find(
-                self._plans.book.definitions, by_push_source, name, target != OFFLINE
+                self._plans.book, by_push_source, name, target, context
             )
             if request.typed_features:
                 columns = _typed_columns(destination, request.typed_features)

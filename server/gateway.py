@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_channelz.v1.channelz import add_channelz_servicer
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.catalog import Catalog
@@ -35,6 +34,7 @@ from hotfeast.server.native import NativeServer, unary_methods
 from hotfeast.server.offline import OfflineWriter
 from hotfeast.server.overload import LoadReport, Overload
 from hotfeast.server.push import PushService
+from hotfeast.server.push_access import PushAccess
 from hotfeast.server.push_plan import Destinations
 from hotfeast.server.push_rows import RowPusher
 from hotfeast.server.read_modes import ReadModes
@@ -47,8 +47,17 @@ from hotfeast.server.redis_io import (
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.repository import open_repository
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
+from hotfeast.server.security.guard import Guard, Reflection, add_reflection
 from hotfeast.server.security.opening import Security
-from hotfeast.server.servicer import SERVICE_NAMES, ContextCaller, FeatureServicer, methods
+from hotfeast.server.security.policy import Action
+from hotfeast.server.servicer import (
+    PUSH,
+    SERVICE_NAMES,
+    TRAFFIC,
+    ContextCaller,
+    FeatureServicer,
+    methods,
+)
 from hotfeast.server.settings import ConnectionLimits, Settings
 from hotfeast.server.stored_rows import StoredRows
 from hotfeast.server.telemetry.opening import Telemetry
@@ -66,6 +75,8 @@ logger = logging.getLogger(__name__)
 
 # Bytes of the largest request: 10,000 entities with long string keys fit many times.
 _LARGEST_REQUEST = 64 * 1024 * 1024
+# Bytes of a call's metadata.
+_LARGEST_METADATA = 16 * 1024
 # Milliseconds that grpcio takes for no limit.
 _UNLIMITED = 2**31 - 1
 # Exit code of a process whose server has ended by itself (EX_SOFTWARE).
@@ -92,7 +103,8 @@ class Gateway:
         if settings.metrics is not None or settings.metrics_files is not None:
             self._metrics = Metrics(SERVICE_NAMES, settings.metrics_files)
         figures = self._metrics.collector if self._metrics is not None else None
-        self._security = Security(settings, figures)
+        self._security = Security(settings, store.project, figures)
+        guard = self._security.guard
         cache: RowCache | None = None
         self._invalidations: Invalidations | None = None
         reader = RedisReader(self._lanes, settings.redis_timeout)
@@ -134,6 +146,7 @@ class Gateway:
             self._load_report = LoadReport(self._tell_of_load(self._metrics))
         # gRPC's types name the one executor; it calls `submit` and nothing else.
         executor: Any = self._threads
+        native = settings.server == "native"
         self._server = grpc.server(
             executor,
             interceptors=[self._metrics] if self._metrics is not None else None,
@@ -141,6 +154,9 @@ class Gateway:
                 ("grpc.so_reuseport", int(settings.share_port)),
                 ("grpc.max_receive_message_length", _LARGEST_REQUEST),
                 ("grpc.max_send_message_length", -1),
+                # Behind our own server it is passed on with some more.
+                ("grpc.max_metadata_size", _LARGEST_METADATA * (1 + native)),
+                ("grpc.absolute_max_metadata_size", _LARGEST_METADATA * (1 + native)),
                 *(_limits(settings.connections) if settings.server == "grpcio" else ()),
             ],
         )
@@ -176,7 +192,7 @@ class Gateway:
             settings.traffic,
             self._watch,
             beside,
-            lambda context: ContextCaller(context).caller,
+            lambda context: _who(guard, context),
             figures,
         )
         if self._traffic.aliases is not None:
@@ -184,7 +200,7 @@ class Gateway:
         servicer = FeatureServicer(
             self._watch, reader, self._modes, clock, strict, turns.turn, runs, tap,
             self._traffic.aliases, self._traffic.reads, settings.refuse_sunset,
-            self._telemetry.calls, self._telemetry.services, self._overload,
+            self._telemetry.calls, self._telemetry.services, self._overload, self._security.access,
         )  # fmt: skip
         pusher = RowPusher(
             RedisWriter(self._lanes, settings.redis_timeout, cache),
@@ -195,7 +211,9 @@ class Gateway:
             turns.turn,
             tap.wrote if tap is not None else None,
         )
-        destinations = Destinations(store.config.online_store.key_ttl_seconds or 0)
+        destinations = PushAccess(
+            Destinations(store.config.online_store.key_ttl_seconds or 0), self._security.access
+        )
         self._pushes = PushService(self._watch, destinations, pusher, settings.push_streams)
         feast_pushes = FeastPushService(self._watch, destinations, pusher)
         served = methods(
@@ -207,10 +225,11 @@ class Gateway:
             installed_version("hotfeast"),
             self._gate.guard,
             self._overload.guard if settings.server == "grpcio" else lambda method: method,
+            guard,
         )
         channelz = Channelz()
-        if settings.channelz and settings.server == "native":
-            served[CHANNELZ] = channelz.handlers
+        if settings.channelz and native:
+            served[CHANNELZ] = guard.only_unary(Action.traffic, channelz.handlers)
         elif settings.channelz:
             add_channelz_servicer(self._server)
         self._server.add_generic_rpc_handlers(
@@ -221,13 +240,14 @@ class Gateway:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
-            reflection.enable_server_reflection(
-                (*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            add_reflection(
+                self._server,
+                Reflection(guard, SERVICE_NAMES, {PUSH: Action.push, TRAFFIC: Action.traffic}),
             )
         self._native: NativeServer | None = None
         self._socket_folder: TemporaryDirectory[str] | None = None
         address = f"{settings.host}:{settings.port}"
-        if settings.server == "native":
+        if native:
             self._socket_folder = TemporaryDirectory(prefix="hotfeast-")
             address = f"unix:{self._socket_folder.name}/grpc"
             self._native = NativeServer(
@@ -244,10 +264,8 @@ class Gateway:
                 self._health,
                 settings.connections,
                 self._telemetry.calls,
-                self._security.refusals,
+                self._security,
             )
-            if self._security.certificates is not None:
-                self._security.certificates.use_with(self._native.encrypt_with)
             channelz.attach(self._native)
         self._address = address
         self.port = settings.port
@@ -466,6 +484,12 @@ class Gateway:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", READINESS, *SERVICE_NAMES):
             self._health.set(name, status)
+
+
+def _who(guard: Guard, context: Any) -> bytes | None:
+    """Who makes a call, for a record: its credentials say it, or else its metadata."""
+    known = guard.who(context)
+    return ContextCaller(context).caller if known is None else known.encode()
 
 
 def _limits(limits: ConnectionLimits) -> list[tuple[str, int]]:

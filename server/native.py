@@ -45,7 +45,9 @@ from hotfeast.server.overload import Overload
 from hotfeast.server.peers import peer_of
 from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
+from hotfeast.server.security.credentials import PASSED_ON, passed_on
 from hotfeast.server.security.identity import identity_of_der
+from hotfeast.server.security.opening import Security
 from hotfeast.server.security.refusals import Reason, Refusals
 from hotfeast.server.servicer import FEAST_FEATURE_SERVER, PUSH, FeatureServicer, Wanted
 from hotfeast.server.settings import ConnectionLimits
@@ -117,18 +119,14 @@ class Count(Protocol):
 class CallContext:
     """What a unary handler is given in place of grpcio's context."""
 
-    def __init__(
-        self, deadline: float | None, caller: bytes | None = None, address: bytes = b""
-    ) -> None:
+    def __init__(self, deadline: float | None, call: Stream | None = None) -> None:
         """
         Args:
             deadline: Monotonic seconds; None for none.
-            caller: Who calls, where that is kept.
-            address: From where, as the kernel has it.
+            call: The call, which has the caller's credentials, too.
         """
         self._deadline = deadline
-        self._caller = caller
-        self._address = address
+        self.credentials = call
         self._code: grpc.StatusCode | None = None
         self.message = ""
 
@@ -138,11 +136,12 @@ class CallContext:
 
     def invocation_metadata(self) -> tuple[tuple[str, bytes], ...]:
         """Who calls, as `x-caller`."""
-        return () if self._caller is None else (("x-caller", self._caller),)
+        caller = None if self.credentials is None else self.credentials.caller
+        return () if caller is None else (("x-caller", caller),)
 
     def peer(self) -> str:
         """The address of who calls, as gRPC writes it."""
-        return peer_of(self._address)
+        return "" if self.credentials is None else peer_of(self.credentials.address)
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         """Ends the call with a status."""
@@ -193,7 +192,7 @@ class NativeServer(Reactor):
         statuses: health.HealthServicer | None = None,
         limits: ConnectionLimits | None = None,
         calls: CallWatch | None = None,
-        refusals: Refusals | None = None,
+        security: Security | None = None,
     ) -> None:
         """
         Args:
@@ -211,10 +210,14 @@ class NativeServer(Reactor):
             statuses: Knows the health of services.
             limits: Of connections.
             calls: Looks at some calls; nobody if None.
-            refusals: Is told of clients that do not keep to TLS.
+            security: Encrypts, and knows who calls; neither is done if None.
         """
         self._calls = calls
-        self._refusals = refusals or Refusals()
+        self._refusals = security.refusals if security is not None else Refusals()
+        self._access = security.access if security is not None else None
+        self.authenticates = self._access is not None
+        if security is not None and security.certificates is not None:
+            security.certificates.use_with(self._encrypt_with)
         self.gone = Counts()
         self._limit(limits or ConnectionLimits())
         self._statuses = statuses or health.HealthServicer()
@@ -335,7 +338,7 @@ class NativeServer(Reactor):
         """An error that should not have happened."""
         logger.error("the gateway's server has failed at an event", exc_info=error)
 
-    def encrypt_with(self, context: ssl.SSLContext) -> None:
+    def _encrypt_with(self, context: ssl.SSLContext) -> None:
         """Encrypts the connections of clients that come from now on; from any thread."""
         self.tls_context = context
 
@@ -372,7 +375,9 @@ class NativeServer(Reactor):
             work = partial(self._handle, stream, message, began)
             self._take_thread(stream, began, work, may_refuse=stream.path in _REFUSED)
             return
-        if len(message) > _LARGE_REQUEST:
+        if len(message) > _LARGE_REQUEST or (
+            self._access is not None and not self._access.knows(stream)
+        ):
             self._read_in_thread(stream, message, began)
             return
         if self._admission.full:
@@ -595,7 +600,7 @@ class NativeServer(Reactor):
             self.call(partial(self._fail, stream, failure, began))
             return
         handler: Any = self._handlers[stream.path]
-        context = CallContext(stream.deadline_seconds, stream.caller, stream.connection.address)
+        context = CallContext(stream.deadline_seconds, stream)
         try:
             if handler.request_deserializer is not None:
                 try:
@@ -840,7 +845,12 @@ class PassedOn:
                 if self._cancelled:
                     return
                 self._rpc = rpc = method(
-                    self._requests(), timeout=timeout, metadata=_metadata(headers)
+                    self._requests(),
+                    timeout=timeout,
+                    metadata=[
+                        *_metadata(headers),
+                        *passed_on(stream.identity, peer_of(stream.address)),
+                    ],
                 )
             call(partial(stream.send_headers, _headers(rpc.initial_metadata())))
             for message in rpc:
@@ -863,7 +873,7 @@ def _metadata(headers: Metadata) -> list[tuple[str, str | bytes]]:
     """A call's headers as grpcio wants its metadata."""
     made: list[tuple[str, str | bytes]] = []
     for name, value in headers:
-        if name.startswith(b":") or name in _NOT_METADATA:
+        if name.startswith(b":") or name in _NOT_METADATA or name in PASSED_ON:
             continue
         if name.endswith(b"-bin"):
             try:

@@ -577,6 +577,14 @@ class PlanBook:
                 f"{target!r} is an on-demand feature view; make a feature service that has it"
             )
         references = [f"{target}:{feature.name}" for feature in view.features]
+        return self.find_list(references, full_feature_names)
+
+    def find_list(self, references: Sequence[str], full_feature_names: bool) -> ServingPlan:
+        """The plan for a list of `view:feature` references; arguments as for `plan_features`.
+
+        Raises:
+            RequestFailure: What is asked for is unknown or cannot be served.
+        """
         return self._find_list((_list_key(references), full_feature_names), lambda: references)
 
     def _find_list(

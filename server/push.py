@@ -12,7 +12,7 @@ from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.push import PushBatch
 from hotfeast.server.errors import RequestFailure, failure_of, invalid
 from hotfeast.server.plan import PlanSource
-from hotfeast.server.push_plan import Destinations
+from hotfeast.server.push_access import PushAccess
 from hotfeast.server.push_rows import ONLINE, Pushed, PushedRows, RowPusher, arrow_columns
 from hotfeast.serving.v1 import push_pb2
 
@@ -27,14 +27,14 @@ class PushService:
     def __init__(
         self,
         plans: PlanSource,
-        destinations: Destinations,
+        destinations: PushAccess,
         pusher: RowPusher,
         max_streams: int,
     ) -> None:
         """
         Args:
             plans: The plans of the moment.
-            destinations: Where pushes go.
+            destinations: Where pushes go, of those who may.
             pusher: Writes batches.
             max_streams: Streams that may be open at once.
         """
@@ -117,10 +117,7 @@ class PushService:
         if target is None:
             raise invalid(f"target {batch.target} is none; use ONLINE, OFFLINE or both")
         destination = self._destinations.find(
-            self._plans.book.definitions,
-            batch.by_push_source,
-            name,
-            target != push_pb2.PUSH_TARGET_OFFLINE,
+            self._plans.book, batch.by_push_source, name, target, context
         )
         if batch.arrow_ipc is not None:
             rows = PushedRows(arrow_columns(batch.arrow_ipc))

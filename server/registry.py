@@ -31,6 +31,7 @@ from hotfeast.server.feast_api import (
 from hotfeast.server.layouts import repository_layout
 from hotfeast.server.registry_source import KINDS, Stored, keeps_versions_apart, open_source
 from hotfeast.server.repo_files import FunctionRefused, with_repo_function, without_function
+from hotfeast.server.security.feast_permissions import FeastPermission, read_permission
 
 # Feast's lifecycle states, by number: 1 CREATED, 2 GENERATED, 3 MATERIALIZING, 4 AVAILABLE_ONLINE.
 # A view that is being materialized has the rows of the last time, and is served.
@@ -157,6 +158,8 @@ class Definitions:
     """Whether the storage names of views carry their version, so that old ones can be read."""
     fingerprint: str
     """Changes when any definition does."""
+    permissions: tuple[FeastPermission, ...] = ()
+    """Feast's, which say who may do what."""
     layout: str = LAYOUTS[0]
     """How rows of views without a tag for it are stored; see `layouts`."""
     cache_seconds: float = 0.0
@@ -267,6 +270,7 @@ class RegistryReader:
             },
             versioned_storage=self._versioned,
             fingerprint=stored.fingerprint,
+            permissions=tuple(make("permissions", m) for m in stored.messages["permissions"]),
             layout=self._layout,
             cache_seconds=self._cache_seconds,
         )
@@ -308,6 +312,8 @@ def _make(kind: str, message: bytes, repo_views: Mapping[str, Any] | None) -> An
     if kind == "entities":
         entity = Entity.from_proto(EntityMessage.FromString(message))
         return entity.name, entity.join_key
+    if kind == "permissions":
+        return read_permission(message)
     if kind == "feature_services":
         return _service(FeatureService.from_proto(FeatureServiceMessage.FromString(message)))
     message_class, feast_class = _VIEWS[kind]

@@ -50,6 +50,7 @@ KINDS = (
     "on_demand_feature_views",
     "label_views",
     "feature_services",
+    "permissions",
 )
 """What is served, by its name in Feast's registry message; its SQL tables have the same names."""
 

@@ -21,7 +21,7 @@ from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import Response, begin_response, build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import failure_of, invalid, late
+from hotfeast.server.errors import RequestFailure, failure_of, invalid, late
 from hotfeast.server.feast_api import (
     GRPC_SERVER_FILE,
     SERVING_SERVICE_FILE,
@@ -36,6 +36,11 @@ from hotfeast.server.plan import PlanBook, PlanSource, ServingPlan
 from hotfeast.server.push import PushService
 from hotfeast.server.read_modes import ReadModes
 from hotfeast.server.redis_io import RedisReader
+from hotfeast.server.security.access import Access
+from hotfeast.server.security.credentials import ContextCredentials
+from hotfeast.server.security.grants import Grants
+from hotfeast.server.security.guard import Guard
+from hotfeast.server.security.policy import Action
 from hotfeast.server.telemetry.calls import CallWatch
 from hotfeast.server.telemetry.records import ENCODE, PARSE, REDIS, TRANSFORM, Record
 from hotfeast.server.telemetry.service_figures import PlanFigures, ServiceFigures
@@ -63,7 +68,7 @@ _READ = f"{FEATURE_SERVING}/GetOnlineFeatures"
 _PIECES_FROM = 10000
 
 
-class ContextCaller:
+class ContextCaller(ContextCredentials):
     """The caller of a call that grpcio answers.
 
     Attributes:
@@ -73,7 +78,7 @@ class ContextCaller:
     """
 
     def __init__(self, context: grpc.ServicerContext) -> None:
-        self._context = context
+        super().__init__(context)
         self.note: Note | None = None
         self.record: Record | None = None
         self.figures: PlanFigures | None = None
@@ -81,23 +86,17 @@ class ContextCaller:
     @property
     def caller(self) -> bytes | None:
         """`x-caller`, else `user-agent`; None where there is neither."""
-        return self._header("x-caller") or self._header("user-agent")
+        return self.header("x-caller") or self.header("user-agent")
 
     @property
     def request_id(self) -> bytes | None:
         """`x-request-id`; None where there is none."""
-        return self._header("x-request-id")
+        return self.header("x-request-id")
 
     @property
     def traceparent(self) -> bytes | None:
         """`traceparent`; None where there is none."""
-        return self._header("traceparent")
-
-    def _header(self, wanted: str) -> bytes | None:
-        for name, value in self._context.invocation_metadata():
-            if name == wanted:
-                return value if isinstance(value, bytes) else value.encode("utf-8")
-        return None
+        return self.header("traceparent")
 
 
 class Tap(Protocol):
@@ -138,6 +137,7 @@ class FeatureServicer:
         calls: CallWatch | None = None,
         figures: ServiceFigures | None = None,
         overload: Overload | None = None,
+        access: Access | None = None,
     ) -> None:
         """
         Args:
@@ -155,7 +155,9 @@ class FeatureServicer:
             calls: Looks at some calls that grpcio's server answers; nobody if None.
             figures: Counts reads by feature service; nobody if None.
             overload: Refuses requests for too much; nobody if None.
+            access: Who may read what; everybody everything if None.
         """
+        self._access = access
         self._calls = calls
         self._figures = figures
         self._plans = plans
@@ -250,6 +252,8 @@ class FeatureServicer:
         Raises:
             RequestFailure, InvalidRequest: See `hotfeast.server.errors`.
         """
+        access = self._access
+        grants = None if access is None else access.grants(caller)
         request = Request(data)
         if not request.canonical:
             request = Request(_canonical(data))
@@ -257,6 +261,8 @@ class FeatureServicer:
         side = None
         if self._aliases is not None and request.by_service:
             side = self._aliases.side(book, request)
+        if access is not None and grants is not None:
+            self._check(access, grants, caller, book, request, side)
         if side is None:
             plan = book.find(request)
             if plan.deprecations is not None and caller is not None:
@@ -280,6 +286,32 @@ class FeatureServicer:
             record.is_for(plan, wanted.batch.rows)
             record.mark(PARSE)
         return wanted._replace(record=record, figures=figures)
+
+    def _check(
+        self,
+        access: Access,
+        grants: Grants,
+        caller: Caller | None,
+        book: PlanBook,
+        request: Request,
+        side: Side | None,
+    ) -> None:
+        """Lets a request pass, or not.
+
+        Raises:
+            RequestFailure: It may not be answered, or cannot be; which of them is told as far as
+                the caller may know.
+        """
+        try:
+            plan = book.find(request) if side is None else side.plan
+        except RequestFailure as failure:
+            raise access.instead_of(
+                grants, caller, failure, book.definitions, request, side is not None
+            ) from None
+        if side is None:
+            access.check_read(grants, caller, book, plan.compiled, plan, None)
+        else:
+            access.check_read(grants, caller, book, side, plan, side.alias)
 
     def answer_by(self, book: PlanBook, plan: ServingPlan, request: Request) -> bytes:
         """Answers a request by a plan that need not be its own.
@@ -473,8 +505,9 @@ def methods(
     catalog: Catalog,
     traffic: TrafficService,
     version: str,
-    guard: Callable[[Method], Method],
+    gate: Callable[[Method], Method],
     admit: Callable[[Method], Method],
+    guard: Guard,
 ) -> dict[str, dict[str, Any]]:
     """The method handlers of all services that are served, Feast's two names among them.
 
@@ -485,23 +518,24 @@ def methods(
         catalog: Answers for definitions.
         traffic: Lists and changes aliases.
         version: Hotfeast's.
-        guard: Wraps each method that answers.
+        gate: Wraps each method that answers.
         admit: Wraps those of them that may be refused where there is too much to do.
+        guard: Knows who calls.
 
     Returns:
         By the service's full name and the method's name.
     """
-    online: Any = grpc.unary_unary_rpc_method_handler(guard(admit(servicer.get_online_features)))
+    online: Any = grpc.unary_unary_rpc_method_handler(gate(admit(servicer.get_online_features)))
 
     def parsed(method: Method, request: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(
-            guard(method),
+            gate(method),
             request_deserializer=request.FromString,
             response_serializer=lambda message: message.SerializeToString(),
         )
 
-    def listing(method: Callable[[Any], Any], request: Any) -> Any:
-        return parsed(lambda message, _: method(message), request)
+    def listing(method: Callable[[Any, Grants | None], Any], request: Any) -> Any:
+        return parsed(guard.seen(method), request)
 
     return {
         FEATURE_SERVING: {
@@ -513,16 +547,17 @@ def methods(
             "ListFeatureViews": listing(catalog.feature_views, serving_pb2.ListFeatureViewsRequest),
         },
         PUSH: {
-            "Push": grpc.unary_unary_rpc_method_handler(guard(admit(pushes.push))),
-            "PushStream": grpc.stream_stream_rpc_method_handler(guard(pushes.push_stream)),
+            "Push": grpc.unary_unary_rpc_method_handler(gate(admit(pushes.push))),
+            "PushStream": grpc.stream_stream_rpc_method_handler(gate(pushes.push_stream)),
         },
         TRAFFIC: {
-            name: parsed(method, request) for name, (method, request) in traffic.methods.items()
+            name: parsed(guard.only(Action.traffic, method), request)
+            for name, (method, request) in traffic.methods.items()
         },
         FEAST_SERVING_SERVICE: {
             "GetOnlineFeatures": online,
             "GetFeastServingInfo": listing(
-                lambda _: GetFeastServingInfoResponse(version=version),
+                lambda _, __: GetFeastServingInfoResponse(version=version),
                 GetFeastServingInfoRequest,
             ),
         },

@@ -443,6 +443,27 @@ class Settings:
     connections: ConnectionLimits = ConnectionLimits()
     limits: RequestLimits = RequestLimits()
     tls: TlsSettings | None = None
+    auth: Annotated[
+        Path | None,
+        Setting(
+            "Who is known by which token or certificate, and who may do what, in YAML; without it "
+            "everybody may do everything. Read again when it changes."
+        ),
+    ] = None
+    allow_unauthenticated: Annotated[
+        bool,
+        Setting(
+            "Listen on an address that others reach, though nobody is asked who calls.",
+            applies=Applies.RESTART,
+        ),
+    ] = False
+    allow_plaintext: Annotated[
+        bool,
+        Setting(
+            "Take tokens on an address that others reach, though nothing is encrypted here.",
+            applies=Applies.RESTART,
+        ),
+    ] = False
     reflection: Annotated[
         bool, Setting("Tell clients such as grpcurl which methods and messages there are.")
     ] = False

@@ -1,9 +1,10 @@
-"""What is in use of the gateway's certificate, for Prometheus."""
+"""Whether the files of certificates and policies are in force, for Prometheus."""
 
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from hotfeast.server.security.access import AccessState
 from hotfeast.server.security.certificates import CertificateState
 
 
@@ -44,3 +45,28 @@ class CertificateFigures:
         self._reloads.labels("done").inc(state.reloads - done)
         self._reloads.labels("failed").inc(state.failures - failed)
         self._seen = (state.reloads, state.failures)
+
+
+class AccessFigures:
+    """Shows whether policy and keys are in force; told by one thread at a time."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """
+        Args:
+            registry: Where the figures are kept.
+        """
+        mode: Any = "livemin"
+        self._valid = Gauge(
+            "hotfeast_access_input_valid",
+            "1 if an input of the decisions about callers, as it is now, is in force in every "
+            "worker; else 0: policy (with its tokens), keys (of the issuer of tokens).",
+            ["input"],
+            registry=registry,
+            multiprocess_mode=mode,
+        )
+
+    def note(self, state: AccessState) -> None:
+        """Sets the gauge."""
+        self._valid.labels("policy").set(1 if state.policy else 0)
+        if state.keys is not None:
+            self._valid.labels("keys").set(1 if state.keys else 0)

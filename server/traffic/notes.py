@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import grpc
 
+from hotfeast.server.security.principals import Credentials
 from hotfeast.server.traffic.deprecation import Deprecations
 
 
-class Caller(Protocol):
+class Caller(Credentials, Protocol):
     """Who makes a call, as its metadata say."""
 
     note: Any

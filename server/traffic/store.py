@@ -8,9 +8,8 @@ first worker that sees it.
 import fcntl
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from hotfeast.server.traffic.changes import (
     Record,
     read_changes,
 )
+from hotfeast.server.whole_files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class AliasStore:
                 aliases[name] = alias
             change = _change(record, name, action, author, alias)
             try:
-                self._write(write_aliases(aliases))
+                replace_file(self.path, write_aliases(aliases))
                 return Stored(aliases, _append(log, record, [change]))
             except OSError as error:
                 raise not_servable(f"aliases cannot be changed: {error}") from error
@@ -236,22 +236,6 @@ class AliasStore:
         except (OSError, UnicodeDecodeError) as error:
             raise AliasError(f"it cannot be read: {error}") from error
         return read_aliases(text)
-
-    def _write(self, text: str) -> None:
-        # What a link points at is replaced, not the link.
-        path = self.path.resolve()
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
 
 
 def _record(log: IO[bytes] | None) -> Record:
