@@ -68,7 +68,7 @@ def examine(auth: Path, repo: Path) -> Examined:
         except KeysUnreadable as error:
             raise StartFailure(f"jwt.jwks: {error}") from None
     definitions = _definitions(repo)
-    known = {"feature service": definitions.services, "feature view": definitions.views}
+    known = {"feature service": set(definitions.services), "feature view": set(definitions.views)}
     idle = tuple(
         f"{place}: no {kind} matches {pattern!r}"
         for place, kind, pattern in patterns_of(policy)

@@ -50,8 +50,8 @@ class Security:
         if settings.auth is not None:
             if settings.channelz and settings.server == "grpcio":
                 raise StartFailure(
-                    "--auth and --channelz go together with --server native only: grpcio's channelz "
-                    "asks nobody who calls"
+                    "--auth and --channelz go together with --server native only: grpcio's "
+                    "channelz asks nobody who calls"
                 )
             if registry is None:
                 self.access = Access(settings.auth, project, self.refusals)

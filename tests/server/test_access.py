@@ -668,6 +668,10 @@ def test_long_names_are_cut(closed: Guarded, name: str) -> None:
     assert len(answer.details) <= 2000
 
 
+def with_jwt(changes: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
+    return lambda said: said.update(jwt=jwt_rules("x") | changes)
+
+
 def policies() -> Iterator[tuple[Callable[[dict[str, Any]], Any], str]]:
     def grant(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         return lambda said: said["grants"][0].update(changes)
@@ -695,7 +699,7 @@ def policies() -> Iterator[tuple[Callable[[dict[str, Any]], Any], str]]:
         ({"jwks": "http://127.0.0.1:1/"}, r"cannot be fetched: .*refused"),
         ({"secret": "s3cret-value"}, r"jwt\.secret: is unknown"),
     ):
-        yield (lambda said, c=changes: said.update(jwt=jwt_rules("x") | c)), why
+        yield with_jwt(changes), why
 
 
 def test_policies_that_are_not_valid(private: FeatureStore, tmp_path: Path) -> None:
