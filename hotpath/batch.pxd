@@ -88,6 +88,7 @@ cdef class Batch:
     cdef readonly Request request
     cdef readonly uint32_t rows
     cdef public bytes said        # fields that the response's metadata are to have; None for none
+    cdef public int64_t now_us    # what windows end at, in microseconds since 1970
     cdef Cell* cells              # [slot][row]
     cdef int* column_of_slot      # index into request.columns, or -1
     cdef uint32_t* key_types      # for each slot the ValueType it is stored with

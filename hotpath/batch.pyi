@@ -9,6 +9,9 @@ TYPE_NAMES: Final[dict[int, str]]
 class Batch:
     """A request bound to a plan."""
 
+    now_us: int
+    """What windows end at, in microseconds since 1970; the system's time at first."""
+
     def __init__(self, plan: Plan, request: Request, later: bool = False) -> None:
         """With `later`, commands are written only when they are needed, since a cache may have what
         they would ask for. Raises InvalidRequest where the columns are not what the plan needs."""

@@ -8,6 +8,7 @@ turn out not to be the last word are asked for once more, then for all fields of
 
 import difflib
 import os
+import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -122,7 +123,7 @@ cdef inline uint8_t* put_cell(uint8_t* at, uint32_t value_type, const Cell* cell
 cdef inline size_t constant_size(Batch batch, uint32_t r) noexcept nogil:
     """Bytes of a recipe's Redis keys that all of them have."""
     cdef Recipe* recipe = &batch.plan.recipes[r]
-    return left(&recipe.key_prefix) + left(&batch.plan.project) + 8 * <size_t>recipe.slot_count
+    return left(&recipe.key_prefix) + left(&recipe.key_end) + 8 * <size_t>recipe.slot_count
 
 
 cdef inline size_t values_size(Batch batch, uint32_t r, uint32_t entity) noexcept nogil:
@@ -147,7 +148,7 @@ cdef inline uint8_t* put_redis_key(
     for i in range(recipe.slot_count):
         slot = recipe.slots[i]
         at = put_cell(at, batch.key_types[slot], &batch.cells[<size_t>slot * batch.rows + row])
-    return put_cursor(at, &batch.plan.project)
+    return put_cursor(at, &recipe.key_end)
 
 
 cdef class Batch:
@@ -159,6 +160,7 @@ cdef class Batch:
         said: Fields that the answer's metadata are to have beside its own, serialized; None, as at
             first, for none.
         most_bytes: Bytes that the answer may have; 0, for any, at first.
+        now_us: What windows end at, in microseconds since 1970; the system's time at first.
     """
 
     def __cinit__(self, Plan plan not None, Request request not None, bint later=False):
@@ -177,6 +179,7 @@ cdef class Batch:
         cdef size_t cells
         self.plan = plan
         self.request = request
+        self.now_us = time.time_ns() // 1000 if plan.tiled else 0
         self.column_of_slot = <int*>malloc((plan.slot_count + 1) * sizeof(int))
         self.key_types = <uint32_t*>calloc(plan.slot_count + 1, sizeof(uint32_t))
         if self.column_of_slot == NULL or self.key_types == NULL:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hotfeast.hotpath.tile_layout import TileLayout
+
 LAYOUTS = ("feast", "dual", "packed")
 """How rows are stored: in Feast's fields, in those and a packed row, or in a packed row alone."""
 
@@ -48,6 +50,8 @@ class KeyRecipe:
     parts: tuple[tuple[str, int], ...]
     """For each join key its name in the store, and the index of its column in the plan's join keys.
     Empty for entityless views."""
+    suffix: bytes = b""
+    """What stands behind the project in the key: nothing but for the tiles of a windowed view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,9 @@ class ViewRead:
     """Whether the packed row is asked for first, and Feast's fields only where there is none."""
     cache_seconds: float = 0.0
     """How long after it was read a row may be answered from a cache; 0 for never."""
+    tiles: TileLayout | None = None
+    """How its tiles are laid out, where its features are windows over them; the key recipe is then
+    of no other view, and features are told apart by their hash fields, which are their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +121,8 @@ class WriteDefinition:
     """The hash field of the packed row; empty where there are none in the store."""
     layout: str = "feast"
     """What is written, one of `LAYOUTS`."""
+    key_suffix: bytes = b""
+    """What stands behind the project in the key."""
+    tiles: TileLayout | None = None
+    """How tiles are laid out, where rows are events that are counted in them. The features are the
+    columns of its inputs, each once, and the event's id as the last; they have no hash fields."""

@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 from hotfeast.hotpath.batch cimport Ask, Batch, Lookup
 from hotfeast.hotpath.plan cimport Plan, Recipe, Schema, View
 from hotfeast.hotpath.reply cimport Reply, Span
+from hotfeast.hotpath.tile_rows cimport settle_tiles
 from hotfeast.hotpath.values cimport RowTime, parse_row_time
 from hotfeast.hotpath.wire cimport Cursor, get_u32, left, read_span
 
@@ -223,6 +224,9 @@ cdef Settled settle_arrived(
         view = &batch.plan.views[v]
         if view.recipe != r or not (view.packable or apart):
             continue
+        if view.tiles != NULL:
+            # What is made of tiles goes where the rest of the reply is to be.
+            return ASK_AGAIN
         cells = reply.spans + batch.lookups[r].first_span + <size_t>e * recipe.field_count
         cells += view.first_field
         raw = cells
@@ -266,6 +270,11 @@ cdef Settled settle_first(Batch batch, Reply reply) noexcept nogil:
                 raw = cells
                 if apart:
                     raw = reply.wire + raw_first + <size_t>n * width + view.ask_field
+                if view.tiles != NULL:
+                    if settle_tiles(batch, reply, v, raw, cells) != 0:
+                        free(wanted)
+                        return SETTLE_NO_MEMORY
+                    continue
                 if not view.packable:
                     copy_row(view, raw, cells)
                     continue

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from libc.string cimport memcmp, memcpy
 
+from hotfeast.hotpath.tiles cimport TileShape
 from hotfeast.hotpath.wire cimport Cursor, left
 
 cdef struct Slot:
@@ -37,6 +38,7 @@ cdef struct Recipe:
     uint32_t entry_mask
     uint32_t* same_field      # for each field the next one with the same name, or NO_FIELD
     Cursor key_prefix         # the serialized entity key up to the first value
+    Cursor key_end            # the project, and what makes it another key where it is of tiles
     Cursor fields             # the hash fields as RESP bulk strings
     uint32_t ask_count        # how many of them there are
     Cursor full_command       # the same for all fields of all views, packed rows last
@@ -59,6 +61,8 @@ cdef struct View:
     bint expires
     int64_t ttl_seconds       # how old a row may be, where it expires
     int64_t ttl_nanos
+    const TileShape* tiles    # how its tiles are laid out; NULL where its rows are stored
+    uint32_t* tile_readings   # for each feature its reading
 
 
 cdef class Plan:
@@ -70,8 +74,8 @@ cdef class Plan:
     cdef bint cacheable       # whether cells of any recipe may be answered from a cache
     cdef bint packed          # whether any view asks for packed rows
     cdef bint packable        # whether there may be packed rows of any view
+    cdef readonly bint tiled  # whether any view's features are windows over tiles
     cdef object __weakref__
-    cdef Cursor project
     cdef Cursor feature_names  # `0A length name` for each feature
     cdef Cursor version_metadata
     cdef Slot* slots
@@ -88,6 +92,7 @@ cdef class Plan:
     cdef int find_slot(self, const Cursor* name) noexcept nogil
     cdef int enter_fields(self, Recipe* recipe, list names) except -1
     cdef int enter_schema(self, View* view, object features, object fields) except -1
+    cdef int enter_tiles(self, View* view, object layout, object features) except -1
 
 
 cdef inline uint32_t hash_field(const uint8_t* at, size_t size) noexcept nogil:

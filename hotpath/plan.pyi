@@ -20,6 +20,10 @@ class Plan:
 
     def __init__(self, definition: ReadDefinition) -> None: ...
     @property
+    def tiled(self) -> bool:
+        """Whether any view's features are windows over tiles."""
+
+    @property
     def definition(self) -> ReadDefinition:
         """What it was made from."""
 

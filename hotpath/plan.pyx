@@ -8,6 +8,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
 from hotfeast.hotpath.definition import ReadDefinition, schema_number
+from hotfeast.hotpath.tile_layout import TILES_FIELD
+from hotfeast.hotpath.tiles cimport Tiles
 from hotfeast.hotpath.values cimport STRING_VAL
 from hotfeast.hotpath.wire cimport Cursor, left
 
@@ -66,6 +68,7 @@ cdef class Plan:
         definition: What it was made from.
         probe_due: For whoever decides on `set_read_all`: whether to look at the stored hashes
             again. Not used here; true at first.
+        tiled: Whether any view's features are windows over tiles.
         followed: For whoever follows what is written to Redis: whether writes to all keys of
             `cached_prefixes` are told to the cache. Until then nothing of the plan is cached.
     """
@@ -80,7 +83,6 @@ cdef class Plan:
         self.definition = definition
         self.probe_due = True
         self.owned = []
-        self.project = self.own(definition.project.encode("utf-8"))
 
         aliases = [(a, i) for i, k in enumerate(definition.join_keys) for a in k.aliases]
         self.slot_count = len(definition.join_keys)
@@ -125,9 +127,13 @@ cdef class Plan:
             self.feature_count += view.feature_count
             stored = [*(f.hash_field for f in view_read.features), view_read.time_field]
             fields[view_read.recipe] += stored
-            asked[view_read.recipe] += (
-                [view_read.time_field, view_read.row_field] if view.packed else stored
-            )
+            if view_read.tiles is not None:
+                self.enter_tiles(view, view_read.tiles, view_read.features)
+                asked[view_read.recipe].append(TILES_FIELD)
+            elif view.packed:
+                asked[view_read.recipe] += [view_read.time_field, view_read.row_field]
+            else:
+                asked[view_read.recipe] += stored
             if view.packable:
                 self.enter_schema(view, view_read.features, view_read.schema)
         full = [list(each) for each in fields]
@@ -139,6 +145,7 @@ cdef class Plan:
             recipe = &self.recipes[i]
             parts = sorted(key_recipe.parts)
             recipe.key_prefix = self.own(key_prefix(tuple(name for name, _ in parts)))
+            recipe.key_end = self.own(definition.project.encode("utf-8") + key_recipe.suffix)
             recipe.command = self.own(hmget(asked[i]))
             recipe.fields = self.own(b"".join(map(bulk_string, asked[i])))
             recipe.ask_count = len(asked[i])
@@ -187,6 +194,7 @@ cdef class Plan:
                 free(self.recipes[i].same_field)
         if self.views != NULL:
             for i in range(self.view_count):
+                free(self.views[i].tile_readings)
                 while self.views[i].schemas != NULL:
                     schema = self.views[i].schemas
                     self.views[i].schemas = schema.next
@@ -252,6 +260,22 @@ cdef class Plan:
         # Readers walk the list without a lock: what they find in it is complete.
         schema.next = view.schemas
         view.schemas = schema
+        return 0
+
+    cdef int enter_tiles(self, View* view, object layout, object features) except -1:
+        """Makes a view one of windows over tiles."""
+        cdef Tiles tiles = Tiles(layout)
+        cdef uint32_t i
+        self.owned.append(tiles)
+        view.tiles = &tiles.shape
+        view.tile_readings = <uint32_t*>calloc(len(features) + 1, sizeof(uint32_t))
+        if view.tile_readings == NULL:
+            raise MemoryError
+        places = {reading.feature.encode("utf-8"): i for i, reading in enumerate(layout.readings)}
+        for i, feature in enumerate(features):
+            view.tile_readings[i] = places[feature.hash_field]
+        # Cells are made of what is read, as those of packed rows are.
+        self.packable = self.packed = self.tiled = True
         return 0
 
     def add_schema(self, uint32_t view, fields: tuple[bytes, ...]) -> None:

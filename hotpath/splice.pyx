@@ -225,7 +225,9 @@ cdef size_t join_key_size(const EntityColumn* column) noexcept nogil:
 cdef str describe_bad_row(Batch batch, const BadRow* bad):
     view = batch.plan.definition.views[bad.view]
     row = batch.lookups[view.recipe].row_of_entity[bad.entity]
-    if bad.feature == CORRUPT_PACKED:
+    if bad.feature == CORRUPT_PACKED and view.tiles is not None:
+        what = "tiles cannot be read"
+    elif bad.feature == CORRUPT_PACKED:
         what = "packed row cannot be read"
     elif bad.feature == UNKNOWN_SCHEMA:
         what = "packed row is of features that are recorded nowhere"

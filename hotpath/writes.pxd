@@ -28,7 +28,7 @@ cdef class WritePlan:
     cdef list owned
     cdef readonly object definition
     cdef Cursor key_prefix
-    cdef Cursor project
+    cdef Cursor key_end           # the project, and what makes it another key if it is of tiles
     cdef Cursor hset_head         # `*N\r\n$4\r\nHSET\r\n`
     cdef Cursor call_names        # arguments of a script call behind its keys, up to the first row
     cdef uint32_t call_name_count

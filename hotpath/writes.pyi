@@ -57,6 +57,10 @@ class WriteBatch:
         """Whether Redis did not know the script at the last exchange."""
 
     @property
+    def script(self) -> bytes:
+        """The script that the rows go through, as SCRIPT LOAD wants it."""
+
+    @property
     def outcomes(self) -> bytes:
         """The outcome of each row, as the numbers of `OUTCOMES`."""
 

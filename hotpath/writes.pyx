@@ -111,7 +111,7 @@ cdef class WritePlan:
         self.owned = []
         self.schema = schema_number(features)
         self.expires = definition.key_ttl_seconds > 0
-        self.project = self.own(definition.project.encode("utf-8"))
+        self.key_end = self.own(definition.project.encode("utf-8") + definition.key_suffix)
         self.key_prefix = self.own(key_prefix(tuple(name for name, _ in definition.join_keys)))
         self.key_count = len(definition.join_keys)
         self.feature_count = len(definition.features)
@@ -328,6 +328,11 @@ cdef class WriteBatch:
         return PyBytes_FromStringAndSize(<const char*>self.states, self.rows)
 
     @property
+    def script(self) -> bytes:
+        """The script that the rows go through, as SCRIPT LOAD wants it."""
+        return SCRIPT
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many rows have each outcome."""
         cdef uint32_t counted[6]
@@ -421,7 +426,7 @@ cdef class WriteBatch:
         return 0
 
     cdef size_t key_size(self, uint32_t row) noexcept nogil:
-        cdef size_t size = left(&self.plan.key_prefix) + left(&self.plan.project)
+        cdef size_t size = left(&self.plan.key_prefix) + left(&self.plan.key_end)
         cdef uint32_t i
         cdef uint8_t tag
         cdef Cursor c, span
@@ -459,7 +464,7 @@ cdef class WriteBatch:
                 for j in range(size):
                     at[j] = <uint8_t>(number >> (8 * j))
                 at += size
-        return put_cursor(at, &self.plan.project)
+        return put_cursor(at, &self.plan.key_end)
 
     cdef size_t bulk_size(self, uint32_t row) noexcept nogil:
         """Bytes of a row's values as bulk strings, at most."""

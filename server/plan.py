@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 import mmh3
@@ -33,6 +33,7 @@ from hotfeast.server.proof import ProvedRows
 from hotfeast.server.registry import Definitions, FieldDefinition, Projection, ViewDefinition
 from hotfeast.server.staleness import view_staleness
 from hotfeast.server.traffic.deprecation import Deprecations, Ending, deprecations, ending
+from hotfeast.server.windows.definition import window_view
 from hotfeast.serving.v1 import serving_pb2
 
 # ValueType.Enum
@@ -396,18 +397,20 @@ def _read_definition(
     forgotten: set[str],
 ) -> ReadDefinition:
     join_keys: OrderedDict[str, JoinKey] = OrderedDict()
-    recipes: OrderedDict[tuple[tuple[str, int], ...], int] = OrderedDict()
+    recipes: OrderedDict[KeyRecipe, int] = OrderedDict()
     views: list[ViewRead] = []
     versions: OrderedDict[str, int] = OrderedDict()
     for projection in projections:
         view = find_view(definitions, projection)
         parts = _key_parts(definitions, view, projection, join_keys)
-        recipe = recipes.setdefault(parts, len(recipes))
         version = 0 if projection.name in forgotten else view.version
         storage_name = view.name
         if definitions.versioned_storage:
             stored_version = version if projection.version is None else projection.version
             storage_name = storage_name_at(view.name, stored_version)
+        windows = window_view(view)
+        suffix = windows.layout.suffix(storage_name) if windows is not None else b""
+        recipe = recipes.setdefault(KeyRecipe(parts, suffix), len(recipes))
         views.append(
             ViewRead(
                 name=projection.name,
@@ -417,24 +420,40 @@ def _read_definition(
                 features=tuple(
                     FeatureRead(
                         _output_name(projection, feature, full_feature_names),
-                        feature_hash_field(storage_name, feature),
+                        feature_hash_field(storage_name, feature)
+                        if windows is None
+                        else feature.encode(),
                     )
                     for feature in projection.features
                 ),
-                row_field=row_hash_field(storage_name),
-                schema=tuple(feature_hash_field(storage_name, f.name) for f in view.features),
-                packed=view_layout(view.name, view.tags, definitions.layout) != LAYOUTS[0],
-                cache_seconds=view_staleness(view.name, view.tags, definitions.cache_seconds),
+                **(
+                    _stored_row(definitions, view, storage_name)
+                    if windows is None
+                    # Windows move on while nothing is written: what was read is not to be kept.
+                    else {"tiles": windows.layout}
+                ),
             )
         )
         versions.setdefault(projection.alias or projection.view, version)
     return ReadDefinition(
         project=definitions.project,
         join_keys=tuple(join_keys.values()),
-        recipes=tuple(KeyRecipe(parts) for parts in recipes),
+        recipes=tuple(recipes),
         views=tuple(views),
         view_versions=tuple(versions.items()),
     )
+
+
+def _stored_row(
+    definitions: Definitions, view: ViewDefinition, storage_name: str
+) -> dict[str, Any]:
+    """How the rows of a view that has no windows are stored."""
+    return {
+        "row_field": row_hash_field(storage_name),
+        "schema": tuple(feature_hash_field(storage_name, f.name) for f in view.features),
+        "packed": view_layout(view.name, view.tags, definitions.layout) != LAYOUTS[0],
+        "cache_seconds": view_staleness(view.name, view.tags, definitions.cache_seconds),
+    }
 
 
 def _key_parts(

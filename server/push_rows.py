@@ -172,7 +172,9 @@ class RowPusher:
                         self._count(write.name, OUTCOMES[number], having)
         if self._tell is not None:
             for write, made, outcomes in zip(destination.writes, encoded, states, strict=True):
-                self._tell(write, made, outcomes)
+                # Events have no values of features.
+                if write.windows is None:
+                    self._tell(write, made, outcomes)
         pushed.outcomes = states[0] if len(states) == 1 else bytes(map(max, *states))
         return pushed
 

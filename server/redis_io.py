@@ -27,7 +27,7 @@ from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.write_link import exchange_writes
-from hotfeast.hotpath.writes import SCRIPT, WriteBatch
+from hotfeast.hotpath.writes import WriteBatch
 from hotfeast.server.errors import RedisUnavailable, StartFailure
 from hotfeast.server.feast_api import RedisOnlineStore, RedisOnlineStoreConfig, RepoConfig
 from hotfeast.server.layouts import Schemas
@@ -361,12 +361,12 @@ class RedisWriter:
             if loaded:
                 self._lanes.release(lane)
                 raise RedisUnavailable("Redis forgets the script that compares event times")
-            self._load_script(lane)
+            self._load_script(lane, batch.script)
             loaded = True
 
-    def _load_script(self, lane: Lane) -> None:
+    def _load_script(self, lane: Lane, script: bytes) -> None:
         try:
-            lane.connection.send_command("SCRIPT", "LOAD", SCRIPT)
+            lane.connection.send_command("SCRIPT", "LOAD", script)
             lane.connection.read_response()
         except redis.ResponseError as error:
             self._lanes.release(lane)

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
 from hotfeast.hotpath.definition import FeatureWrite
 from hotfeast.hotpath.errors import InvalidRequest
+from hotfeast.hotpath.events import EventBatch
 from hotfeast.hotpath.writes import KEY_TYPES, WriteBatch
 from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.feast_api import ValueType, python_values_to_proto_values
@@ -184,7 +185,14 @@ def encode(
         judge.faults(feature.name, column)
         for rule in write.rules.get(feature.name, ()):
             judge.rule(feature.name, column, rule.name, rule.text, rule.failing(column))
-    batch = WriteBatch(write.compiled, typed, features, times, created, check)
+    kind = WriteBatch
+    if write.windows is not None:
+        kind = EventBatch
+        judge.broken(write.windows.event_id, "not_null", taken[-1].null_rows, "is null")
+        after = set(times.later_than(0))
+        before = [row for row in range(times.rows) if row not in after]
+        judge.broken(write.timestamp_column, "timestamp", before, "is not after 1970")
+    batch = kind(write.compiled, typed, features, times, created, check)
     for row in judge.rejected:
         batch.reject(row)
     rejections = [judge.rejected[row] for row in sorted(judge.rejected)]

@@ -349,6 +349,8 @@ class FeatureServicer:
         if plan.compiled.probe_due:
             self._modes.sample(batch)
         now = self._clock.now()
+        if plan.compiled.tiled:
+            batch.now_us = now[0] * 1_000_000 + now[1] // 1000
         if self._strict:
             judge_early(batch, *now)
         verify = plan.computation is not None and self._runs.is_sampled()

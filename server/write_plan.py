@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hotfeast.hotpath.definition import FeatureWrite, WriteDefinition
+from hotfeast.hotpath.events import EventPlan
 from hotfeast.hotpath.writes import KEY_TYPES, WritePlan
 from hotfeast.server.errors import not_servable, unknown_name
 from hotfeast.server.layouts import view_layout
@@ -14,8 +15,9 @@ from hotfeast.server.plan import (
     storage_name_at,
     time_hash_field,
 )
-from hotfeast.server.registry import Definitions, ViewDefinition
+from hotfeast.server.registry import Definitions, FieldDefinition, ViewDefinition
 from hotfeast.server.rules import BadRule, Rule, rules_of
+from hotfeast.server.windows.definition import WindowView, window_view
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class ViewWrite:
         field_mapping: Names in the source to names in the view, for those that differ.
         columns: Names of all columns that its rows are made of, after the field mapping.
         inputs: What its features are computed from; None where the rows have the features.
+        windows: What events are counted in, where rows are events; None where they are not.
     """
 
     view: ViewDefinition
@@ -43,6 +46,7 @@ class ViewWrite:
     field_mapping: dict[str, str]
     columns: frozenset[str]
     inputs: Inputs | None = None
+    windows: WindowView | None = None
 
     @property
     def name(self) -> str:
@@ -111,6 +115,9 @@ def plan_write(
     storage = name
     if definitions.versioned_storage:
         storage = storage_name_at(name, view.version)
+    windows = window_view(view)
+    if windows is not None:
+        return _plan_events(definitions, view, windows, storage, times, mapping)
     stored = view.features if inputs is None else (*view.features, *view.join_keys)
     compiled = WritePlan(
         WriteDefinition(
@@ -140,6 +147,41 @@ def plan_write(
     return replace(write, columns=_columns(write))
 
 
+def _plan_events(
+    definitions: Definitions,
+    view: ViewDefinition,
+    windows: WindowView,
+    storage: str,
+    times: str,
+    mapping: dict[str, str],
+) -> ViewWrite:
+    """Plans the writing of events of a windowed view. Rules of its features are of no event."""
+    compiled = EventPlan(
+        WriteDefinition(
+            project=definitions.project,
+            join_keys=tuple(sorted((k.name, k.value_type) for k in view.join_keys)),
+            features=tuple(FeatureWrite(f.name, f.value_type, b"") for f in windows.fields),
+            time_field=time_hash_field(storage),
+            created_field=b"",
+            # Tiles have a life of their own.
+            key_ttl_seconds=0,
+            key_suffix=windows.layout.suffix(storage),
+            tiles=windows.layout,
+        )
+    )
+    write = ViewWrite(
+        view=view,
+        compiled=compiled,
+        rules={},
+        timestamp_column=times,
+        created_column="",
+        field_mapping=mapping,
+        columns=frozenset(),
+        windows=windows,
+    )
+    return replace(write, columns=_columns(write))
+
+
 def with_features(write: ViewWrite) -> ViewWrite:
     """How rows of an on-demand view are written that have its features, and not its inputs."""
     plain = replace(write, inputs=None, field_mapping={})
@@ -147,7 +189,11 @@ def with_features(write: ViewWrite) -> ViewWrite:
 
 
 def _columns(write: ViewWrite) -> frozenset[str]:
-    fields = write.view.features if write.inputs is None else write.inputs.fields
+    fields: Sequence[FieldDefinition] = write.view.features
+    if write.inputs is not None:
+        fields = write.inputs.fields
+    elif write.windows is not None:
+        fields = write.windows.fields
     names = {field.name for field in (*write.view.join_keys, *fields)}
     return frozenset((names | {write.timestamp_column, write.created_column}) - {""})
 

@@ -1,0 +1,435 @@
+"""Windowed features: events that are pushed, and what their windows hold by definition."""
+
+import random
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import events as ev
+import pyarrow as pa
+import pytest
+import redis
+from events import Event
+from feast import FeatureStore
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from served import Served, serve, stop
+
+from hotfeast.hotpath.columns import ValueColumn
+from hotfeast.hotpath.events import hash_column
+from hotfeast.hotpath.tiles import Tiles
+from hotfeast.server.gateway import Settings
+from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.redis_io import Lanes, RedisWriter, connection_pool
+from hotfeast.server.rows import EncodedRows, encode, map_fields
+from hotfeast.server.view_writer import plan_view
+from hotfeast.serving.v1 import value_pb2
+
+DAY = timedelta(days=1)
+END = ev.START + 40 * DAY
+
+
+@pytest.fixture(scope="module")
+def store(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    folder = tmp_path_factory.mktemp("windows")
+    return ev.write_repository(folder, "windows", redis_server.address)
+
+
+@pytest.fixture(scope="module")
+def served(store: FeatureStore) -> Iterator[Served]:
+    made = serve(store, Settings(repo=Path(store.repo_path), as_of=END))
+    yield made
+    stop(made)
+
+
+class Direct:
+    """Pushes events of a view as the gateway does, and reads its tiles, without gRPC."""
+
+    def __init__(self, store: FeatureStore, view: str = "activity") -> None:
+        self.write = plan_view(store, view)
+        assert self.write.windows is not None
+        self.tiles = Tiles(self.write.windows.layout)
+        pool = connection_pool(store.config, None, 5)
+        self._writer = RedisWriter(Lanes(pool), 5)
+        self.client: Any = redis.Redis(connection_pool=pool)
+        self.names = [reading.feature for reading in self.write.windows.layout.readings]
+
+    def encode(self, user_id: int, events: list[Event]) -> EncodedRows:
+        table = pa.Table.from_pandas(ev.frame({user_id: events}), preserve_index=False)
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        return encode(self.write, map_fields(self.write, columns))
+
+    def push(self, user_id: int, events: list[Event]) -> list[str]:
+        """The outcome of each event: `written` or `stale`, or what Redis said."""
+        encoded = self.encode(user_id, events)
+        self._writer.write(encoded.batch)
+        names = {1: "written", 2: "stale", 3: "rejected", 4: encoded.batch.error}
+        return [names[outcome] for outcome in encoded.batch.outcomes]
+
+    def key(self, user_id: int) -> bytes:
+        event = Event(ev.START, "any")
+        return self.encode(user_id, [event]).batch.key(0)
+
+    def read(self, user_id: int, at: datetime) -> dict[str, Any] | None:
+        """What the windows hold; None where there is no row."""
+        blob = self.client.hget(self.key(user_id), "t")
+        values = None if blob is None else self.tiles.read(blob, int(at.timestamp() * 10**6))
+        if values is None:
+            return None
+        return {
+            name: plain(value_pb2.Value.FromString(value))
+            for name, value in zip(self.names, values, strict=True)
+        }
+
+
+def plain(value: value_pb2.Value) -> Any:
+    member = value.WhichOneof("val")
+    return None if member is None else getattr(value, member)
+
+
+@pytest.fixture(scope="module")
+def direct(store: FeatureStore) -> Direct:
+    return Direct(store)
+
+
+def some_events(generator: random.Random, count: int, span: timedelta) -> list[Event]:
+    """Events in order of time, of which many come at the edges of tiles."""
+    edges = [timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=6), DAY]
+    made = []
+    for i in range(count):
+        at = generator.random() * span
+        if generator.random() < 0.5:
+            edge = generator.choice(edges)
+            at = at // edge * edge + timedelta(microseconds=generator.choice([-1, 0, 0, 1]))
+        made.append(
+            Event(
+                ev.START + DAY + at,
+                f"{generator.random()}-{i}",
+                generator.choice([None, 0.1, -0.3, 1e15, generator.uniform(-9, 9)]),
+                generator.choice([None, generator.randrange(-(2**62), 2**62), 3, -4]),
+                generator.choice([None, "", "a", "b", f"page {generator.randrange(400)}"]),
+            )
+        )
+    return sorted(made)
+
+
+def close(made: dict[str, Any] | None, wanted: dict[str, Any] | None) -> None:
+    """Fails unless all is equal; fractions may differ by the last bit of their largest part."""
+    if made is None or wanted is None:
+        assert made is wanted
+        return
+    assert list(made) == list(wanted)
+    for name, value in wanted.items():
+        if isinstance(value, float):
+            assert made[name] == pytest.approx(value, rel=4e-16, abs=1e-12), name
+        else:
+            assert made[name] == value, name
+
+
+def test_a_gateway_answers_what_the_definition_says(served: Served) -> None:
+    generator = random.Random(5)
+    users = {n: some_events(generator, 60, 39 * DAY) for n in range(1, 20)}
+    # The last one is of long ago, and one is of the moment that is asked for.
+    users[19] = [Event(ev.START - 9 * DAY, "old", 1.0, 1, "a")]
+    users[18] = [Event(END - 9 * DAY, "x", 2.0, 2, "b"), Event(END, "y", 4.0, 4, "c")]
+    users[17] = [Event(END - 12 * DAY, "x", 2.0, 2, "b")]
+    for start in range(0, 60, 20):
+        part = {n: events[start : start + 20] for n, events in users.items()}
+        table = pa.Table.from_pandas(ev.frame(part), preserve_index=False)
+        pushed = served.client.push(table, push_source="events")
+        assert set(pushed.outcomes) == {"written"}
+    keys = [*users, 999, 3]
+    answer = served.client.get_online_features(features="windows", entities={"user_id": keys})
+    for row, user_id in enumerate(keys):
+        wanted = ev.expected(users.get(user_id, []), END)
+        made = {name: answer.to_dict()[name][row] for name, *_ in ev.FEATURES}
+        statuses = {answer.statuses[name][row] for name, *_ in ev.FEATURES}
+        if wanted is None:
+            assert statuses == {"NOT_FOUND"}
+        elif user_id == 17:
+            assert statuses == {"OUTSIDE_MAX_AGE"}
+        else:
+            assert statuses <= {"PRESENT", "NULL_VALUE"}
+            close(made, wanted)
+
+
+def test_windows_stand_beside_ordinary_views_and_under_aliases(served: Served) -> None:
+    events = [Event(END - timedelta(minutes=5), "one", 2.5, 3, "a")]
+    for user_id in (71, 72):
+        table = pa.Table.from_pandas(ev.frame({user_id: events}), preserve_index=False)
+        served.client.push(table, push_source="events").raise_for_failures()
+    served.client.push(
+        {"user_id": [71], "city": ["Ulm"], "event_timestamp": [END - DAY]}, push_source="profiles"
+    ).raise_for_failures()
+    answer = served.client.get_online_features(
+        features="mixed", entities={"user_id": [71, 72], "friend_id": [72, 73]}
+    )
+    values = answer.to_dict()
+    assert values["city"] == ["Ulm", None]
+    assert values["amount_7d"] == [2.5, 2.5]
+    assert values["events_1h"] == [1, 1]
+    assert values["pages_1h"] == [1, None]
+    assert answer.statuses["pages_1h"] == ["PRESENT", "NOT_FOUND"]
+
+
+def test_wrong_events_are_rejected_by_name(served: Served) -> None:
+    table = pa.table(
+        {
+            "user_id": [1, 1, 1],
+            "happened": pa.array([END, END, datetime(1969, 1, 1)], pa.timestamp("us", "UTC")),
+            "event_id": ["a", None, "c"],
+            "amount": ["1", "x", "1"],
+            "units": [1, 1, 1],
+            "page": ["a", "a", "a"],
+        }
+    )
+    with pytest.raises(Exception, match="'amount'"):
+        served.client.push(table, push_source="events")
+    table = table.set_column(3, "amount", pa.array([1.0, 1.0, 1.0]))
+    pushed = served.client.push(table, push_source="events")
+    assert pushed.outcomes == ["written", "rejected", "rejected"]
+    assert [(r.field, r.rule) for r in pushed.rejections] == [
+        ("event_id", "not_null"), ("happened", "timestamp"),
+    ]  # fmt: skip
+
+
+def test_every_order_within_the_lateness_gives_the_same(
+    redis_server: LocalRedis, tmp_path: Path
+) -> None:
+    store = ev.write_repository(tmp_path, "orders", redis_server.address, "30d", most_ids=65535)
+    direct = Direct(store)
+    generator = random.Random(9)
+    for user_id in range(8):
+        events = some_events(generator, 80, 25 * DAY)
+        at = max(e.time for e in events) + generator.choice([timedelta(0), timedelta(hours=3)])
+        sent = events + generator.sample(events, 40)
+        generator.shuffle(sent)
+        # Four at a time, each with several calls.
+        parts = [sent[i::4] for i in range(4)]
+        threads = [threading.Thread(target=send, args=(direct, user_id, part)) for part in parts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        close(direct.read(user_id, at), ev.expected(events, at))
+
+
+def send(direct: Direct, user_id: int, events: list[Event]) -> None:
+    for start in range(0, len(events), 7):
+        outcomes = direct.push(user_id, events[start : start + 7])
+        assert set(outcomes) == {"written"}
+
+
+def test_events_that_are_too_late_are_told(direct: Direct) -> None:
+    hour = timedelta(hours=1)
+    at = ev.START + 30 * DAY
+    assert direct.push(500, [Event(at, "now")]) == ["written"]
+    late = [Event(at - hour, "late"), Event(at - hour + timedelta(microseconds=1), "just")]
+    assert direct.push(500, late) == ["stale", "written"]
+    assert direct.push(500, [Event(at, "now"), late[1], late[0]]) == ["written", "written", "stale"]
+    made = direct.read(500, at)
+    assert made is not None
+    assert made["events_1h"] == 2
+
+
+def test_more_ids_than_are_remembered_raise_the_floor_and_are_never_counted_twice(
+    redis_server: LocalRedis, tmp_path: Path
+) -> None:
+    store = ev.write_repository(tmp_path, "few_ids", redis_server.address, "1h", most_ids=10)
+    direct = Direct(store)
+    events = [Event(ev.START + DAY + timedelta(minutes=i), str(i), 1.0) for i in range(40)]
+    assert direct.push(1, events) == ["written"] * 40
+    again = direct.push(1, events)
+    assert again[:25] == ["stale"] * 25
+    assert again[-5:] == ["written"] * 5
+    made = direct.read(1, events[-1].time)
+    assert made is not None
+    assert made["amount_1h"] == 40.0
+
+
+def test_an_exact_window_refuses_more_events_than_it_holds(
+    redis_server: LocalRedis, tmp_path: Path
+) -> None:
+    store = ev.write_repository(tmp_path, "few", redis_server.address, "1h", most_events=5)
+    direct = Direct(store)
+    events = [Event(ev.START + DAY + timedelta(seconds=i), str(i)) for i in range(7)]
+    outcomes = direct.push(1, events)
+    assert outcomes[:5] == ["written"] * 5
+    assert "hotfeast.most_events" in outcomes[5]
+    later = Event(ev.START + DAY + timedelta(minutes=9), "later")
+    assert direct.push(1, [later]) == ["written"]
+
+
+def test_tiles_expire_and_do_not_grow(direct: Direct) -> None:
+    generator = random.Random(3)
+    for day in range(90):
+        at = ev.START + day * DAY
+        direct.push(600, [Event(at + generator.random() * DAY, f"{day} {i}") for i in range(3)])
+    key = direct.key(600)
+    windows = direct.write.windows
+    assert windows is not None
+    left = direct.client.pttl(key) * 1000
+    assert left <= windows.layout.retention + 10**6
+    assert left > windows.layout.retention - 10**8
+    # 31 days with 3 events each, of which all are kept apart where tiles are short.
+    assert direct.client.hstrlen(key, "t") < 31 * 3 * 400
+
+
+def test_whole_numbers_are_exact_and_a_sum_that_does_not_fit_is_null(direct: Direct) -> None:
+    at = ev.START + 3 * DAY
+    big = 2**63 - 1
+    events = [
+        Event(at - timedelta(seconds=i), f"big {i}", None, n)
+        for i, n in enumerate([big, -(2**63), big, 5, -(2**53) - 1])
+    ]
+    direct.push(700, events)
+    made = direct.read(700, at)
+    assert made is not None
+    assert made["units_30d"] == big - 2**63 + big + 5 - 2**53 - 1
+    assert made["units_max_7d"] == big
+    direct.push(700, [Event(at - timedelta(seconds=9), "more", None, big)])
+    made = direct.read(700, at)
+    assert made is not None
+    assert made["units_30d"] is None
+    assert made["units_max_7d"] == big
+
+
+def test_infinities_stay_what_they_are(direct: Direct) -> None:
+    at = ev.START + 3 * DAY
+    direct.push(701, [Event(at, "a", float("inf")), Event(at, "b", 1.0)])
+    made = direct.read(701, at)
+    assert made is not None
+    assert made["amount_7d"] == float("inf")
+
+
+@pytest.mark.parametrize(("distinct", "bound"), [(256, 0.0), (257, 0.08), (6000, 0.08)])
+def test_distinct_counts_are_exact_up_to_256_in_a_tile(
+    direct: Direct, distinct: int, bound: float
+) -> None:
+    at = ev.START + 3 * DAY
+    user_id = 800 + distinct
+    # All of one tile of a day, and some values twice.
+    events = [
+        Event(at + timedelta(seconds=2 * i), f"{i}", None, None, f"page {i % distinct}")
+        for i in range(distinct + 200)
+    ]
+    for start in range(0, len(events), 4000):
+        assert set(direct.push(user_id, events[start : start + 4000])) == {"written"}
+    made = direct.read(user_id, at + DAY)
+    assert made is not None
+    assert abs(made["pages_30d"] - distinct) <= bound * distinct
+
+
+def test_hashes_of_distinct_values_stay_what_they_are() -> None:
+    # They are stored.
+    texts = ValueColumn.from_arrow(2, pa.array(["", "a", "page 12345", None]))
+    numbers = ValueColumn.from_arrow(4, pa.array([0, 1, -1]))
+    assert hash_column(texts) == [2165321806, 4083829845, 3849927894, None]
+    assert hash_column(numbers) == [1630495905, 2123488349, 558021085]
+
+
+def test_tiles_that_are_none_are_an_error(served: Served, direct: Direct) -> None:
+    direct.push(900, [Event(END, "a", 1.0, 1, "a")])
+    key = direct.key(900)
+    blob = direct.client.hget(key, "t")
+    for broken in (b"", b"\2" + blob[1:], blob[:-1], blob + b"\0", blob[:26] + b"\xff" + blob[27:]):
+        with pytest.raises(ValueError, match="no tiles"):
+            direct.tiles.read(broken, 0)
+    direct.client.hset(key, "t", blob[:-3])
+    with pytest.raises(Exception, match="tiles cannot be read"):
+        served.client.get_online_features(features="windows", entities={"user_id": [900]})
+
+
+def test_any_bytes_are_tiles_or_an_error(direct: Direct) -> None:
+    direct.push(901, [Event(END, "a", 1.0, 1, "a"), Event(END, "b", 1.0, 1, "b")])
+    blob = direct.client.hget(direct.key(901), "t")
+    generator = random.Random(2)
+    refused = 0
+    for _ in range(3000):
+        broken = bytearray(blob[: generator.randrange(len(blob) + 1)] + generator.randbytes(9))
+        for _ in range(generator.randrange(4)):
+            broken[generator.randrange(len(broken))] = generator.randrange(256)
+        try:
+            direct.tiles.read(bytes(broken), int(END.timestamp() * 10**6))
+        except ValueError:
+            refused += 1
+    assert refused > 1000
+
+
+class Machine(RuleBasedStateMachine):
+    """Events of one entity that come late, again and in batches, beside a model of them."""
+
+    direct: Direct
+    users = iter(range(10_000, 1_000_000))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = next(Machine.users)
+        self.counted: dict[str, Event] = {}
+        self.sent: list[Event] = []
+        self.newest = ev.START
+        self.at = ev.START + DAY
+
+    events = st.builds(
+        lambda minutes, micros, amount, units, page: (minutes, micros, amount, units, page),
+        st.integers(0, 130),
+        st.integers(-1, 1),
+        st.sampled_from([None, 0.1, 1e10, -2.5]),
+        st.sampled_from([None, 1, -(2**60)]),
+        st.sampled_from([None, "a", "b"]),
+    )
+
+    def take(self, event: Event) -> str:
+        """What becomes of an event, by the rules."""
+        self.sent.append(event)
+        if event.time <= self.newest - timedelta(hours=1):
+            return "stale"
+        self.counted.setdefault(event.event_id, event)
+        self.newest = max(self.newest, event.time)
+        return "written"
+
+    @rule(made=st.lists(events, min_size=1, max_size=5), step=st.integers(0, 100))
+    def push(self, made: list[Any], step: int) -> None:
+        self.at += timedelta(minutes=step)
+        batch = [
+            Event(
+                self.at - timedelta(minutes=minutes, microseconds=micros),
+                f"{len(self.sent) + i}",
+                amount,
+                units,
+                page,
+            )
+            for i, (minutes, micros, amount, units, page) in enumerate(made)
+        ]
+        self.send(batch)
+
+    @rule(data=st.data())
+    def again(self, data: st.DataObject) -> None:
+        if self.sent:
+            self.send(data.draw(st.lists(st.sampled_from(self.sent), min_size=1, max_size=4)))
+
+    def send(self, batch: list[Event]) -> None:
+        # Those of a batch are counted in the order of their times.
+        order = sorted(range(len(batch)), key=lambda i: (batch[i].time, i))
+        wanted = {i: self.take(batch[i]) for i in order}
+        assert self.direct.push(self.user, batch) == [wanted[i] for i in range(len(batch))]
+
+    @invariant()
+    def windows_hold_what_was_counted(self) -> None:
+        if self.counted:
+            at = max(self.at, self.newest)
+            events = list(self.counted.values())
+            close(self.direct.read(self.user, at), ev.expected(events, at))
+
+
+def test_a_model_of_late_and_repeated_events(direct: Direct) -> None:
+    Machine.direct = direct
+    case = Machine.TestCase
+    case.settings = settings(
+        max_examples=40, stateful_step_count=12, deadline=None, derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    case().runTest()
