@@ -14,3 +14,6 @@ class Tiles:
 
         Raises ValueError where the blob is none of this layout.
         """
+
+def estimate_distinct(hashes: list[int]) -> int:
+    """What is told of a window with these hashes where a tile of it has too many to count."""

@@ -477,6 +477,16 @@ cdef int64_t estimate(const uint8_t* registers) noexcept nogil:
     return <int64_t>(raw + 0.5)
 
 
+def estimate_distinct(hashes: list[int]) -> int:
+    """What is told of a window with these hashes where a tile of it has too many to count."""
+    cdef uint8_t registers[REGISTERS]
+    cdef uint32_t hash_
+    memset(registers, 0, REGISTERS)
+    for hash_ in hashes:
+        add_to_registers(registers, hash_)
+    return estimate(registers)
+
+
 cdef uint64_t hash_bytes(const uint8_t* at, size_t size, uint64_t kind) noexcept nogil:
     """A hash of a value of a kind. It is stored, and must stay what it is."""
     cdef uint64_t h = mix(kind + 0x9E3779B97F4A7C15u) ^ size

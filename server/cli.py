@@ -25,6 +25,7 @@ from hotfeast.server import (
     cli_monitor,
     cli_profile,
     cli_traffic,
+    cli_windows,
 )
 from hotfeast.server.cli_options import (
     RedisOption,
@@ -55,6 +56,7 @@ app.command()(cli_health.health)
 app.command()(cli_audit.audit)
 app.command()(cli_lint.lint)
 app.command()(cli_diff.diff)
+app.command("training-set")(cli_windows.training_set)
 
 
 class TransformsFrom(StrEnum):

@@ -59,7 +59,7 @@ class Event(NamedTuple):
 
 
 def write_repository(
-    folder: Path, project: str, connection_string: str, lateness: str = "1h", **limits: int
+    folder: Path, project: str, connection_string: str, lateness: str = "1h", **limits: Any
 ) -> FeatureStore:
     """Writes and applies a repository with a windowed view `activity` and an ordinary one."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import events as ev
 import pyarrow as pa
 import pytest
 import redis
+from event_samples import close, some_events
 from events import Event
 from feast import FeatureStore
 from hypothesis import HealthCheck, settings
@@ -93,40 +94,6 @@ def plain(value: value_pb2.Value) -> Any:
 @pytest.fixture(scope="module")
 def direct(store: FeatureStore) -> Direct:
     return Direct(store)
-
-
-def some_events(generator: random.Random, count: int, span: timedelta) -> list[Event]:
-    """Events in order of time, of which many come at the edges of tiles."""
-    edges = [timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=6), DAY]
-    made = []
-    for i in range(count):
-        at = generator.random() * span
-        if generator.random() < 0.5:
-            edge = generator.choice(edges)
-            at = at // edge * edge + timedelta(microseconds=generator.choice([-1, 0, 0, 1]))
-        made.append(
-            Event(
-                ev.START + DAY + at,
-                f"{generator.random()}-{i}",
-                generator.choice([None, 0.1, -0.3, 1e15, generator.uniform(-9, 9)]),
-                generator.choice([None, generator.randrange(-(2**62), 2**62), 3, -4]),
-                generator.choice([None, "", "a", "b", f"page {generator.randrange(400)}"]),
-            )
-        )
-    return sorted(made)
-
-
-def close(made: dict[str, Any] | None, wanted: dict[str, Any] | None) -> None:
-    """Fails unless all is equal; fractions may differ by the last bit of their largest part."""
-    if made is None or wanted is None:
-        assert made is wanted
-        return
-    assert list(made) == list(wanted)
-    for name, value in wanted.items():
-        if isinstance(value, float):
-            assert made[name] == pytest.approx(value, rel=4e-16, abs=1e-12), name
-        else:
-            assert made[name] == value, name
 
 
 def test_a_gateway_answers_what_the_definition_says(served: Served) -> None:
