@@ -167,6 +167,17 @@ def cache(
 
 
 @app.command()
+def cluster(
+    entities: Annotated[int, typer.Option(min=200, help="Entities in Redis.")] = ENTITIES,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each gateway has.")] = 20,
+) -> None:
+    """Requests of 100 rows from three masters, beside one server."""
+    from bench.cluster import run, table
+
+    console.print(table(run(entities, rounds, console.log)))
+
+
+@app.command()
 def client(
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 10,
 ) -> None:

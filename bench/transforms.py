@@ -28,7 +28,7 @@ from bench.processes import Server, caller
 from bench.transform_views import BY_ROW, IN_PYTHON, cart_comparison_by_row, variant
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.plan import PlanBook
-from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import read_definitions
 from hotfeast.server.stored_rows import StoredRows
 from hotfeast.serving.v1 import serving_pb2

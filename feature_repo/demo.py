@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 # Feast first, by its quick import.
 import grpc
-import redis
 import typer
 from feast import FeatureStore
 from feast.repo_config import load_repo_config
@@ -45,7 +44,8 @@ from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.materialize import materialize
 from hotfeast.server.materialize_report import print_summary as print_materialized
 from hotfeast.server.materialize_report import progress_bars as materialize_bars
-from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.redis_clients import client_of
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.serving.v1 import serving_pb2, value_pb2
 
 REPO = Path(__file__).resolve().parent
@@ -112,7 +112,7 @@ def apply_definitions() -> FeatureStore:
 
 def materialize_features(store: FeatureStore) -> None:
     """Writes the latest rows to Redis, unless that was done from the same data before."""
-    client: Any = redis.Redis(connection_pool=connection_pool(store.config, None, timeout=5))
+    client: Any = client_of(connection_pool(store.config, None, timeout=5))
     state = hashlib.sha256((REPO / "data" / "manifest.json").read_bytes())
     for definition in sorted(REPO.glob("**/*.py")):
         state.update(definition.read_bytes())

@@ -109,6 +109,8 @@ cdef class Batch:
     cdef int64_t sought_ns        # and when it was
     cdef Judging* judging         # NULL until it begins
     cdef public size_t most_bytes  # of the answer; 0 for no limit
+    cdef readonly bint scattered  # whether commands are written for each node of a cluster apart
+    cdef dict unread              # why entities could not be read, by recipe and entity; or None
 
     cdef bind_columns(self)
     cdef int decode_column(self, uint32_t slot, uint32_t* bad_row, uint32_t* found) noexcept nogil
@@ -120,5 +122,6 @@ cdef class Batch:
     cdef int ask_again(self, const uint8_t* wanted) noexcept nogil
     cdef size_t key_size(self, uint32_t recipe, uint32_t entity) noexcept nogil
     cdef uint8_t* put_key(self, uint8_t* at, uint32_t recipe, uint32_t entity) noexcept nogil
-    cdef int write_commands(self, Outgoing* out) noexcept nogil
+    cdef int write_all(self, Outgoing* out) noexcept nogil
+    cdef int write_commands(self, Outgoing* out, const Ask* asks, bint asking) noexcept nogil
     cdef void end_chunk(self, Outgoing* out, const uint8_t* at, uint32_t commands) noexcept nogil

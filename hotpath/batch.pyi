@@ -12,9 +12,12 @@ class Batch:
     now_us: int
     """What windows end at, in microseconds since 1970; the system's time at first."""
 
-    def __init__(self, plan: Plan, request: Request, later: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, request: Request, later: bool = False, scattered: bool = False
+    ) -> None:
         """With `later`, commands are written only when they are needed, since a cache may have what
-        they would ask for. Raises InvalidRequest where the columns are not what the plan needs."""
+        they would ask for; with `scattered`, for each node of a cluster apart. Raises
+        InvalidRequest where the columns are not what the plan needs."""
 
     most_bytes: int
     """Bytes that the answer may have; 0, for any, at first."""

@@ -65,8 +65,10 @@ cdef enum:
     MAX_ROWS = 1000000
 
 cdef const char* READ_ALL = b"*2\r\n$7\r\nHGETALL\r\n"
+cdef const char* ASKING = b"*1\r\n$6\r\nASKING\r\n"
 cdef enum:
     READ_ALL_SIZE = 17
+    ASKING_SIZE = 16
     # Whole hashes that are asked for at once: of a hash of 275 fields, 100 kB of replies.
     CHUNK_HASHES = 16
 
@@ -163,12 +165,16 @@ cdef class Batch:
         now_us: What windows end at, in microseconds since 1970; the system's time at first.
     """
 
-    def __cinit__(self, Plan plan not None, Request request not None, bint later=False):
+    def __cinit__(
+        self, Plan plan not None, Request request not None, bint later=False, bint scattered=False
+    ):
         """
         Args:
             plan, request: What it is made from.
             later: Whether the commands are written only when they are needed; a cache may have
                 what they would ask for.
+            scattered: Whether they are written for each node of a cluster apart, by
+                `hotfeast.hotpath.scatter`.
 
         Raises:
             InvalidRequest: A join key is missing, extra or given twice, columns differ in length,
@@ -180,6 +186,7 @@ cdef class Batch:
         self.plan = plan
         self.request = request
         self.now_us = time.time_ns() // 1000 if plan.tiled else 0
+        self.scattered = scattered
         self.column_of_slot = <int*>malloc((plan.slot_count + 1) * sizeof(int))
         self.key_types = <uint32_t*>calloc(plan.slot_count + 1, sizeof(uint32_t))
         if self.column_of_slot == NULL or self.key_types == NULL:
@@ -490,7 +497,7 @@ cdef class Batch:
             free(self.first.chunks)
             memset(&self.first, 0, sizeof(Outgoing))
         self.first_partial = self.partial
-        return self.write_commands(&self.first)
+        return self.write_all(&self.first)
 
     cdef int ask_again(self, const uint8_t* wanted) noexcept nogil:
         """Writes further commands: all fields of some entities. They are those at hand then.
@@ -525,7 +532,7 @@ cdef class Batch:
         free(self.second.chunks)
         memset(&self.second, 0, sizeof(Outgoing))
         self.out = &self.second
-        return self.write_commands(&self.second)
+        return self.write_all(&self.second)
 
     cdef size_t key_size(self, uint32_t recipe, uint32_t entity) noexcept nogil:
         """Bytes of an entity's Redis key."""
@@ -535,27 +542,46 @@ cdef class Batch:
         """Writes an entity's Redis key. Returns the byte behind it; the caller has made room."""
         return put_redis_key(self, at, recipe, entity)
 
-    cdef int write_commands(self, Outgoing* out) noexcept nogil:
-        """Writes all commands into one buffer. Returns -1 where there is no memory for it.
+    cdef int write_all(self, Outgoing* out) noexcept nogil:
+        """Writes all commands at hand, unless that is done for each node apart. Returns -1 where
+        there is no memory for it."""
+        cdef uint32_t r
+        if not self.scattered:
+            return self.write_commands(out, self.asks, False)
+        out.span_count = 0
+        for r in range(self.plan.recipe_count):
+            out.span_count += <size_t>self.asks[r].entity_count * self.asks[r].field_count
+        return 0
+
+    cdef int write_commands(self, Outgoing* out, const Ask* asks, bint asking) noexcept nogil:
+        """Writes commands into one buffer. Returns -1 where there is no memory for it.
+
+        Args:
+            out: Where they go.
+            asks: What is asked for, one for each recipe.
+            asking: Whether each is announced with ASKING, as a node of a cluster wants it for slots
+                that it has yet to take over.
 
         Redis answers nothing until it has worked through all that it has read. Whole hashes are
         asked for in so few bytes that it would read the lot at once, and leave the parsing of its
         replies to the end; so they are divided into chunks, for the sender to send one by one. The
         long commands of HMGET reach Redis in pieces anyway, and are one chunk.
         """
-        cdef Ask* ask
+        cdef const Ask* ask
         cdef uint32_t r, n, e
         cdef size_t size = 0, fixed
         cdef uint32_t total = 0
         cdef uint8_t* at
         for r in range(self.plan.recipe_count):
-            ask = &self.asks[r]
+            ask = &asks[r]
             # `$` and CRLF around a length of up to 20 digits, CRLF behind the key.
             fixed = 25 + constant_size(self, r)
             if ask.read_all:
                 fixed += READ_ALL_SIZE
             else:
                 fixed += left(&ask.command) + left(&ask.fields)
+            if asking:
+                fixed += ASKING_SIZE
             size += fixed * ask.entity_count
             for n in range(ask.entity_count):
                 e = n if ask.entities == NULL else ask.entities[n]
@@ -571,10 +597,13 @@ cdef class Batch:
         total = 0
         at = out.commands
         for r in range(self.plan.recipe_count):
-            ask = &self.asks[r]
+            ask = &asks[r]
             fixed = constant_size(self, r)
             for n in range(ask.entity_count):
                 e = n if ask.entities == NULL else ask.entities[n]
+                if asking:
+                    memcpy(at, ASKING, ASKING_SIZE)
+                    at += ASKING_SIZE
                 if ask.read_all:
                     memcpy(at, READ_ALL, READ_ALL_SIZE)
                     at += READ_ALL_SIZE

@@ -13,6 +13,10 @@ class AnswerTooLarge(Exception):
     """The answer would be larger than is allowed; the message says by how much."""
 
 
+class RowsUnread(Exception):
+    """Rows are on a node of a cluster that did not answer; the message names them and the node."""
+
+
 class ReplyError(Exception):
     """Redis answered a command with an error; the message is the server's own."""
 

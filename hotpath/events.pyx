@@ -299,16 +299,18 @@ cdef class EventBatch(WriteBatch):
         if self.sequence == NULL and self.make_sequence() != 0:
             return -1
         while self.next_row < self.rows and self.out_size < limit:
-            if self.states[self.sequence[self.next_row].row] != PENDING:
+            if not self.sends(self.sequence[self.next_row].row):
                 self.next_row += 1
                 continue
+            if self.asking and self.announce() != 0:
+                return -1
             count = 0
             key_hash = self.sequence[self.next_row].key_hash
             first = self.sequence[self.next_row].row
             size = <size_t>(self.put_key(self.keys_made, first) - self.keys_made)
             while self.next_row < self.rows and count < MOST_EVENTS:
                 row = self.sequence[self.next_row].row
-                if self.states[row] == PENDING:
+                if self.sends(row):
                     if self.sequence[self.next_row].key_hash != key_hash:
                         break
                     if count > 0 and not self.has_key(row, size):

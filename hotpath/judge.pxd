@@ -20,6 +20,7 @@ cdef enum Outcome:
     NO_MEMORY = -4
     CORRUPT_PACKED = -5       # a packed row that cannot be read
     UNKNOWN_SCHEMA = -6       # one that nobody knows the features of
+    UNREAD = -7               # a row whose node of a cluster did not answer
 
 
 cdef int start_judging(

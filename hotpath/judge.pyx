@@ -32,7 +32,13 @@ from libc.stdlib cimport malloc, qsort, realloc
 from libc.string cimport memset
 
 from hotfeast.hotpath.batch cimport BadRow, Batch, Column, Judging, Lookup
-from hotfeast.hotpath.packed cimport SETTLED, SPAN_ABSENT, SPAN_UNKNOWN, settle_arrived
+from hotfeast.hotpath.packed cimport (
+    SETTLED,
+    SPAN_ABSENT,
+    SPAN_UNKNOWN,
+    SPAN_UNREAD,
+    settle_arrived,
+)
 from hotfeast.hotpath.plan cimport View
 from hotfeast.hotpath.reply cimport Reply, Span
 from hotfeast.hotpath.values cimport (
@@ -117,8 +123,8 @@ cdef inline int judge_row(
     """Gives the cells of one row of a view their statuses, empties what must not be sent, and adds
     the cells' sizes to their columns', for each of the `copies` rows of the answer.
 
-    Returns JUDGED, NO_MEMORY, CORRUPT_TIME, CORRUPT_PACKED or UNKNOWN_SCHEMA, or the number of a
-    feature whose value is corrupt; then the sizes of the features before it have been added.
+    Returns JUDGED, NO_MEMORY, CORRUPT_TIME, CORRUPT_PACKED, UNKNOWN_SCHEMA or UNREAD, or the number
+    of a feature whose value is corrupt; then the sizes of the features before it have been added.
     """
     cdef Span* time = &spans[view.feature_count]
     cdef const uint8_t* buffer = reply.buffer
@@ -145,6 +151,8 @@ cdef inline int judge_row(
                 return NO_MEMORY
             buffer = reply.buffer
     elif time.size < SPAN_ABSENT:
+        if time.size == SPAN_UNREAD:
+            return UNREAD
         return UNKNOWN_SCHEMA if time.size == SPAN_UNKNOWN else CORRUPT_PACKED
     elif strict:
         row_status = NOT_FOUND

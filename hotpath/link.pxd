@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.batch cimport Batch, Outgoing
 from hotfeast.hotpath.reply cimport Reply
 
 cdef extern from "<poll.h>" nogil:
@@ -37,7 +37,9 @@ cdef struct Transfer:
     size_t limit              # up to where they may be sent before more replies have come
     uint32_t chunk
 
-cdef void begin_transfer(Transfer* transfer, Batch batch) noexcept nogil
-cdef Outcome send_more(int fd, Batch batch, Transfer* transfer) noexcept nogil
+cdef void begin_transfer(Transfer* transfer, const Outgoing* out) noexcept nogil
+cdef Outcome send_more(int fd, const Outgoing* out, Transfer* transfer) noexcept nogil
+cdef Outcome receive_some(int fd, Reply reply) noexcept nogil
+cdef void allow_more(const Outgoing* out, Reply reply, Transfer* transfer) noexcept nogil
 cdef Outcome receive_more(int fd, Batch batch, Reply reply, Transfer* transfer) noexcept nogil
 cdef object failure_of(Outcome outcome, int error, double timeout)

@@ -34,19 +34,19 @@ cdef int64_t monotonic_ns() noexcept nogil:
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
-cdef void begin_transfer(Transfer* transfer, Batch batch) noexcept nogil:
-    """Starts on the commands at hand."""
+cdef void begin_transfer(Transfer* transfer, const Outgoing* out) noexcept nogil:
+    """Starts on commands."""
     transfer.sent = 0
     transfer.chunk = 0
-    transfer.limit = batch.out.chunks[min(<uint32_t>AHEAD, batch.out.chunk_count) - 1].end
+    transfer.limit = out.chunks[min(<uint32_t>AHEAD, out.chunk_count) - 1].end
 
 
-cdef Outcome send_more(int fd, Batch batch, Transfer* transfer) noexcept nogil:
+cdef Outcome send_more(int fd, const Outgoing* out, Transfer* transfer) noexcept nogil:
     """Sends what may be sent now and fits the socket's buffer. Returns PENDING or SOCKET_ERROR."""
     cdef ssize_t count
     if transfer.sent < transfer.limit:
         count = send(
-            fd, batch.out.commands + transfer.sent, transfer.limit - transfer.sent,
+            fd, out.commands + transfer.sent, transfer.limit - transfer.sent,
             MSG_DONTWAIT | MSG_NOSIGNAL,
         )
         if count > 0:
@@ -56,13 +56,10 @@ cdef Outcome send_more(int fd, Batch batch, Transfer* transfer) noexcept nogil:
     return PENDING
 
 
-cdef Outcome receive_more(int fd, Batch batch, Reply reply, Transfer* transfer) noexcept nogil:
-    """Takes what has come, once. Where the first replies are complete and there are further
-    commands, starts on them. Returns DONE once all cells are known, or why there are none, or
-    PENDING; after that, there may be more to send."""
-    cdef Outgoing* out = batch.out
+cdef Outcome receive_some(int fd, Reply reply) noexcept nogil:
+    """Takes what has come, once. Returns DONE once the replies are complete, or why they cannot be
+    read, or PENDING."""
     cdef ScanState state
-    cdef Settled settled
     cdef ssize_t count
     if reply.make_room(READ_SIZE) != 0:
         return NO_MEMORY
@@ -77,15 +74,35 @@ cdef Outcome receive_more(int fd, Batch batch, Reply reply, Transfer* transfer) 
         return BROKEN
     if state == SCAN_NO_MEMORY:
         return NO_MEMORY
-    judge_ready(batch, reply)
-    if state == SCAN_MORE:
-        while (
-            transfer.chunk < out.chunk_count
-            and reply.commands_done >= out.chunks[transfer.chunk].commands
-        ):
-            transfer.chunk += 1
-        transfer.limit = out.chunks[min(transfer.chunk + AHEAD, out.chunk_count) - 1].end
+    return PENDING if state == SCAN_MORE else DONE
+
+
+cdef void allow_more(const Outgoing* out, Reply reply, Transfer* transfer) noexcept nogil:
+    """Lets further commands be sent as replies to earlier ones have come."""
+    while (
+        transfer.chunk < out.chunk_count
+        and reply.commands_done >= out.chunks[transfer.chunk].commands
+    ):
+        transfer.chunk += 1
+    transfer.limit = out.chunks[min(transfer.chunk + AHEAD, out.chunk_count) - 1].end
+
+
+cdef Outcome receive_more(int fd, Batch batch, Reply reply, Transfer* transfer) noexcept nogil:
+    """Takes what has come, once. Where the first replies are complete and there are further
+    commands, starts on them. Returns DONE once all cells are known, or why there are none, or
+    PENDING; after that, there may be more to send."""
+    cdef Outgoing* out = batch.out
+    cdef Settled settled
+    cdef uint32_t done = reply.commands_done
+    cdef Outcome outcome = receive_some(fd, reply)
+    if outcome == PENDING:
+        if reply.commands_done != done:
+            judge_ready(batch, reply)
+            allow_more(out, reply, transfer)
         return PENDING
+    if outcome != DONE:
+        return outcome
+    judge_ready(batch, reply)
     if transfer.sent != out.size:
         # A reply that is complete before its commands are sent is somebody else's.
         return BROKEN
@@ -95,7 +112,7 @@ cdef Outcome receive_more(int fd, Batch batch, Reply reply, Transfer* transfer) 
     if settled == SETTLE_NO_MEMORY:
         return NO_MEMORY
     if settled == ASK_AGAIN:
-        begin_transfer(transfer, batch)
+        begin_transfer(transfer, batch.out)
         return PENDING
     return DONE
 
@@ -112,10 +129,10 @@ cdef Outcome transfer_all(int fd, Batch batch, Reply reply, int64_t deadline_ns)
     cdef int64_t remaining
     cdef pollfd wait
     cdef int ready
-    begin_transfer(&transfer, batch)
+    begin_transfer(&transfer, batch.out)
     wait.fd = fd
     while True:
-        if send_more(fd, batch, &transfer) != PENDING:
+        if send_more(fd, batch.out, &transfer) != PENDING:
             return SOCKET_ERROR
         wait.events = POLLIN | POLLOUT if transfer.sent < transfer.limit else POLLIN
         remaining = (deadline_ns - monotonic_ns() + 999999) // 1000000

@@ -30,6 +30,7 @@ cdef enum:
     SPAN_ABSENT = -1
     SPAN_BROKEN = -2          # a packed row that is none
     SPAN_UNKNOWN = -3         # a packed row of a schema that the plan does not know
+    SPAN_UNREAD = -5          # a row whose node of a cluster did not answer
 
 cdef enum Mark:
     UNMARKED = 0

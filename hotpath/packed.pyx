@@ -141,8 +141,8 @@ cdef Settled settle_row(
     cdef Mark mark
     cdef Unpacked outcome
     if time.size < 0 and view.packed:
-        # Feast takes a row away with its time.
-        fail_row(view, cells, SPAN_ABSENT)
+        # Feast takes a row away with its time; or it could not be read.
+        fail_row(view, cells, time.size)
         return SETTLED
     if time.size < 0:
         if cells != raw:

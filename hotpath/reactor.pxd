@@ -8,13 +8,18 @@ from hotfeast.hotpath.cache cimport RowCache
 from hotfeast.hotpath.http2 cimport Connection
 from hotfeast.hotpath.link cimport Outcome, Transfer
 from hotfeast.hotpath.reply cimport Reply
+from hotfeast.hotpath.scatter cimport Part, Scatter
+from hotfeast.hotpath.slots cimport SlotMap
 
 
 cdef class LoopLane:
     cdef readonly object lane     # of `hotfeast.server.redis_io`, which owns the socket
     cdef readonly int descriptor
     cdef readonly Reply reply
+    cdef readonly str node        # of a cluster, that it leads to; None where there is one server
     cdef Batch batch              # what is being read; None while idle
+    cdef Scatter scatter          # likewise where this is only a part of it
+    cdef Part part
     cdef object done              # is told when it is read, or why it is not
     cdef Transfer transfer
     cdef double deadline          # monotonic seconds
@@ -25,6 +30,7 @@ cdef class LoopLane:
 cdef class Reactor:
     cdef readonly object at_once
     cdef public RowCache cache
+    cdef public SlotMap slots
     cdef public bint keeps_callers
     cdef public bint authenticates
     cdef public object tls_context
@@ -43,6 +49,7 @@ cdef class Reactor:
     cdef list dirty               # connections with something to send
     cdef public list afterwards   # what is done once they have been sent that
     cdef list idle                # lanes
+    cdef dict idle_at             # the same of a cluster, by node
     cdef list busy
     cdef list paused              # listening sockets, while there are no descriptors left
     cdef double accept_again      # monotonic seconds
@@ -76,6 +83,9 @@ cdef class Reactor:
     cdef int drop_connection(self, Connection connection) except -1
     cdef int step_lane(self, LoopLane lane, uint32_t events) except -1
     cdef int finish_lane(self, LoopLane lane, Outcome outcome, int error) except -1
+    cdef int finish_part(self, LoopLane lane, Outcome outcome, int error) except -1
+    cdef int begin_parts(self, Scatter scatter, list lanes) except -1
+    cdef list idle_lanes(self, LoopLane lane)
     cdef int check_deadlines(self) except -1
     cdef int wait_ms(self) except -2
     cdef int do_afterwards(self) except -1

@@ -8,16 +8,24 @@ from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Connection, Stream
 from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.scatter import Scatter
+from hotfeast.hotpath.slots import SlotMap
 from hotfeast.hotpath.splice import Response
 from hotfeast.hotpath.tls import Tls
 
 class LoopLane:
     """A connection to Redis that the loop reads with."""
 
-    def __init__(self, lane: Any, descriptor: int, reply: Reply) -> None: ...
+    def __init__(
+        self, lane: Any, descriptor: int, reply: Reply, node: str | None = None
+    ) -> None: ...
     @property
     def lane(self) -> Any:
         """The connection on loan from redis-py."""
+
+    @property
+    def node(self) -> str | None:
+        """The node of a cluster that it leads to; None where there is one server."""
 
     @property
     def descriptor(self) -> int: ...
@@ -29,6 +37,8 @@ class Reactor:
 
     cache: RowCache | None
     """Rows that need not be asked for; None at first."""
+    slots: SlotMap | None
+    """Which node of a cluster has which slot; None where there is one server."""
     keeps_callers: bool
     """Whether streams are told who calls; not at first."""
     authenticates: bool
@@ -93,6 +103,9 @@ class Reactor:
     def lane_count(self) -> int:
         """Connections to Redis, idle and in use."""
 
+    def lane_count_at(self, node: str) -> int:
+        """Those to one node of a cluster."""
+
     @property
     def reads_under_way(self) -> int:
         """Batches that are being read."""
@@ -112,6 +125,19 @@ class Reactor:
         """Reads a batch over an idle connection; False where there is none.
 
         `done` is told the reply, which is gone when it returns, or the error.
+        """
+
+    def exchange_parts(
+        self,
+        scatter: Scatter,
+        timeout: float,
+        done: Callable[[Reply | None, Exception | None], None],
+    ) -> list[str]:
+        """Reads a batch that has begun from the nodes of a cluster; says which of them have no idle
+        connection, and does nothing then.
+
+        `done` is told the reply, which is used up when it returns; or the error; or neither, where
+        commands are left in `scatter` that somebody who can wait has to see to.
         """
 
     def answer_in_pieces(self, stream: Stream, response: Response) -> bytes:

@@ -35,6 +35,7 @@ from hotfeast.hotpath.link cimport (
     send_more,
 )
 from hotfeast.hotpath.packed cimport settle
+from hotfeast.hotpath.scatter cimport Part, Scatter, step_part
 from hotfeast.hotpath.splice cimport Response
 from hotfeast.hotpath.tls cimport Tls
 
@@ -116,10 +117,14 @@ cdef class LoopLane:
         lane: The connection on loan from redis-py.
         descriptor: Its socket's.
         reply: What is read into.
+        node: The node of a cluster that it leads to; None where there is one server.
     """
 
-    def __cinit__(self, object lane not None, int descriptor, Reply reply not None):
+    def __cinit__(
+        self, object lane not None, int descriptor, Reply reply not None, str node=None
+    ):
         self.lane = lane
+        self.node = node
         self.descriptor = descriptor
         self.reply = reply
 
@@ -134,6 +139,7 @@ cdef class Reactor:
 
     Attributes:
         cache: Rows that need not be asked for; None at first.
+        slots: Which node of a cluster has which slot; None where there is one server.
         keeps_callers: Whether streams are told who calls; not at first.
         authenticates: Whether streams are told with which token; not at first.
         tls_context: What clients that come from now on are encrypted with; None at first, for
@@ -160,6 +166,7 @@ cdef class Reactor:
         self.dirty = []
         self.afterwards = []
         self.idle = []
+        self.idle_at = {}
         self.busy = []
         self.paused = []
         self.look_every = LOOKS
@@ -254,7 +261,13 @@ cdef class Reactor:
     @property
     def lane_count(self) -> int:
         """Connections to Redis, idle and in use."""
-        return len(self.idle) + len(self.busy)
+        return len(self.idle) + len(self.busy) + sum(map(len, self.idle_at.values()))
+
+    def lane_count_at(self, str node) -> int:
+        """Those to one node of a cluster."""
+        return len(self.idle_at.get(node, ())) + sum(
+            [(<LoopLane>lane).node == node for lane in self.busy]
+        )
 
     @property
     def reads_under_way(self) -> int:
@@ -262,14 +275,23 @@ cdef class Reactor:
         return len(self.busy)
 
     def add_lane(self, LoopLane lane not None) -> None:
-        """Takes a connection to Redis for `exchange`."""
+        """Takes a connection to Redis for `exchange`, or to a node for `exchange_parts`."""
         self.watch(lane.descriptor, lane, EPOLLIN)
-        self.idle.append(lane)
+        self.idle_lanes(lane).append(lane)
+
+    cdef list idle_lanes(self, LoopLane lane):
+        """Where a connection is kept while it is idle."""
+        if lane.node is None:
+            return self.idle
+        return self.idle_at.setdefault(lane.node, [])
 
     def remove_lanes(self) -> list[LoopLane]:
         """Gives the idle connections to Redis back."""
         cdef LoopLane lane
         lanes, self.idle = self.idle, []
+        for others in self.idle_at.values():
+            lanes += others
+        self.idle_at = {}
         for lane in lanes:
             self.unwatch(lane.descriptor)
         return lanes
@@ -311,14 +333,114 @@ cdef class Reactor:
             return True
         lane.timeout = timeout
         lane.deadline = now() + timeout
-        begin_transfer(&lane.transfer, batch)
-        outcome = send_more(lane.descriptor, batch, &lane.transfer)
+        begin_transfer(&lane.transfer, batch.out)
+        outcome = send_more(lane.descriptor, batch.out, &lane.transfer)
         if outcome != PENDING:
             self.finish_lane(lane, outcome, errno)
         elif lane.transfer.sent < lane.transfer.limit:
             lane.sending = True
             self.rewatch(lane.descriptor, EPOLLIN | EPOLLOUT)
         return True
+
+    def exchange_parts(self, Scatter scatter not None, double timeout, object done) -> list[str]:
+        """Reads a batch that has begun from the nodes of a cluster, over idle connections.
+
+        Args:
+            scatter: What to read.
+            timeout: Seconds for it.
+            done: Is called as `done(reply, None)` when all is read, after which the reply is used
+                up; or as `done(None, None)` where commands are left in `scatter` that somebody who
+                can wait has to see to; or as `done(None, error)` where that is no use.
+
+        Returns:
+            Nodes without an idle connection; if there are any, nothing happens.
+        """
+        cdef list lanes = self.take_lanes(scatter)
+        missing = [node for node in lanes if isinstance(node, str)]
+        if missing:
+            return missing
+        scatter.done = done
+        scatter.timeout = timeout
+        scatter.deadline = now() + timeout
+        self.begin_parts(scatter, lanes)
+        return []
+
+    def take_lanes(self, Scatter scatter not None) -> list:
+        """For each part of a batch an idle connection; the nodes that have none, if there are any.
+        """
+        cdef Part part
+        cdef LoopLane lane
+        lanes = []
+        missing = []
+        for part in scatter.parts:
+            idle = self.idle_at.get(part.node)
+            if idle:
+                lanes.append(idle.pop())
+            else:
+                missing.append(part.node)
+        if not missing:
+            return lanes
+        for lane in lanes:
+            self.idle_lanes(lane).append(lane)
+        return missing
+
+    cdef int begin_parts(self, Scatter scatter, list lanes) except -1:
+        """Sends the parts of a batch."""
+        cdef LoopLane lane
+        cdef Part part
+        cdef Outcome outcome
+        parts = scatter.taken_up()
+        scatter.waiting = <uint32_t>len(parts)
+        if scatter.waiting == 0:
+            # Nothing is asked for, or nobody serves it.
+            self.gathered(scatter)
+            return 0
+        try:
+            for part, lane in zip(parts, lanes):
+                part.begin(lane.reply)
+        except BaseException:
+            # Nothing has been sent.
+            for lane in lanes:
+                self.idle_lanes(lane).append(lane)
+            raise
+        for part, lane in zip(parts, lanes):
+            lane.batch = scatter.batch
+            lane.scatter = scatter
+            lane.part = part
+            lane.timeout = scatter.timeout
+            lane.deadline = scatter.deadline
+            self.busy.append(lane)
+        for lane in lanes:
+            outcome = step_part(lane.descriptor, lane.part, lane.reply, False)
+            if outcome != PENDING:
+                self.finish_part(lane, outcome, errno)
+            elif lane.part.transfer.sent < lane.part.transfer.limit:
+                lane.sending = True
+                self.rewatch(lane.descriptor, EPOLLIN | EPOLLOUT)
+        return 0
+
+    def gathered(self, Scatter scatter not None) -> None:
+        """All parts of a batch are over: goes on with what is left of it, or tells that it is
+        done."""
+        done = scatter.done
+        slots = self.slots
+        try:
+            if scatter.put_off:
+                reply = None
+            elif scatter.settle(slots):
+                reply = scatter.reply
+            else:
+                lanes = self.take_lanes(scatter)
+                if lanes and isinstance(lanes[0], LoopLane):
+                    self.begin_parts(scatter, lanes)
+                    return
+                reply = None
+        except Exception as error:
+            scatter.done = None
+            done(None, error)
+            return
+        scatter.done = None
+        done(reply, None)
 
     def answer_in_pieces(self, Stream stream not None, Response response not None) -> bytes:
         """Answers a unary call with a response, pieces of which are sent as they are written, so
@@ -819,17 +941,25 @@ cdef class Reactor:
         cdef bint sending
         if lane.batch is None:
             # Redis says nothing unasked: it has closed the connection.
-            self.idle.remove(lane)
+            self.idle_lanes(lane).remove(lane)
             self.unwatch(lane.descriptor)
             self.lane_lost(lane)
             return 0
-        if events & ~EPOLLOUT:
-            outcome = receive_more(lane.descriptor, lane.batch, lane.reply, &lane.transfer)
-        if outcome == PENDING:
-            outcome = send_more(lane.descriptor, lane.batch, &lane.transfer)
-        if outcome != PENDING:
-            return self.finish_lane(lane, outcome, errno)
-        sending = lane.transfer.sent < lane.transfer.limit
+        if lane.part is not None:
+            outcome = step_part(
+                lane.descriptor, lane.part, lane.reply, (events & ~EPOLLOUT) != 0
+            )
+            if outcome != PENDING:
+                return self.finish_part(lane, outcome, errno)
+            sending = lane.part.transfer.sent < lane.part.transfer.limit
+        else:
+            if events & ~EPOLLOUT:
+                outcome = receive_more(lane.descriptor, lane.batch, lane.reply, &lane.transfer)
+            if outcome == PENDING:
+                outcome = send_more(lane.descriptor, lane.batch.out, &lane.transfer)
+            if outcome != PENDING:
+                return self.finish_lane(lane, outcome, errno)
+            sending = lane.transfer.sent < lane.transfer.limit
         if sending != lane.sending:
             lane.sending = sending
             self.rewatch(lane.descriptor, EPOLLIN | EPOLLOUT if sending else EPOLLIN)
@@ -862,13 +992,45 @@ cdef class Reactor:
             self.lane_free()
         return 0
 
+    cdef int finish_part(self, LoopLane lane, Outcome outcome, int error) except -1:
+        cdef Scatter scatter = lane.scatter
+        cdef Part part = lane.part
+        lane.batch = None
+        lane.scatter = None
+        lane.part = None
+        self.busy.remove(lane)
+        scatter.waiting -= 1
+        failure = None
+        if outcome != DONE:
+            failure = failure_of(outcome, error, lane.timeout)
+        else:
+            try:
+                scatter.take(part, lane.reply)
+            except MemoryError as raised:
+                failure = raised
+        if failure is None:
+            if lane.sending:
+                lane.sending = False
+                self.rewatch(lane.descriptor, EPOLLIN)
+            self.idle_lanes(lane).append(lane)
+        else:
+            self.unwatch(lane.descriptor)
+            scatter.fail(part, str(failure) or type(failure).__name__)
+            self.lane_lost(lane)
+        if scatter.waiting == 0:
+            self.gathered(scatter)
+        return 0
+
     cdef int check_deadlines(self) except -1:
         cdef LoopLane lane
         cdef double time = now()
         for lane in list(self.busy):
             if lane.deadline <= time and lane.batch is not None:
                 try:
-                    self.finish_lane(lane, TIMED_OUT, 0)
+                    if lane.part is not None:
+                        self.finish_part(lane, TIMED_OUT, 0)
+                    else:
+                        self.finish_lane(lane, TIMED_OUT, 0)
                 except Exception as error:
                     self.survive(-1, error)
         return 0

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
-from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.batch cimport Ask, Batch
 from hotfeast.hotpath.plan cimport Recipe
 
 cdef enum:
@@ -34,6 +34,13 @@ cdef struct Memo:
     uint32_t field
 
 
+# A command that was answered with an error.
+cdef struct Refusal:
+    uint32_t command          # its number among those whose replies are read
+    uint32_t size
+    size_t at                 # what the server said, within the buffer
+
+
 cdef class Reply:
     cdef uint8_t* buffer
     cdef size_t capacity
@@ -46,6 +53,13 @@ cdef class Reply:
     cdef Span* wire               # where the scan notes values: `spans` or `raw`
     cdef size_t span_at           # next span to fill
     cdef Batch batch
+    cdef const Ask* asks          # what was asked for: the batch's, or a part's of it
+    cdef Refusal* refusals        # all of them, where a part's replies are read
+    cdef uint32_t refusal_count
+    cdef uint32_t refusal_capacity
+    cdef bint of_part
+    cdef bint asking              # whether each command was announced with ASKING
+    cdef bint announced           # whether the reply to that has been read
     cdef uint32_t recipe          # the command whose reply is being read
     cdef uint32_t entity
     cdef uint32_t field           # next field of that reply
@@ -66,6 +80,12 @@ cdef class Reply:
     cdef int clear(self, Batch batch) noexcept
     cdef int expect_first(self) noexcept
     cdef int begin_again(self) noexcept nogil
+    cdef int begin_part(
+        self, Batch batch, const Ask* asks, size_t span_count, bint asking
+    ) noexcept
+    cdef int make_raw(self, size_t count) noexcept nogil
+    cdef void shrink(self) noexcept nogil
+    cdef int note_refusal(self) noexcept nogil
     cdef void find_first(self) noexcept nogil
     cdef int make_room(self, size_t wanted) noexcept nogil
     cdef ScanState scan(self) noexcept nogil

@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
-from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.batch cimport Ask, Batch
 from hotfeast.hotpath.errors import ProtocolError, ReplyError
 from hotfeast.hotpath.plan cimport NO_FIELD, Recipe, find_field
 
@@ -64,6 +64,7 @@ cdef class Reply:
         free(self.buffer)
         free(self.spans)
         free(self.raw)
+        free(self.refusals)
 
     cdef int begin(self, Batch batch) noexcept:
         """Starts reading the replies to `batch`. Returns 0, or -1 where there is no memory."""
@@ -72,19 +73,16 @@ cdef class Reply:
     cdef int clear(self, Batch batch) noexcept:
         """Makes room for the cells of `batch`. Returns 0, or -1 where there is no memory."""
         cdef Span* grown
-        cdef uint8_t* shrunk
         self.batch = batch
+        self.asks = batch.asks
+        self.of_part = self.asking = False
         batch.ask_first()
         if batch.judging != NULL:
             batch.forget_judged()
         self.received = self.scanned = 0
         self.error_at = self.error_size = 0
         self.unknown_view = -1
-        if self.capacity > KEEP_CAPACITY:
-            shrunk = <uint8_t*>realloc(self.buffer, FIRST_CAPACITY + READ_SLACK)
-            if shrunk != NULL:
-                self.buffer = shrunk
-                self.capacity = FIRST_CAPACITY
+        self.shrink()
         if batch.span_count > self.span_capacity or (
             self.span_capacity * sizeof(Span) > KEEP_CAPACITY
         ):
@@ -93,6 +91,67 @@ cdef class Reply:
                 return -1
             self.spans = grown
             self.span_capacity = batch.span_count
+        return 0
+
+    cdef void shrink(self) noexcept nogil:
+        """Lets most of a large buffer go."""
+        cdef uint8_t* shrunk
+        if self.capacity > KEEP_CAPACITY:
+            shrunk = <uint8_t*>realloc(self.buffer, FIRST_CAPACITY + READ_SLACK)
+            if shrunk != NULL:
+                self.buffer = shrunk
+                self.capacity = FIRST_CAPACITY
+
+    cdef int make_raw(self, size_t count) noexcept nogil:
+        """Makes room for replies that are not the cells. Returns 0, or -1 without memory."""
+        cdef Span* grown
+        if count > self.raw_capacity or self.raw_capacity * sizeof(Span) > KEEP_CAPACITY:
+            grown = <Span*>realloc(self.raw, (count + 1) * sizeof(Span))
+            if grown == NULL:
+                return -1
+            self.raw = grown
+            self.raw_capacity = count
+        return 0
+
+    cdef int begin_part(
+        self, Batch batch, const Ask* asks, size_t span_count, bint asking
+    ) noexcept:
+        """Starts reading the replies to a part of a batch's commands; errors among them are all
+        kept. Returns 0, or -1 where there is no memory.
+
+        Args:
+            batch: The batch.
+            asks: The part, which must live as long as it is read.
+            span_count: Values of all its replies.
+            asking: Whether each command was announced with ASKING.
+        """
+        self.batch = batch
+        self.asks = asks
+        self.of_part = True
+        self.asking = asking
+        self.refusal_count = 0
+        self.received = self.scanned = 0
+        self.error_at = self.error_size = 0
+        self.shrink()
+        if self.make_raw(span_count) != 0:
+            return -1
+        self.wire = self.raw
+        self.find_first()
+        return 0
+
+    cdef int note_refusal(self) noexcept nogil:
+        """Makes room for an error reply, and notes which command it is to. 0, or -1 without memory.
+        """
+        cdef Refusal* grown
+        cdef uint32_t capacity = 2 * self.refusal_capacity + 8
+        if self.refusal_count == self.refusal_capacity:
+            grown = <Refusal*>realloc(self.refusals, capacity * sizeof(Refusal))
+            if grown == NULL:
+                return -1
+            self.refusals = grown
+            self.refusal_capacity = capacity
+        self.refusals[self.refusal_count].command = self.commands_done
+        self.refusal_count += 1
         return 0
 
     cdef int expect_first(self) noexcept:
@@ -111,14 +170,8 @@ cdef class Reply:
     cdef int begin_again(self) noexcept nogil:
         """Starts reading the replies to the commands at hand, behind what has been received.
         Returns 0, or -1 where there is no memory."""
-        cdef size_t count = self.batch.out.span_count
-        cdef Span* grown
-        if count > self.raw_capacity or self.raw_capacity * sizeof(Span) > KEEP_CAPACITY:
-            grown = <Span*>realloc(self.raw, (count + 1) * sizeof(Span))
-            if grown == NULL:
-                return -1
-            self.raw = grown
-            self.raw_capacity = count
+        if self.make_raw(self.batch.out.span_count) != 0:
+            return -1
         # What has been made of the first replies is behind them.
         self.scanned = self.received
         self.wire = self.raw
@@ -129,10 +182,10 @@ cdef class Reply:
         """Moves to the first command's reply."""
         self.span_at = 0
         self.recipe = self.entity = self.field = self.commands_done = 0
-        self.in_array = False
+        self.in_array = self.announced = False
         self.memo_count = 0
         while self.recipe < self.batch.plan.recipe_count:
-            if self.batch.asks[self.recipe].entity_count > 0:
+            if self.asks[self.recipe].entity_count > 0:
                 break
             self.recipe += 1
 
@@ -153,23 +206,23 @@ cdef class Reply:
 
     cdef bint next_command(self) noexcept nogil:
         """Moves to the next command's reply. Returns whether there is one."""
-        self.in_array = False
+        self.in_array = self.announced = False
         self.field = 0
         self.commands_done += 1
         self.entity += 1
-        while self.entity >= self.batch.asks[self.recipe].entity_count:
+        while self.entity >= self.asks[self.recipe].entity_count:
             self.entity = 0
             self.recipe += 1
             self.memo_count = 0
             if self.recipe == self.batch.plan.recipe_count:
                 return False
-            if self.batch.asks[self.recipe].entity_count > 0:
+            if self.asks[self.recipe].entity_count > 0:
                 break
         return True
 
     cdef void begin_hash(self, uint32_t items) noexcept nogil:
         """Starts on the reply to an HGETALL: all fields count as absent until they come."""
-        cdef uint32_t fields = self.batch.asks[self.recipe].field_count
+        cdef uint32_t fields = self.asks[self.recipe].field_count
         cdef Span* span = &self.wire[self.span_at]
         cdef uint32_t i
         self.items_left = items
@@ -281,8 +334,8 @@ cdef class Reply:
             return SCAN_DONE if at == end else SCAN_BROKEN
         if self.received > MAX_REPLY:
             return SCAN_BROKEN
-        fields = self.batch.asks[self.recipe].field_count
-        whole = self.batch.asks[self.recipe].read_all
+        fields = self.asks[self.recipe].field_count
+        whole = self.asks[self.recipe].read_all
         while True:
             if self.in_array:
                 if whole:
@@ -293,13 +346,22 @@ cdef class Reply:
                     if not self.next_command():
                         self.scanned = <size_t>(at - base)
                         return SCAN_DONE if at == end else SCAN_BROKEN
-                    fields = self.batch.asks[self.recipe].field_count
-                    whole = self.batch.asks[self.recipe].read_all
+                    fields = self.asks[self.recipe].field_count
+                    whole = self.asks[self.recipe].read_all
                     continue
             if at == end:
                 self.scanned = <size_t>(at - base)
                 return SCAN_MORE
             kind = at[0]
+            if self.asking and not self.announced:
+                if end - at < 5 and memcmp(at, b"+OK\r\n", end - at) == 0:
+                    self.scanned = <size_t>(at - base)
+                    return SCAN_MORE
+                if end - at < 5 or memcmp(at, b"+OK\r\n", 5) != 0:
+                    return SCAN_BROKEN
+                at += 5
+                self.announced = True
+                continue
             if kind == 45 or kind == 33:  # `-` and RESP3's `!`: an error
                 if self.in_array or kind == 33:
                     return SCAN_BROKEN
@@ -309,7 +371,12 @@ cdef class Reply:
                     return SCAN_BROKEN if end - at > MAX_LINE else SCAN_MORE
                 if p - at < 3 or (p - 1)[0] != 13:
                     return SCAN_BROKEN
-                if self.error_size == 0:
+                if self.of_part:
+                    if self.note_refusal() != 0:
+                        return SCAN_NO_MEMORY
+                    self.refusals[self.refusal_count - 1].at = <size_t>(at + 1 - base)
+                    self.refusals[self.refusal_count - 1].size = <uint32_t>(p - at - 2)
+                elif self.error_size == 0:
                     self.error_at = <size_t>(at + 1 - base)
                     self.error_size = <size_t>(p - at - 2)
                 at = p + 1
@@ -396,8 +463,8 @@ cdef class Reply:
             if not self.next_command():
                 self.scanned = <size_t>(at - base)
                 return SCAN_DONE if at == end else SCAN_BROKEN
-            fields = self.batch.asks[self.recipe].field_count
-            whole = self.batch.asks[self.recipe].read_all
+            fields = self.asks[self.recipe].field_count
+            whole = self.asks[self.recipe].read_all
 
     @property
     def unknown(self) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from hotfeast.hotpath.judge cimport (
     NO_MEMORY,
     PRESENT,
     UNKNOWN_SCHEMA,
+    UNREAD,
     judge_rest,
     start_judging,
 )
@@ -34,7 +35,7 @@ from hotfeast.hotpath.wire cimport (
     varint_size,
 )
 
-from hotfeast.hotpath.errors import AnswerTooLarge, CorruptRow
+from hotfeast.hotpath.errors import AnswerTooLarge, CorruptRow, RowsUnread
 from hotfeast.serving.v1 import serving_pb2
 
 # Tags of the response's fields.
@@ -48,7 +49,10 @@ cdef enum Tag:
     TAG_TIME = 0x1A           # FeatureVector.event_timestamps
 
 cdef enum:
-    DATA_LOSS = 15            # google.rpc.Code
+    UNAVAILABLE = 14          # google.rpc.Code
+    DATA_LOSS = 15
+    # Rows that a message names.
+    MOST_NAMED = 20
     # Cells of a reply above which the GIL is let go: a third of a millisecond of work. For less,
     # letting it go and waiting for it again costs a lone request more than others gain.
     RELEASE_ABOVE = 10000
@@ -225,6 +229,11 @@ cdef size_t join_key_size(const EntityColumn* column) noexcept nogil:
 cdef str describe_bad_row(Batch batch, const BadRow* bad):
     view = batch.plan.definition.views[bad.view]
     row = batch.lookups[view.recipe].row_of_entity[bad.entity]
+    if bad.feature == UNREAD:
+        return (
+            f"view {view.name!r}, {batch.describe_entity(view.recipe, row)}: could not be read: "
+            f"{batch.unread[view.recipe, bad.entity]}"
+        )
     if bad.feature == CORRUPT_PACKED and view.tiles is not None:
         what = "tiles cannot be read"
     elif bad.feature == CORRUPT_PACKED:
@@ -241,6 +250,25 @@ cdef str describe_bad_row(Batch batch, const BadRow* bad):
     )
 
 
+cdef str describe_unread(Batch batch):
+    """Which rows could not be read, and why."""
+    cdef uint32_t row, r
+    reasons = dict.fromkeys(batch.unread.values())
+    rows = []
+    for row in range(batch.rows):
+        for r in range(batch.plan.recipe_count):
+            if (r, batch.lookups[r].entity_of_row[row]) in batch.unread:
+                rows.append(row)
+                break
+    named = ", ".join(map(str, rows[:MOST_NAMED]))
+    if len(rows) > MOST_NAMED:
+        named += f" and {len(rows) - MOST_NAMED} more"
+    return (
+        f"{len(rows)} of {batch.rows} rows could not be read: {'; '.join(reasons)}. These are, "
+        f"counted from 0: {named}"
+    )
+
+
 cdef bytes serialize_row_errors(Batch batch):
     """The bad rows as fields of the response's metadata."""
     cdef Judging* judging = batch.judging
@@ -254,7 +282,7 @@ cdef bytes serialize_row_errors(Batch batch):
         metadata.row_errors.add(
             feature_view=batch.plan.definition.views[judging.bad_rows[i].view].name,
             rows=rows_of[recipe][judging.bad_rows[i].entity],
-            code=DATA_LOSS,
+            code=UNAVAILABLE if judging.bad_rows[i].feature == UNREAD else DATA_LOSS,
             message=describe_bad_row(batch, &judging.bad_rows[i]),
         )
     return metadata.SerializeToString()
@@ -437,6 +465,8 @@ cdef bytes judge(
     if outcome == NO_MEMORY:
         raise MemoryError
     if outcome == CORRUPT:
+        if batch.judging.bad_rows[0].feature == UNREAD:
+            raise RowsUnread(describe_unread(batch))
         raise CorruptRow(describe_bad_row(batch, &batch.judging.bad_rows[0]))
     return serialize_row_errors(batch) if batch.judging.bad_count > 0 else b""
 
@@ -492,6 +522,7 @@ def build_response(
         CorruptRow: A stored value or row time is not what Feast writes, and the request does not
             allow a partial response.
         AnswerTooLarge: The answer would be larger than the batch's `most_bytes`.
+        RowsUnread: A node of a cluster did not answer; likewise.
         ValueError: The reply is another batch's, or not complete.
     """
     return Response(
@@ -531,6 +562,6 @@ def build_computed(
         where all are.
 
     Raises:
-        CorruptRow, AnswerTooLarge, ValueError: As `build_response`.
+        CorruptRow, AnswerTooLarge, RowsUnread, ValueError: As `build_response`.
     """
     return build(batch, reply, now_seconds, now_nanos, strict, computation, keep)

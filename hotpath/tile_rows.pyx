@@ -39,6 +39,8 @@ cdef int settle_tiles(
     time.at = 0
     time.size = SPAN_ABSENT
     if blob.size < 0:
+        # There are none, or they could not be read.
+        time.size = blob.size
         return 0
     # First, since it may move the buffer.
     if reply.make_room(<size_t>view.feature_count * NUMBER_ROOM + TIME_ROOM) != 0:

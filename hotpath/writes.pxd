@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from hotfeast.hotpath.columns cimport TimeColumn, ValueColumn
 from hotfeast.hotpath.packed cimport Mark
+from hotfeast.hotpath.slots cimport SlotMap
 from hotfeast.hotpath.wire cimport Cursor
 
 # What has become of a row.
@@ -66,6 +67,13 @@ cdef class WriteBatch:
     cdef readonly bint no_script  # Redis did not know the script: load it and send again
     cdef char error_text[256]     # the first refusal, as Redis worded it
     cdef uint32_t error_size
+    cdef readonly list put_off    # rows that the server did not look at, each with what it said
+    cdef WriteBatch whole         # of a part: the batch whose rows they are
+    cdef bint is_part
+    cdef uint16_t* owners         # for each row the number of its target; NULL without a cluster
+    cdef uint16_t target          # of a part: whose rows it sends
+    cdef bint asking              # whether each call is announced with ASKING
+    cdef bint announced           # whether the reply to that has been taken
 
     # Sending: rows go out in order, in calls of one or more.
     cdef uint32_t next_row
@@ -79,6 +87,10 @@ cdef class WriteBatch:
     cdef size_t in_size, in_capacity
 
     cdef reject_faults(self, ValueColumn column)
+    cdef int share(self, WriteBatch whole) except -1
+    cdef bint sends(self, uint32_t row) noexcept nogil
+    cdef int announce(self) noexcept nogil
+    cdef void note_put_off(self, uint32_t row, const uint8_t* at, size_t size) noexcept with gil
     cdef int make_room(self, size_t wanted) noexcept nogil
     cdef int make_out(self, size_t wanted) noexcept nogil
     cdef size_t key_size(self, uint32_t row) noexcept nogil

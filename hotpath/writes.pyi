@@ -2,6 +2,7 @@ from typing import Final
 
 from hotfeast.hotpath.columns import TimeColumn, ValueColumn
 from hotfeast.hotpath.definition import WriteDefinition
+from hotfeast.hotpath.slots import SlotMap
 
 OUTCOMES: Final[tuple[str, ...]]
 """Names of the outcomes, by number."""
@@ -37,6 +38,7 @@ class WriteBatch:
         created: TimeColumn | None = None,
         check: bool = True,
         rows_per_call: int = 16,
+        whole: WriteBatch | None = None,
     ) -> None:
         """Raises ValueError where the columns are not those of the plan, or differ in length."""
 
@@ -73,6 +75,15 @@ class WriteBatch:
         """Whether rows are left to be sent."""
 
     @property
+    def put_off(self) -> list[tuple[int, str]]:
+        """Rows that Redis did not look at in the last exchange and that are still pending, each
+        with what it said: MOVED, READONLY, LOADING and the like."""
+
+    @property
+    def pending(self) -> list[int]:
+        """The rows that are left to be sent."""
+
+    @property
     def error(self) -> str:
         """The first refusal of a row, as Redis worded it; empty where there is none."""
 
@@ -81,6 +92,23 @@ class WriteBatch:
 
     def key(self, row: int) -> bytes:
         """The Redis key of a row that is not rejected."""
+
+    def assign(self, slots: SlotMap) -> list[int]:
+        """Gives each pending row to the node that has its key; says which these are, by their
+        places in `slots.nodes`. Rows of slots that nobody serves are of none."""
+
+    def part(self, target: int, asking: bool = False) -> WriteBatch:
+        """The pending rows that one node has, to be sent to it beside other parts; with `asking`,
+        to one that has yet to take the rows' slots over. Their outcomes are in this batch."""
+
+    def give(self, rows: list[int], target: int) -> None:
+        """Gives rows to a node of this number, instead of the one that `assign` found."""
+
+    def take_back(self) -> None:
+        """Makes rows pending again that the last exchange has written."""
+
+    def take_error(self, part: WriteBatch) -> None:
+        """Takes over the first refusal of a row of a part, unless there has been one."""
 
     def begin(self) -> None:
         """Starts sending what is pending, from the first row; also after a broken connection."""

@@ -30,6 +30,7 @@ from hotfeast.hotpath.packed cimport (
     Mark,
     put_mark,
 )
+from hotfeast.hotpath.slots cimport NO_NODE, SlotMap, puts_off
 from hotfeast.hotpath.values cimport (
     BYTES_VAL,
     INT32_VAL,
@@ -77,6 +78,8 @@ cdef enum:
     BULK_ROOM = 16
     # Bytes of a reply at most: an error's line, or the outcomes of one call.
     MAX_LINE = 65536
+    # Bytes of `ASKING` as a command.
+    ASKING_SIZE = 16
 
 
 cdef class WritePlan:
@@ -220,6 +223,8 @@ cdef class WriteBatch:
         rows: How many there are.
         check: Whether event times are compared.
         no_script: Whether Redis did not know the script at the last exchange.
+        put_off: Rows that Redis did not look at in the last exchange and that are still pending,
+            each with what it said: MOVED, READONLY, LOADING and the like.
     """
 
     def __cinit__(
@@ -231,6 +236,7 @@ cdef class WriteBatch:
         TimeColumn created=None,
         bint check=True,
         uint32_t rows_per_call=MOST_ROWS_PER_CALL,
+        WriteBatch whole=None,
     ):
         """
         Args:
@@ -243,6 +249,7 @@ cdef class WriteBatch:
             check: Whether event times are compared in Redis, so that a newer row stays.
             rows_per_call: Rows of one script call at most; 1 on a cluster, where the keys of a call
                 must be of one slot.
+            whole: Of a part, the batch that it is a part of; see `part`.
 
         Raises:
             ValueError: The columns are not those of the plan, or differ in length.
@@ -253,6 +260,14 @@ cdef class WriteBatch:
         self.rows = times.rows
         self.check = check
         self.rows_per_call = max(1, min(rows_per_call, <uint32_t>MOST_ROWS_PER_CALL))
+        self.put_off = []
+        self.order = <uint32_t*>malloc((<size_t>self.rows + 1) * sizeof(uint32_t))
+        self.calls = <uint16_t*>malloc((<size_t>self.rows + 1) * sizeof(uint16_t))
+        if not (self.order and self.calls):
+            raise MemoryError
+        if whole is not None:
+            self.share(whole)
+            return
         # Copies: the caller's lists may change, and cells point into the columns.
         keys = [<ValueColumn?>each for each in keys]
         features = [<ValueColumn?>each for each in features]
@@ -264,9 +279,7 @@ cdef class WriteBatch:
         self.keys = <Cursor**>calloc(plan.key_count + 1, sizeof(Cursor*))
         self.features = <Cursor**>calloc(plan.feature_count + 1, sizeof(Cursor*))
         self.states = <uint8_t*>calloc(<size_t>self.rows + 1, 1)
-        self.order = <uint32_t*>malloc((<size_t>self.rows + 1) * sizeof(uint32_t))
-        self.calls = <uint16_t*>malloc((<size_t>self.rows + 1) * sizeof(uint16_t))
-        if not (self.keys and self.features and self.states and self.order and self.calls):
+        if not (self.keys and self.features and self.states):
             raise MemoryError
         for i, (column, (name, value_type)) in enumerate(
             zip(keys, plan.definition.join_keys, strict=True)
@@ -300,14 +313,29 @@ cdef class WriteBatch:
                     self.states[row] = REJECTED
 
     def __dealloc__(self):
-        free(self.keys)
-        free(self.features)
-        free(self.states)
-        free(self.by_script)
+        # Not by `whole`, which the garbage collector may have taken away.
+        if not self.is_part:
+            free(self.keys)
+            free(self.features)
+            free(self.states)
+            free(self.by_script)
+            free(self.owners)
         free(self.order)
         free(self.calls)
         free(self.out)
         free(self.pending_in)
+
+    cdef int share(self, WriteBatch whole) except -1:
+        """Makes this a part of a batch: the rows are the batch's."""
+        self.whole = whole
+        self.is_part = True
+        self.columns = whole.columns
+        self.keys, self.features = whole.keys, whole.features
+        self.seconds, self.nanos = whole.seconds, whole.nanos
+        self.created_seconds, self.created_nanos = whole.created_seconds, whole.created_nanos
+        self.states, self.by_script = whole.states, whole.by_script
+        self.owners = whole.owners
+        return 0
 
     cdef reject_faults(self, ValueColumn column):
         cdef uint32_t row
@@ -349,9 +377,15 @@ cdef class WriteBatch:
         """Whether rows are left to be sent."""
         cdef uint32_t row
         for row in range(self.rows):
-            if self.states[row] == PENDING:
+            if self.sends(row):
                 return True
         return False
+
+    @property
+    def pending(self) -> list[int]:
+        """The rows that are left to be sent."""
+        cdef uint32_t row
+        return [row for row in range(self.rows) if self.sends(row)]
 
     def key(self, uint32_t row) -> bytes:
         """The Redis key of a row that is not rejected."""
@@ -363,10 +397,90 @@ cdef class WriteBatch:
         self.put_key(<uint8_t*>PyBytes_AS_STRING(data), row)
         return data
 
+    def assign(self, SlotMap slots not None) -> list[int]:
+        """Gives each pending row to the node that has its key, for `part`.
+
+        Returns:
+            The places of these nodes in `slots.nodes`. Rows of slots that nobody serves are of
+            none.
+        """
+        cdef uint32_t row
+        cdef size_t size, room = 0
+        cdef uint8_t* key = NULL
+        cdef uint8_t* grown
+        if self.owners == NULL:
+            self.owners = <uint16_t*>malloc((<size_t>self.rows + 1) * sizeof(uint16_t))
+            if self.owners == NULL:
+                raise MemoryError
+        targets = set()
+        for row in range(self.rows):
+            self.owners[row] = NO_NODE
+            if self.states[row] != PENDING:
+                continue
+            size = self.key_size(row)
+            if size > room:
+                grown = <uint8_t*>realloc(key, 2 * size)
+                if grown == NULL:
+                    free(key)
+                    raise MemoryError
+                key, room = grown, 2 * size
+            self.put_key(key, row)
+            self.owners[row] = <uint16_t>slots.node_of_key(key, size)
+            if self.owners[row] != NO_NODE:
+                targets.add(self.owners[row])
+        free(key)
+        return sorted(targets)
+
+    def part(self, uint16_t target, bint asking=False) -> WriteBatch:
+        """The pending rows that one node has, to be sent to it beside other parts; the outcomes are
+        in this batch.
+
+        Args:
+            target: The node's place, as `assign` has it.
+            asking: Whether it has yet to take the rows' slots over, as ASK says.
+
+        Raises:
+            ValueError: `assign` has not been called.
+        """
+        if self.owners == NULL:
+            raise ValueError("assign() has not been called")
+        part = <WriteBatch>type(self)(self.plan, *self.columns, self.check, 1, self)
+        part.target = target
+        part.asking = asking
+        return part
+
+    def give(self, list rows not None, uint16_t target) -> None:
+        """Gives rows to a node of this number, instead of the one that `assign` found."""
+        cdef uint32_t row
+        for row in rows:
+            if row >= self.rows:
+                raise IndexError(row)
+            self.owners[row] = target
+
+    def take_back(self) -> None:
+        """Makes rows pending again that the last exchange has written."""
+        cdef uint32_t i
+        for i in range(self.done_rows):
+            if self.states[self.order[i]] == WRITTEN:
+                self.states[self.order[i]] = PENDING
+
+    def take_error(self, WriteBatch part not None) -> None:
+        """Takes over the first refusal of a row of a part, unless there has been one."""
+        if self.error_size == 0:
+            self.error_size = part.error_size
+            memcpy(self.error_text, part.error_text, part.error_size)
+
+    cdef inline bint sends(self, uint32_t row) noexcept nogil:
+        """Whether a row is to be sent."""
+        return self.states[row] == PENDING and (
+            not self.is_part or self.owners[row] == self.target
+        )
+
     def begin(self) -> None:
         """Starts sending what is pending, from the first row; also after a broken connection."""
         self.rewind()
         self.no_script = False
+        self.put_off = []
 
     def next_portion(self) -> bytes:
         """The next commands to send, for callers that send them themselves; empty at the end."""
@@ -410,6 +524,7 @@ cdef class WriteBatch:
         self.next_row = 0
         self.sent_rows = self.sent_calls = self.done_rows = self.done_calls = 0
         self.out_size = self.in_size = 0
+        self.announced = False
 
     cdef int make_out(self, size_t wanted) noexcept nogil:
         """Makes room for `wanted` more bytes of commands. Returns 0, or -1 without memory."""
@@ -634,9 +749,11 @@ cdef class WriteBatch:
         cdef bint compares
         while self.next_row < self.rows and self.out_size < limit:
             row = self.next_row
-            if self.states[row] != PENDING:
+            if not self.sends(row):
                 self.next_row += 1
                 continue
+            if self.asking and self.announce() != 0:
+                return -1
             compares = self.compares(row)
             count = 0
             if not compares and not self.plan.expires:
@@ -649,7 +766,7 @@ cdef class WriteBatch:
                 bytes_in_call = 0
                 while self.next_row < self.rows and count < self.rows_per_call:
                     row = self.next_row
-                    if self.states[row] == PENDING:
+                    if self.sends(row):
                         if bytes_in_call > CALL_BYTES or self.compares(row) != compares:
                             break
                         bytes_in_call += self.bulk_size(row)
@@ -662,6 +779,14 @@ cdef class WriteBatch:
             self.calls[self.sent_calls] = <uint16_t>count
             self.sent_calls += 1
             self.sent_rows += count
+        return 0
+
+    cdef int announce(self) noexcept nogil:
+        """Writes ASKING, which the next command needs. Returns 0, or -1 without memory."""
+        if self.make_out(ASKING_SIZE) != 0:
+            return -1
+        memcpy(self.out + self.out_size, b"*1\r\n$6\r\nASKING\r\n", ASKING_SIZE)
+        self.out_size += ASKING_SIZE
         return 0
 
     cdef int take_replies(self) noexcept nogil:
@@ -680,6 +805,12 @@ cdef class WriteBatch:
             kind = at[0]
             if line - at < 3 or (line - 1)[0] != 13 or self.done_calls == self.sent_calls:
                 return -1
+            if self.asking and not self.announced:
+                if line - at != 4 or memcmp(at, b"+OK", 3) != 0:
+                    return -1
+                self.announced = True
+                at = line + 1
+                continue
             if kind == 36:  # `$`, the script's answer
                 size = 0
                 at += 1
@@ -712,6 +843,9 @@ cdef class WriteBatch:
         """Notes the outcome of the oldest call without one. Returns 0, or -1 for no such reply."""
         cdef uint32_t count = self.calls[self.done_calls], i, row
         cdef uint8_t state
+        cdef const uint8_t* said = at
+        cdef size_t said_size = size
+        cdef bint put_off
         cdef bint script = self.plan.expires or self.compares(self.order[self.done_rows])
         # Scripts answer with a string, HSETs with a number.
         if kind == (58 if script else 36) or kind == 36 and size < count:
@@ -722,11 +856,20 @@ cdef class WriteBatch:
                     return -1
         if kind == 45 and size >= 8 and memcmp(at, b"NOSCRIPT", 8) == 0:
             self.no_script = True
+            self.announced = False
             self.done_rows += count
             self.done_calls += 1
             return 0
+        self.announced = False
+        if kind == 36:
+            said += count
+            said_size -= count
+        put_off = kind != 58 and said_size > 0 and puts_off(said, said_size)
         for i in range(count):
             row = self.order[self.done_rows + i]
+            if put_off and (kind == 45 or at[i] == 70):
+                self.note_put_off(row, said, said_size)
+                continue
             if kind == 58:
                 state = WRITTEN
             elif kind == 45:
@@ -738,14 +881,14 @@ cdef class WriteBatch:
             else:
                 state = FAILED
             self.states[row] = state
-        if self.error_size == 0:
-            if kind == 45:
-                self.keep_error(at, size)
-            elif kind == 36 and size > count:
-                self.keep_error(at + count, size - count)
+        if self.error_size == 0 and kind != 58 and said_size > 0 and not put_off:
+            self.keep_error(said, said_size)
         self.done_rows += count
         self.done_calls += 1
         return 0
+
+    cdef void note_put_off(self, uint32_t row, const uint8_t* at, size_t size) noexcept with gil:
+        self.put_off.append((row, at[:size].decode("utf-8", "replace")))
 
     cdef void keep_error(self, const uint8_t* at, size_t size) noexcept nogil:
         self.error_size = <uint32_t>min(size, <size_t>sizeof(self.error_text))

@@ -9,7 +9,7 @@ from rich.text import Text
 from hotfeast.server.errors import RequestFailure, StartFailure
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.plan import OnDemandRead, ServingPlan, plan_service
-from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import RegistryReader
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.repository import open_repository, reading_registry

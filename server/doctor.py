@@ -14,14 +14,17 @@ from typing import Any
 import redis
 
 from hotfeast.hotpath.definition import LAYOUTS, WriteDefinition
+from hotfeast.server.doctor_shape import examine_shape
 from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.errors import RequestFailure, StartFailure
+from hotfeast.server.findings import ADVICE, FINE, PROBLEM, Finding
 from hotfeast.server.key_samples import sample_keys
 from hotfeast.server.layouts import schemas_key
 from hotfeast.server.local_redis import LocalRedis, NoRedisServer
 from hotfeast.server.plan import ServingPlan, plan_service
 from hotfeast.server.read_modes import FIELD_COST, SCAN_COST, WHOLE_COST
-from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.redis_clients import REDIS_ERRORS, client_of, node_clients_of
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import Definitions, read_definitions
 from hotfeast.server.repack import repack_views, stored_views
 from hotfeast.server.repository import open_repository, reading_registry
@@ -34,23 +37,6 @@ LISTPACK_VALUE = 1024
 """What `hash-max-listpack-value` should be for packed rows, in bytes."""
 _VALUE_SETTINGS = ("hash-max-listpack-value", "hash-max-ziplist-value")
 _ENTRY_SETTINGS = ("hash-max-listpack-entries", "hash-max-ziplist-entries")
-# How a finding is told.
-FINE, ADVICE, PROBLEM = "fine", "advice", "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something about the server.
-
-    Attributes:
-        kind: `fine`, `advice` or `problem`.
-        what: What is so.
-        change: What to do, and what it would gain; empty where it is fine.
-    """
-
-    kind: str
-    what: str
-    change: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +116,23 @@ def examine(repo: Path, redis_url: str | None = None) -> Report:
     with reading_registry(repo):
         definitions = read_definitions(store)
     pool = connection_pool(store.config, redis_url, _TIMEOUT)
-    client: Any = redis.Redis(connection_pool=pool)
     try:
+        client = client_of(pool)
+        nodes = node_clients_of(pool)
         report = Report()
-        info = client.info()
-        settings = _settings(client, report)
-        report.findings += _server(info, settings)
+        report.findings += examine_shape(pool)
+        settings: dict[str, str] = {}
+        for node in nodes:
+            settings = _settings(node, report)
+            report.findings += _server(node.info(), settings)
         for join_keys, views in _by_join_keys(definitions).items():
-            entities = _look(client, definitions, join_keys, views, settings)
+            entities = _look(client, nodes, definitions, join_keys, views, settings)
             if entities is not None:
                 report.entities.append(entities)
         report.findings += _hashes(report.entities, settings)
         report.services += _services(definitions, report.entities)
         return report
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         raise StartFailure(f"Redis cannot be examined: {error}") from error
     finally:
         pool.disconnect()
@@ -233,6 +222,7 @@ def _by_join_keys(definitions: Definitions) -> dict[tuple[str, ...], list[WriteD
 
 def _look(
     client: Any,
+    nodes: Sequence[Any],
     definitions: Definitions,
     join_keys: tuple[str, ...],
     views: Sequence[WriteDefinition],
@@ -241,7 +231,7 @@ def _look(
     """Looks at some entities; None where there are none."""
     entities = EntityKeys(join_keys, definitions.project)
     keys = sample_keys(
-        client,
+        nodes,
         lambda found: [key for key in found if entities.read(key) is not None],
         SAMPLE,
         _type="hash",

@@ -5,7 +5,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hotfeast.server.doctor import ADVICE, FINE, PROBLEM, Entities, Report, ServiceCost, examine
+from hotfeast.server.doctor import Entities, Report, ServiceCost, examine
+from hotfeast.server.findings import ADVICE, FINE, PROBLEM
 
 _STYLES = {FINE: "green", ADVICE: "yellow", PROBLEM: "bold red"}
 _MILLION = 1_000_000

@@ -12,6 +12,7 @@ from hotfeast.hotpath.errors import (
     InvalidRequest,
     ProtocolError,
     ReplyError,
+    RowsUnread,
 )
 
 # Characters of a message, which may quote what a client has sent: clients refuse longer metadata.
@@ -87,6 +88,10 @@ class RedisUnavailable(Exception):
         self.retry_after = retry_after
 
 
+class NodesUnavailable(RedisUnavailable):
+    """Some nodes of a cluster could not be reached, or did not take rows; others may have."""
+
+
 def failure_of(error: Exception, time_left: float | None = None) -> RequestFailure | None:
     """The status of an error that a call ends with; None for one that should not happen.
 
@@ -105,7 +110,7 @@ def failure_of(error: Exception, time_left: float | None = None) -> RequestFailu
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"{error} (--max-response-mb): ask for fewer entities or features at once",
         )
-    if isinstance(error, RedisUnavailable | ProtocolError):
+    if isinstance(error, RedisUnavailable | ProtocolError | RowsUnread):
         late = time_left is not None and time_left <= 0
         code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.UNAVAILABLE
         return RequestFailure(code, str(error), getattr(error, "retry_after", None))

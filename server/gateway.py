@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import redis
 from grpc_channelz.v1.channelz import add_channelz_servicer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -23,6 +24,8 @@ from hotfeast.server.catalog import Catalog
 from hotfeast.server.channelz import SERVICE as CHANNELZ
 from hotfeast.server.channelz import Channelz
 from hotfeast.server.clock import Clock
+from hotfeast.server.cluster import Cluster
+from hotfeast.server.cluster_io import ClusterReader, open_servers, reader_of, writer_of
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import RedisUnavailable, StartFailure
 from hotfeast.server.feast_push import FeastPushService
@@ -38,12 +41,8 @@ from hotfeast.server.push_access import PushAccess
 from hotfeast.server.push_plan import Destinations
 from hotfeast.server.push_rows import RowPusher
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import (
-    Lanes,
-    RedisReader,
-    RedisWriter,
-    connection_pool,
-)
+from hotfeast.server.redis_io import Lanes, RedisReader
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.repo_files import load_repo_views
 from hotfeast.server.repository import open_repository
 from hotfeast.server.request_threads import RequestThreads, TransformTurns
@@ -97,7 +96,13 @@ class Gateway:
         self.settings = settings
         store = open_repository(settings.repo)
         pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
-        self._lanes = Lanes(pool, max_idle=settings.threads + settings.push_streams)
+        if isinstance(pool, Cluster):
+            pool.staleness = settings.replica_staleness
+        elif settings.replica_staleness:
+            raise StartFailure(
+                "--replica-staleness is for a cluster (redis_type: redis_cluster); leave it out"
+            )
+        self._lanes = open_servers(pool, max_idle=settings.threads + settings.push_streams)
         self._modes = ReadModes(pool)
         self._metrics: Metrics | None = None
         if settings.metrics is not None or settings.metrics_files is not None:
@@ -107,11 +112,19 @@ class Gateway:
         guard = self._security.guard
         cache: RowCache | None = None
         self._invalidations: Invalidations | None = None
-        reader = RedisReader(self._lanes, settings.redis_timeout)
+        reader: RedisReader | ClusterReader
+        reader = reader_of(self._lanes, settings.redis_timeout)
         if settings.cache_mb:
+            if isinstance(pool, Cluster):
+                raise StartFailure(
+                    "--cache-mb is for one server: of a cluster, whose slots move from node to "
+                    "node, nobody tells the cache of all writes. Leave it out"
+                )
             cache = RowCache(settings.cache_mb * 2**20)
+            assert isinstance(pool, redis.ConnectionPool)
             self._invalidations = Invalidations(pool, cache, self._tell_of(cache))
             follow = self._invalidations.follow
+            assert isinstance(self._lanes, Lanes)
             reader = RedisReader(self._lanes, settings.redis_timeout, cache, follow)
         self._watch = RegistryWatch(
             store,
@@ -185,7 +198,7 @@ class Gateway:
         )
         # Neither fills the cache, nor takes a request's turn to run transforms.
         beside = FeatureServicer(
-            self._watch, RedisReader(self._lanes, settings.redis_timeout), self._modes, clock,
+            self._watch, reader_of(self._lanes, settings.redis_timeout), self._modes, clock,
             strict, turns.beside,
         )  # fmt: skip
         self._traffic = Traffic(
@@ -203,7 +216,7 @@ class Gateway:
             self._telemetry.calls, self._telemetry.services, self._overload, self._security.access,
         )  # fmt: skip
         pusher = RowPusher(
-            RedisWriter(self._lanes, settings.redis_timeout, cache),
+            writer_of(self._lanes, settings.redis_timeout, cache, settings.push_wait_replicas),
             OfflineWriter(store),
             clock,
             settings.push_future_limit,
@@ -265,6 +278,7 @@ class Gateway:
                 settings.connections,
                 self._telemetry.calls,
                 self._security,
+                reader if isinstance(reader, ClusterReader) else None,
             )
             channelz.attach(self._native)
         self._address = address

@@ -14,14 +14,14 @@ Redis, `hotfeast:schemas:<project>`, that every writer keeps up.
 import logging
 import threading
 import time
+from functools import cached_property
 from typing import Any
-
-import redis
 
 from hotfeast.hotpath.definition import LAYOUTS, WriteDefinition, schema_number
 from hotfeast.hotpath.plan import Plan
 from hotfeast.server.errors import StartFailure, not_servable
 from hotfeast.server.feast_api import RepoConfig
+from hotfeast.server.redis_clients import Pool, client_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +77,19 @@ def view_layout(view: str, tags: dict[str, str], default: str) -> str:
 class Schemas:
     """Which features packed rows hold, as recorded in Redis. For any number of threads."""
 
-    def __init__(self, pool: redis.ConnectionPool) -> None:
+    def __init__(self, pool: Pool) -> None:
         """
         Args:
             pool: Connections.
         """
-        self._client: Any = redis.Redis(connection_pool=pool)
+        self._pool = pool
         self._lock = threading.Lock()
         self._recorded: dict[tuple[str, str], float] = {}
         self._lost: dict[tuple[str, str], float] = {}
+
+    @cached_property
+    def _client(self) -> Any:
+        return client_of(self._pool)
 
     def record(self, definition: WriteDefinition) -> None:
         """Records what rows that are going to be written hold. Does nothing if it just has.

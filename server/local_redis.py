@@ -99,16 +99,8 @@ class LocalRedis:
         Raises:
             RuntimeError: It ended, or did not answer within `timeout` seconds.
         """
-        keep = self._data_dir is not None
-        command = [
-            str(self.program), "--port", str(self.port), "--bind", "127.0.0.1",
-            "--save", "3600 1" if keep else "", "--appendonly", "no",
-            "--dir", str(self._data_dir or tempfile.gettempdir()),
-            "--dbfilename", "hotfeast.rdb" if keep else f"hotfeast-{self.port}.rdb",
-            *self._arguments,
-        ]  # fmt: skip
         self._process = subprocess.Popen(
-            command, stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            self.command(), stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
         end = time.monotonic() + timeout
         client = self.client()
@@ -123,6 +115,17 @@ class LocalRedis:
                     self.stop()
                     raise RuntimeError(f"{self.program} did not start:\n{output}") from None
                 time.sleep(0.01)
+
+    def command(self) -> list[str]:
+        """The command that starts it."""
+        keep = self._data_dir is not None
+        return [
+            str(self.program), "--port", str(self.port), "--bind", "127.0.0.1",
+            "--save", "3600 1" if keep else "", "--appendonly", "no",
+            "--dir", str(self._data_dir or tempfile.gettempdir()),
+            "--dbfilename", "hotfeast.rdb" if keep else f"hotfeast-{self.port}.rdb",
+            *self._arguments,
+        ]  # fmt: skip
 
     def stop(self) -> None:
         """Ends the server; with a data folder it saves first."""

@@ -30,9 +30,12 @@ from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.http2 import Connection, Stream, Unreadable
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
+from hotfeast.hotpath.scatter import Scatter
+from hotfeast.hotpath.slots import SlotMap
 from hotfeast.hotpath.splice import Response
 from hotfeast.hotpath.tls import Tls
 from hotfeast.server.channelz import Counts
+from hotfeast.server.cluster_io import ClusterReader, Servers
 from hotfeast.server.errors import (
     RedisUnavailable,
     RequestFailure,
@@ -181,7 +184,7 @@ class NativeServer(Reactor):
         at_once: dict[bytes, Any],
         reads: frozenset[bytes],
         servicer: FeatureServicer,
-        lanes: Lanes,
+        lanes: Servers,
         redis_timeout: float,
         threads: RequestThreads,
         behind: str,
@@ -193,6 +196,7 @@ class NativeServer(Reactor):
         limits: ConnectionLimits | None = None,
         calls: CallWatch | None = None,
         security: Security | None = None,
+        cluster: ClusterReader | None = None,
     ) -> None:
         """
         Args:
@@ -211,6 +215,7 @@ class NativeServer(Reactor):
             limits: Of connections.
             calls: Looks at some calls; nobody if None.
             security: Encrypts, and knows who calls; neither is done if None.
+            cluster: Reads what the loop leaves of batches, where there is a cluster.
         """
         self._calls = calls
         self._refusals = security.refusals if security is not None else Refusals()
@@ -239,6 +244,8 @@ class NativeServer(Reactor):
         self._listeners: list[socket.socket] = []
         self._shared = False
         self._opening = 0
+        self._cluster = cluster
+        self._server: Any = None
         self._passed_on = 0
         self._running = threading.Thread(target=self._run, name="native-server", daemon=True)
         self._drained = threading.Event()
@@ -320,16 +327,18 @@ class NativeServer(Reactor):
 
     def _run(self) -> None:
         try:
-            for _ in range(_FIRST_LANES):
-                self._want_lane()
+            if self._cluster is not None:
+                self._cluster.cluster.follow(self._use_slots)
+            else:
+                for _ in range(_FIRST_LANES):
+                    self._want_lane()
             self.run()
         except BaseException:
             logger.critical("the loop of the gateway's server has ended", exc_info=True)
             self._ended()
             raise
         finally:
-            for lane in self.remove_lanes():
-                self._lanes.drop(lane.lane)
+            self._drop_lanes()
             self._behind.close()
             self._passing.shutdown(wait=False)
             self._drained.set()
@@ -411,11 +420,48 @@ class NativeServer(Reactor):
         """Reads over an idle connection; returns whether there is one."""
         timeout = self._timeout if left is None else min(left, self._timeout)
         try:
+            if self._cluster is not None:
+                self._gather(self._cluster, begun, left)
+                return True
             return self.exchange(begun.wanted.batch, timeout, partial(self._finish, begun))
         except Exception as error:
             self._admission.end(begun.wanted.batch, begun.began, False)
             self._fail(begun.stream, error, begun.began)
             return True
+
+    def _gather(self, cluster: ClusterReader, begun: Begun, left: float | None) -> None:
+        """Reads from the nodes of a cluster, in a thread where a connection is missing."""
+        batch = begun.wanted.batch
+        scatter = cluster.begin(batch)
+        done = partial(self._gathered, cluster, begun, scatter)
+        missing = self.exchange_parts(scatter, cluster.time_for(batch, left), done)
+        if missing:
+            for node in missing:
+                self._want_lane(node)
+            self._go_on(cluster, begun, scatter)
+
+    def _gathered(
+        self,
+        cluster: ClusterReader,
+        begun: Begun,
+        scatter: Scatter,
+        reply: Reply | None,
+        error: Exception | None,
+    ) -> None:
+        """What was wanted is there, or what is left of it has to wait for something."""
+        incomplete = reply is None or reply.unknown is not None
+        if error is None and incomplete and not begun.stream.closed:
+            self._go_on(cluster, begun, scatter)
+        else:
+            self._finish(begun, reply, error)
+            cluster.release(scatter)
+
+    def _go_on(self, cluster: ClusterReader, begun: Begun, scatter: Scatter) -> None:
+        """Reads what is left, in a thread."""
+        stream, _, wanted, began = begun
+        self._admission.end(wanted.batch, began, False)
+        read = partial(self._servicer.read, wanted, go_on=partial(cluster.resume, scatter))
+        self._take_thread(stream, began, partial(self._in_thread, stream, began, read))
 
     def _wait(self, begun: Begun) -> None:
         """Has a read wait for the next idle connection, or a thread where there will be none."""
@@ -491,6 +537,10 @@ class NativeServer(Reactor):
             if reply is None:
                 assert error is not None
                 if isinstance(error, TimeoutError):
+                    if time.monotonic() - began >= self._timeout:
+                        # The server hangs, and the others would, too, one request after the other;
+                        # a new connection leads to the one that Sentinel puts in its place.
+                        self._drop_lanes()
                     raise RedisUnavailable(str(error))
                 if isinstance(error, OSError):
                     # An idle connection had died. Reading once more is safe.
@@ -640,7 +690,7 @@ class NativeServer(Reactor):
 
     def lane_lost(self, lane: LoopLane) -> None:
         """A connection to Redis is gone."""
-        self._lanes.drop(lane.lane)
+        lane.lane.close()
         if not self.lane_count:
             # Nor is there another that somebody could wait for.
             waiting, self._waiting = self._waiting, deque()
@@ -648,32 +698,59 @@ class NativeServer(Reactor):
             for begun in waiting:
                 self._wait(begun)
 
-    def _want_lane(self) -> None:
-        """Has one more connection made, unless there are enough."""
-        if self._opening < _MOST_OPENING and self.lane_count + self._opening < _MOST_LANES:
-            self._opening += 1
-            self._threads.submit(self._open_lane)
+    def _drop_lanes(self) -> None:
+        for lane in self.remove_lanes():
+            lane.lane.close()
 
-    def _open_lane(self) -> None:
+    def _want_lane(self, node: str | None = None) -> None:
+        """Has one more connection made, unless there are enough."""
+        count = self.lane_count if node is None else self.lane_count_at(node)
+        if self._opening < _MOST_OPENING and count + self._opening < _MOST_LANES:
+            self._opening += 1
+            self._threads.submit(self._open_lane, node)
+
+    def _use_slots(self, slots: SlotMap) -> None:
+        """Reads by these slots from now on."""
+        self.slots = slots
+        self.call(self._meet_nodes)
+
+    def _meet_nodes(self) -> None:
+        assert self.slots is not None
+        for node in self.slots.nodes:
+            if self.lane_count_at(node) == 0:
+                self._want_lane(node)
+
+    def _open_lane(self, node: str | None) -> None:
         try:
-            lane = self._lanes.take()
+            if self._cluster is not None and node is not None:
+                lanes = self._cluster.cluster.lanes(node)
+                lane = self._cluster.cluster.take(node)
+            else:
+                assert isinstance(self._lanes, Lanes)
+                lanes = self._lanes
+                lane = lanes.take()
         except RedisUnavailable:
             # Whoever needs it is told so by a read of its own.
             self.call(partial(self._opened, None))
             return
         if lane.tls is not None:
             # Encrypted connections are read by threads.
-            self._lanes.release(lane)
+            lanes.release(lane)
             self.call(partial(self._opened, None))
             return
-        self.call(partial(self._opened, LoopLane(lane, lane.descriptor, lane.reply)))
+        self.call(partial(self._opened, LoopLane(lane, lane.descriptor, lane.reply, node)))
 
     def _opened(self, lane: LoopLane | None) -> None:
         self._opening -= 1
-        if lane is not None:
-            self.add_lane(lane)
-            if self.wants_lane:
-                self.lane_free()
+        if lane is None:
+            return
+        if lane.node is None and lane.lane.server != self._server:
+            # Sentinel names another master than before.
+            self._server = lane.lane.server
+            self._drop_lanes()
+        self.add_lane(lane)
+        if self.wants_lane:
+            self.lane_free()
 
     # ------------------------------------------------------------ all else
 

@@ -15,7 +15,8 @@ from hotfeast.hotpath.columns import TimeColumn
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.writes import OUTCOMES
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import RedisUnavailable, invalid, not_servable
+from hotfeast.server.cluster_io import ClusterWriter
+from hotfeast.server.errors import NodesUnavailable, RedisUnavailable, invalid, not_servable
 from hotfeast.server.offline import OfflineRows, OfflineWriter
 from hotfeast.server.push_plan import Destination
 from hotfeast.server.redis_io import RedisWriter
@@ -91,7 +92,7 @@ class RowPusher:
 
     def __init__(
         self,
-        writer: RedisWriter,
+        writer: RedisWriter | ClusterWriter,
         offline: OfflineWriter,
         clock: Clock,
         future_limit: float,
@@ -229,6 +230,13 @@ class RowPusher:
         if not pushed.unavailable:
             try:
                 self._writer.write(batch, time_left())
+            except NodesUnavailable as error:
+                done = batch.counts
+                if done["written"] or done["stale"] or done["failed"]:
+                    # The rows of the other nodes are told apart by their outcomes.
+                    pushed.failures.append(Failure(ONLINE, view, str(error)))
+                else:
+                    pushed.unavailable = str(error)
             except (RedisUnavailable, ProtocolError) as error:
                 pushed.unavailable = str(error)
         if batch.error:

@@ -22,6 +22,7 @@ import redis
 
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.plan import Plan
+from hotfeast.server.redis_clients import Pool, client_of
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +101,13 @@ def choose(client: Any, plan: Plan, keys: Sequence[Sequence[bytes]]) -> None:
 class ReadModes:
     """Keeps the plans in use at the cheaper command."""
 
-    def __init__(self, pool: redis.ConnectionPool, interval: float = 30.0) -> None:
+    def __init__(self, pool: Pool, interval: float = 30.0) -> None:
         """
         Args:
             pool: Connections to look with.
             interval: Seconds after which a plan in use is looked at again.
         """
-        self._client = redis.Redis(connection_pool=pool)
+        self._pool = pool
         self._interval = interval
         self._samples: queue.Queue[tuple[Plan, list[list[bytes]]] | None] = queue.Queue(64)
         self._plans: weakref.WeakSet[Plan] = weakref.WeakSet()
@@ -146,7 +147,7 @@ class ReadModes:
             plan, keys = item
             self._plans.add(plan)
             try:
-                choose(self._client, plan, keys)
+                choose(client_of(self._pool), plan, keys)
             except Exception as error:
                 # Whatever it is, the plans keep the command that they have, and answers stay right.
                 if not self._complained:

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.cache import RowCache
@@ -28,12 +26,17 @@ from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import WriteBatch
-from hotfeast.server.errors import RedisUnavailable, StartFailure
-from hotfeast.server.feast_api import RedisOnlineStore, RedisOnlineStoreConfig, RepoConfig
+from hotfeast.server.errors import RedisUnavailable
 from hotfeast.server.layouts import Schemas
 
 # Bytes read at once from an encrypted socket: TLS's largest record.
 _TLS_READ = 16384
+# How often rows are sent again that Redis does not look at, and seconds before the first time; it
+# is twice as long before each next one.
+_MOST_TRIES = 4
+_FIRST_PAUSE = 0.01
+# The share of the time for a reply that replicas have: the master's reply comes behind it.
+_SHARE_OF_WAIT = 0.8
 
 
 class Lane:
@@ -41,17 +44,23 @@ class Lane:
 
     Attributes:
         reply: The reply of the last round trip.
+        server: Where it leads to, for comparison with others.
     """
 
-    __slots__ = ("connection", "descriptor", "fresh", "reply", "tls")
+    __slots__ = ("connection", "descriptor", "fresh", "reply", "server", "tls")
 
     def __init__(self, connection: Any) -> None:
         sock: socket.socket = connection._sock
         self.connection = connection
         self.tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self.descriptor = sock.fileno()
+        self.server = getattr(connection, "host", None), getattr(connection, "port", None)
         self.reply = Reply()
         self.fresh = True
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.connection.disconnect()
 
     def exchange(self, batch: Batch, timeout: float, cache: RowCache | None = None) -> None:
         """One round trip, or none if the cache has it all; errors as of
@@ -77,6 +86,18 @@ class Lane:
                     raise ConnectionResetError("Redis closed the connection")
                 answered = batch.feed(data)
 
+    def receive(self, tls: ssl.SSLSocket, end: float) -> None:
+        """Reads replies that are begun, until they are complete or the time is up."""
+        answered = False
+        while not answered:
+            if time.monotonic() > end:
+                raise TimeoutError("Redis did not answer in time")
+            tls.settimeout(max(end - time.monotonic(), 0.001))
+            data = tls.recv(_TLS_READ)
+            if not data:
+                raise ConnectionResetError("Redis closed the connection")
+            answered = self.reply.feed(data)
+
     def _exchange_encrypted(
         self, tls: ssl.SSLSocket, batch: Batch, timeout: float, cache: RowCache | None
     ) -> None:
@@ -92,15 +113,7 @@ class Lane:
         while not settled:
             tls.settimeout(max(end - time.monotonic(), 0.001))
             tls.sendall(batch.command_bytes)
-            answered = False
-            while not answered:
-                if time.monotonic() > end:
-                    raise TimeoutError(f"Redis did not answer within {timeout:.3g} s")
-                tls.settimeout(max(end - time.monotonic(), 0.001))
-                data = tls.recv(_TLS_READ)
-                if not data:
-                    raise ConnectionResetError("Redis closed the connection")
-                answered = self.reply.feed(data)
+            self.receive(tls, end)
             self.reply.raise_error()
             settled = settle_reply(batch, self.reply)
         if cache is not None:
@@ -109,6 +122,10 @@ class Lane:
 
 class Lanes:
     """Connections to one Redis server, for any number of threads.
+
+    Sentinel may name another server as the master at any time. Redis closes the connections to one
+    that it makes a replica, so that they are noticed; so do those to one that hangs, when the first
+    new connection leads elsewhere.
 
     Attributes:
         schemas: Which features its packed rows hold.
@@ -125,6 +142,7 @@ class Lanes:
         self._max_idle = max_idle
         # LIFO, so that connections that are not needed stay idle. append and pop are atomic.
         self._idle: deque[Lane] = deque()
+        self._server: tuple[Any, Any] | None = None
         self._closed = False
 
     def take(self) -> Lane:
@@ -142,7 +160,11 @@ class Lanes:
             connection.connect()
         except (redis.RedisError, OSError) as error:
             raise RedisUnavailable(f"cannot connect to Redis: {error}") from error
-        return Lane(connection)
+        lane = Lane(connection)
+        if lane.server != self._server:
+            self._server = lane.server
+            self.drop_idle()
+        return lane
 
     def exchange(self, talk: Callable[[Lane, float], None], timeout: float) -> Lane:
         """Talks over a connection; once more over a new one where an idle one had died.
@@ -194,7 +216,7 @@ class Lanes:
 
     def drop(self, lane: Lane) -> None:
         """Gives a connection back that is out of step, or broken."""
-        lane.connection.disconnect()
+        lane.close()
 
     def drop_idle(self) -> None:
         """Closes all idle connections."""
@@ -305,14 +327,18 @@ class RedisReader:
 class RedisWriter:
     """Writes batches, from any number of threads."""
 
-    def __init__(self, lanes: Lanes, timeout: float, cache: RowCache | None = None) -> None:
+    def __init__(
+        self, lanes: Lanes, timeout: float, cache: RowCache | None = None, replicas: int = 0
+    ) -> None:
         """
         Args:
             lanes: The connections.
             timeout: Seconds to wait for each next reply.
             cache: Forgets what it has of the rows that are written.
+            replicas: How many must confirm rows before these count as written.
         """
         self._lanes = lanes
+        self._replicas = replicas
         self._timeout = timeout
         self._cache = cache
 
@@ -350,74 +376,76 @@ class RedisWriter:
                 raise RedisUnavailable(
                     f"cannot record which features packed rows hold: {error}"
                 ) from error
-        loaded = False
+        tries = 0
         while batch.unfinished:
-            lane = self._lanes.exchange(
-                lambda lane, left: lane.exchange_writes(batch, left), patience
-            )
-            if not batch.no_script:
-                self._lanes.release(lane)
+            send_rows(self._lanes, batch, patience, self._replicas)
+            if not batch.put_off:
                 continue
-            if loaded:
-                self._lanes.release(lane)
-                raise RedisUnavailable("Redis forgets the script that compares event times")
-            self._load_script(lane, batch.script)
-            loaded = True
-
-    def _load_script(self, lane: Lane, script: bytes) -> None:
-        try:
-            lane.connection.send_command("SCRIPT", "LOAD", script)
-            lane.connection.read_response()
-        except redis.ResponseError as error:
-            self._lanes.release(lane)
-            raise RedisUnavailable(f"Redis does not take the script: {error}") from error
-        except (redis.RedisError, OSError) as error:
-            self._lanes.drop(lane)
-            raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
-        self._lanes.release(lane)
+            # Sentinel may name another master by now.
+            self._lanes.drop_idle()
+            tries += 1
+            if tries == _MOST_TRIES:
+                raise RedisUnavailable(f"Redis does not take the rows: {batch.put_off[0][1]}")
+            time.sleep(_FIRST_PAUSE * 2**tries)
 
 
-def connection_pool(config: RepoConfig, url: str | None, timeout: float) -> redis.ConnectionPool:
-    """The redis-py pool for a Feast repository's online store.
+def send_rows(lanes: Lanes, batch: WriteBatch, patience: float, replicas: int = 0) -> None:
+    """Sends what is pending of a batch, or of a part of it, to one server, which may put rows off.
 
     Args:
-        config: The repository's configuration.
-        url: A `redis://`, `rediss://` or `unix://` URL to use instead of the configured address.
-        timeout: Seconds to connect, and for each reply that redis-py waits for.
+        lanes: Connections to the server.
+        batch: What to send.
+        patience: Seconds to wait for each next reply.
+        replicas: How many must confirm rows before these count as written.
 
     Raises:
-        StartFailure: The online store is not a single Redis server, or the address is malformed.
+        RedisUnavailable, ProtocolError: As `RedisWriter.write`.
     """
-    store = config.online_store
-    if not isinstance(store, RedisOnlineStoreConfig):
-        kind = getattr(store, "type", type(store).__name__)
-        raise StartFailure(
-            f"the online store is {kind!r}; Hotfeast serves from Redis: "
-            "set online_store.type to 'redis' in feature_store.yaml"
+    loaded = False
+    while True:
+        lane = lanes.exchange(lambda lane, left: lane.exchange_writes(batch, left), patience)
+        if not batch.no_script:
+            if replicas:
+                _await_replicas(lanes, lane, batch, replicas, patience)
+            lanes.release(lane)
+            return
+        if loaded:
+            lanes.release(lane)
+            raise RedisUnavailable("Redis forgets the script that compares event times")
+        _load_script(lanes, lane, batch.script)
+        loaded = True
+
+
+def _await_replicas(
+    lanes: Lanes, lane: Lane, batch: WriteBatch, replicas: int, patience: float
+) -> None:
+    """Waits until replicas have what has just been written over a connection; takes the rows back
+    where they have not."""
+    limit = max(1, int(1000 * patience * _SHARE_OF_WAIT))
+    try:
+        lane.connection.send_command("WAIT", replicas, limit)
+        confirmed = lane.connection.read_response()
+    except (redis.RedisError, OSError) as error:
+        batch.take_back()
+        lanes.drop(lane)
+        raise RedisUnavailable(f"no word of replicas that have the rows: {error}") from error
+    if confirmed < replicas:
+        batch.take_back()
+        lanes.release(lane)
+        raise RedisUnavailable(
+            f"{confirmed} of {replicas} replicas confirmed the rows within {limit} ms; they may be "
+            "stored, and be lost with the master"
         )
-    if store.redis_type.value != "redis":
-        raise StartFailure(
-            f"online_store.redis_type is {store.redis_type.value!r}; this version serves from a "
-            "single Redis server: set it to 'redis'"
-        )
-    options: dict[str, Any] = {
-        "socket_connect_timeout": timeout,
-        # For the greeting that redis-py exchanges on a new connection, and for loading scripts.
-        "socket_timeout": timeout,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if url is not None:
-        try:
-            return redis.ConnectionPool.from_url(url, **options)
-        except ValueError as error:
-            raise StartFailure(f"--redis {url!r}: {error}") from error
-    nodes, parameters = RedisOnlineStore._parse_connection_string(store.connection_string)
-    if len(nodes) != 1 or "port" not in nodes[0]:
-        raise StartFailure(
-            f"online_store.connection_string {store.connection_string!r} must name one server "
-            "as 'host:port', followed by options such as ',db=0,password=...'"
-        )
-    options |= nodes[0] | parameters
-    if options.pop("ssl", False):
-        options["connection_class"] = redis.SSLConnection
-    return redis.ConnectionPool(**options)
+
+
+def _load_script(lanes: Lanes, lane: Lane, script: bytes) -> None:
+    try:
+        lane.connection.send_command("SCRIPT", "LOAD", script)
+        lane.connection.read_response()
+    except redis.ResponseError as error:
+        lanes.release(lane)
+        raise RedisUnavailable(f"Redis does not take the script: {error}") from error
+    except (redis.RedisError, OSError) as error:
+        lanes.drop(lane)
+        raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
+    lanes.release(lane)

@@ -10,12 +10,13 @@ interrupted goes on where it stopped. Rows that are converted already are left a
 again does no harm.
 """
 
+import hashlib
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,8 @@ from hotfeast.server.plan import (
     storage_name_at,
     time_hash_field,
 )
-from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.redis_clients import REDIS_ERRORS, Pool, client_of, node_clients_of
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import Definitions, ViewDefinition, read_definitions
 from hotfeast.server.repository import open_repository
 from hotfeast.server.view_writer import PATIENCE, REDIS_TIMEOUT
@@ -58,6 +60,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
 _MOST_EXAMPLES = 5
 # What the script answers for a row.
 _CONVERTED, _ALREADY, _ABSENT, _UNKNOWN = b"1=-U"
+# What redis-py makes of a node's word that a key is elsewhere.
+_ELSEWHERE = (redis.exceptions.AskError, redis.exceptions.TryAgainError)
 _REASONS = {
     ord("B"): "its row cannot be read",
     ord("U"): "its packed row has features that are recorded nowhere",
@@ -198,7 +202,7 @@ def repack(
 
 
 def repack_views(
-    pool: redis.ConnectionPool,
+    pool: Pool,
     views: Sequence[WriteDefinition],
     layout: str,
     *,
@@ -300,13 +304,16 @@ class _Run:
 
     def __init__(
         self,
-        pool: redis.ConnectionPool,
+        pool: Pool,
         views: Sequence[WriteDefinition],
         layout: str,
         stop: threading.Event,
     ) -> None:
         self.summary = RepackSummary(layout, [ViewRepack(_name(view)) for view in views])
-        self._client: Any = redis.Redis(connection_pool=pool)
+        self._pool = pool
+        # Of a cluster, keys are looked for node by node, and a call has those of one slot.
+        self._is_cluster = not isinstance(pool, redis.ConnectionPool)
+        self._node: Any = None
         self._schemas = Schemas(pool)
         self._recorded: dict[str, dict[int, bytes]] = {}
         self._project = views[0].project
@@ -320,6 +327,10 @@ class _Run:
             kinds.setdefault(tuple(name for name, _ in view.join_keys), []).append(i)
         self._kinds = [(EntityKeys(names, self._project), of) for names, of in kinds.items()]
 
+    @cached_property
+    def _client(self) -> Any:
+        return client_of(self._pool)
+
     def go(
         self, keys_at_once: int, rate: float | None, restart: bool, progress: ProgressCallback
     ) -> RepackSummary:
@@ -329,7 +340,7 @@ class _Run:
             self.summary.state = "done"
         except _Stopped:
             self.summary.state = "interrupted"
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             self.summary.state = "failed"
             self.summary.error = f"Redis: {error}"
         self.summary.seconds = time.monotonic() - started
@@ -339,31 +350,33 @@ class _Run:
         self, keys_at_once: int, rate: float | None, restart: bool, progress: ProgressCallback
     ) -> None:
         server = self._patiently(self._server)
-        cursor = 0 if restart else self._patiently(lambda: self._resume(server))
+        number, cursor = (0, 0) if restart else self._patiently(lambda: self._resume(server))
         self._recorded = self._patiently(lambda: self._schemas.recorded(self._project))
         while True:
-            cursor, keys, total = self._patiently(partial(self._keys, cursor, keys_at_once))
+            nodes = self._patiently(lambda: node_clients_of(self._pool))
+            self._node = nodes[number]
+            cursor, keys, total = self._patiently(partial(self._keys, nodes, cursor, keys_at_once))
             looked = time.monotonic()
             rows = self._convert(keys)
             self.summary.keys += len(keys)
             progress(self.summary.keys, max(total, self.summary.keys), self._converted())
             if cursor == 0:
+                number += 1
+            if number == len(nodes):
                 now = self._patiently(self._server)
                 if now == server:
                     break
-                # A cursor means nothing to another server, such as one that was started again.
-                server = now
-            self._patiently(partial(self._remember, server, cursor))
+                # A cursor means nothing to another server, such as one that was started again; and
+                # keys may have come to a node that was done.
+                server, number = now, 0
+            self._patiently(partial(self._remember, server, number, cursor))
             if rate is not None:
                 self._pause(looked + rows / rate - time.monotonic())
         self._patiently(lambda: self._client.delete(self._place))
 
-    def _keys(self, cursor: int, count: int) -> tuple[int, list[bytes], int]:
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.scan(cursor, count=count)
-        pipeline.dbsize()
-        (cursor, keys), total = pipeline.execute()
-        return cursor, keys, total
+    def _keys(self, nodes: Sequence[Any], cursor: int, count: int) -> tuple[int, list[bytes], int]:
+        cursor, keys = self._node.scan(cursor, count=count)
+        return cursor, keys, sum(node.dbsize() for node in nodes)
 
     def _convert(self, keys: list[bytes]) -> int:
         """Converts the rows of keys. Returns how many rows there were."""
@@ -405,8 +418,9 @@ class _Run:
             *(n.to_bytes(4, "little") + schema for n, schema in schemas.items()),
         ]
         outcomes: dict[bytes, int] = {}
-        calls = _portions(keys, _KEYS_A_CALL)
-        for portion in _portions(calls, _CALLS_AT_ONCE):
+        calls = _portions(keys, 1 if self._is_cluster else _KEYS_A_CALL)
+        at_once = _CALLS_AT_ONCE * (_KEYS_A_CALL if self._is_cluster else 1)
+        for portion in _portions(calls, at_once):
             answers = self._patiently(partial(self._run_script, view, portion, arguments))
             for group, answer in zip(portion, answers, strict=True):
                 outcomes.update(zip(group, answer, strict=True))
@@ -421,11 +435,16 @@ class _Run:
         while True:
             loaded = not self._sha
             if loaded:
+                # On all nodes, if there are more than one.
                 self._sha = self._client.script_load(SCRIPT)
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline = self._node.pipeline(transaction=False)
             for group in calls:
                 pipeline.evalsha(self._sha, len(group), *group, *arguments)
             answers: list[Any] = pipeline.execute(raise_on_error=False)
+            for i, group in enumerate(calls):
+                if isinstance(answers[i], _ELSEWHERE):
+                    # The key has gone to another node meanwhile, which redis-py finds.
+                    answers[i] = self._client.evalsha(self._sha, len(group), *group, *arguments)
             error = next((a for a in answers if isinstance(a, Exception)), None)
             if error is None:
                 return answers
@@ -434,7 +453,12 @@ class _Run:
             self._sha = ""
 
     def _server(self) -> str:
-        return str(self._client.info("server")["run_id"])
+        """What servers there are, and who has which keys."""
+        runs = [str(node.info("server")["run_id"]) for node in node_clients_of(self._pool)]
+        if not self._is_cluster:
+            return runs[0]
+        slots = sorted((at, who["primary"]) for at, who in self._client.cluster_slots().items())
+        return hashlib.sha256(repr((sorted(runs), slots)).encode()).hexdigest()
 
     def _described(self, server: str) -> dict[str, str]:
         """What a run must be like for another one to go on with it."""
@@ -444,23 +468,24 @@ class _Run:
             "server": server,
         }
 
-    def _resume(self, server: str) -> int:
-        """Takes up an interrupted run. Returns its cursor; 0 where there is none like this one."""
+    def _resume(self, server: str) -> tuple[int, int]:
+        """Takes up an interrupted run. Returns the number of the node that it was at and its cursor
+        there; zeros where there is none like this one."""
         stored: dict[str, str] = {
             name.decode(): value.decode()
             for name, value in self._client.hgetall(self._place).items()
         }
         wanted = self._described(server)
         if {name: stored.get(name) for name in wanted} != wanted:
-            return 0
+            return 0, 0
         counts = json.loads(stored["counts"])
         self.summary.views = [ViewRepack(**view) for view in counts["views"]]
         self.summary.keys = counts["keys"]
         self.summary.entities = counts["entities"]
         self.summary.resumed = True
-        return int(stored["cursor"])
+        return int(stored.get("node", 0)), int(stored["cursor"])
 
-    def _remember(self, server: str, cursor: int) -> None:
+    def _remember(self, server: str, number: int, cursor: int) -> None:
         counts = {
             "views": [asdict(view) for view in self.summary.views],
             "keys": self.summary.keys,
@@ -471,6 +496,7 @@ class _Run:
             self._place,
             mapping={
                 **self._described(server),
+                "node": number,
                 "cursor": cursor,
                 "counts": json.dumps(counts),
             },

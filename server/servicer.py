@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.judge import judge_early
+from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import Response, begin_response, build_computed, build_response
@@ -35,7 +37,6 @@ from hotfeast.server.overload import Overload
 from hotfeast.server.plan import PlanBook, PlanSource, ServingPlan
 from hotfeast.server.push import PushService
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import RedisReader
 from hotfeast.server.security.access import Access
 from hotfeast.server.security.credentials import ContextCredentials
 from hotfeast.server.security.grants import Grants
@@ -99,6 +100,19 @@ class ContextCaller(ContextCredentials):
         return self.header("traceparent")
 
 
+class Reader(Protocol):
+    """Reads rows: `RedisReader`, or `ClusterReader`."""
+
+    def batch(self, plan: Plan, request: Request) -> Batch:
+        """A batch to read."""
+
+    def read(self, batch: Batch, time_left: float | None) -> Any:
+        """Reads a batch; what it returns has the complete `reply`, and must be given back."""
+
+    def release(self, read: Any, /) -> None:
+        """Gives back what `read` has returned."""
+
+
 class Tap(Protocol):
     """Takes samples of what is answered."""
 
@@ -122,7 +136,7 @@ class FeatureServicer:
     def __init__(
         self,
         plans: PlanSource,
-        reader: RedisReader,
+        reader: Reader,
         modes: ReadModes,
         clock: Clock,
         strict: bool = True,
@@ -230,13 +244,25 @@ class FeatureServicer:
         """
         return self.read(self.begin(data, caller), time_left)
 
-    def read(self, wanted: "Wanted", time_left: float | None) -> bytes:
-        """Serves a request that has begun; as `answer`."""
-        lane = self._reader.read(wanted.batch, time_left)
+    def read(
+        self,
+        wanted: "Wanted",
+        time_left: float | None,
+        go_on: Callable[[float | None], Any] | None = None,
+    ) -> bytes:
+        """Serves a request that has begun; as `answer`.
+
+        Args:
+            wanted: The request.
+            time_left: Seconds until the caller's deadline; None where it has none.
+            go_on: Goes on with a read that has begun, too; as `Reader.read`.
+        """
+        go_on = go_on or partial(self._reader.read, wanted.batch)
+        read = go_on(time_left)
         try:
-            answer = self.finish(wanted, lane.reply)
+            answer = self.finish(wanted, read.reply)
         finally:
-            self._reader.release(lane)
+            self._reader.release(read)
         if not isinstance(answer, bytes):
             return self.transform(answer, time_left)
         self.show(wanted, answer)

@@ -366,6 +366,14 @@ class Settings:
     redis_timeout: Annotated[
         float, Setting("Seconds to connect to Redis, and for a round trip.", ge=0.001)
     ] = 1.0
+    replica_staleness: Annotated[
+        float,
+        Setting(
+            "Seconds that a cluster's replicas may be behind their masters to be read; 0 to read "
+            "from masters only.",
+            ge=0,
+        ),
+    ] = 0.0
     registry_interval: Annotated[
         float, Setting("Seconds between two looks at the registry.", ge=0.1)
     ] = 5.0
@@ -440,6 +448,14 @@ class Settings:
     push_future_limit: Annotated[
         float, Setting("Seconds that a pushed row's event time may be in the future.", ge=0)
     ] = 86400.0
+    push_wait_replicas: Annotated[
+        int,
+        Setting(
+            "Replicas that must confirm pushed rows before these count as written (WAIT); 0 for "
+            "none, as Redis and Feast have it.",
+            ge=0,
+        ),
+    ] = 0
     connections: ConnectionLimits = ConnectionLimits()
     limits: RequestLimits = RequestLimits()
     tls: TlsSettings | None = None

@@ -30,6 +30,7 @@ from hotfeast.server.feast_api import Value
 from hotfeast.server.key_samples import sample_keys
 from hotfeast.server.layouts import Schemas
 from hotfeast.server.plan import row_hash_field
+from hotfeast.server.redis_clients import REDIS_ERRORS, Pool, client_of, node_clients_of
 
 SAMPLE_ROWS = 64
 """How many rows of a view are taken at most."""
@@ -65,12 +66,12 @@ class StoredView:
 class StoredRows:
     """Samples one Redis."""
 
-    def __init__(self, pool: redis.ConnectionPool) -> None:
+    def __init__(self, pool: Pool) -> None:
         """
         Args:
             pool: Connections to it.
         """
-        self._client: Any = redis.Redis(connection_pool=pool)
+        self._pool = pool
         self._schemas = Schemas(pool)
         self._keys: dict[tuple[str, tuple[str, ...], bytes], tuple[float, list[bytes]]] = {}
         self._failure: tuple[float, str] | None = None
@@ -88,7 +89,7 @@ class StoredRows:
             raise StoreUnreadable(self._failure[1])
         try:
             stored = self._values(project, view, self._find(project, view))
-        except (redis.RedisError, OSError) as error:
+        except (*REDIS_ERRORS, OSError) as error:
             words = f"Redis: {(str(error) or type(error).__name__).splitlines()[0]}"
             self._failure = time.monotonic() + _REMEMBERED, words
             raise StoreUnreadable(words) from error
@@ -138,7 +139,9 @@ class StoredRows:
             times = self._read(mine, (view.time_field,))
             return [k for k, (t,) in zip(mine, times, strict=True) if t is not None]
 
-        sample = sample_keys(self._client, having_rows, SAMPLE_ROWS, _SCAN_SECONDS, match=pattern)
+        sample = sample_keys(
+            node_clients_of(self._pool), having_rows, SAMPLE_ROWS, _SCAN_SECONDS, match=pattern
+        )
         self._keys[project, view.join_keys, view.time_field] = (
             time.monotonic() + _REMEMBERED,
             sample,
@@ -149,7 +152,7 @@ class StoredRows:
         """Hash fields of keys; nothing of a key that is no hash."""
         if not keys:
             return []
-        pipeline = self._client.pipeline(transaction=False)
+        pipeline = client_of(self._pool).pipeline(transaction=False)
         for key in keys:
             pipeline.hmget(key, fields)
         nothing: list[bytes | None] = [None] * len(fields)

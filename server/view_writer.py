@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.latest import LatestRows
+from hotfeast.server.cluster_io import open_servers, writer_of
 from hotfeast.server.errors import RedisUnavailable
 from hotfeast.server.feast_api import FeatureStore, RepoConfig
-from hotfeast.server.redis_io import Lanes, RedisWriter, connection_pool
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import read_definitions
 from hotfeast.server.repository import open_repository
 from hotfeast.server.rows import EncodedRows, Rejection, encode, map_fields
@@ -140,10 +141,10 @@ class PatientWriter:
             wait: Sleeps between two tries; a true answer ends the tries.
 
         Raises:
-            StartFailure: The online store is not a single Redis server.
+            StartFailure: The online store is no Redis, or its address is malformed.
         """
-        self._lanes = Lanes(connection_pool(config, redis_url, REDIS_TIMEOUT))
-        self._writer = RedisWriter(self._lanes, REDIS_TIMEOUT)
+        self._servers = open_servers(connection_pool(config, redis_url, REDIS_TIMEOUT))
+        self._writer = writer_of(self._servers, REDIS_TIMEOUT)
         self._patience = patience
         self._wait = wait
 
@@ -171,7 +172,7 @@ class PatientWriter:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._lanes.close()
+        self._servers.close()
 
 
 class ViewWriter:

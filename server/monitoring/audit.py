@@ -15,8 +15,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from hotfeast.server.errors import RequestFailure, StartFailure, unknown_name
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.materialize import EPOCH
@@ -36,6 +34,7 @@ from hotfeast.server.monitoring.audit_online import (
 )
 from hotfeast.server.monitoring.audit_values import OfflineColumn
 from hotfeast.server.plan import find_view
+from hotfeast.server.redis_clients import REDIS_ERRORS
 from hotfeast.server.registry import (
     Definitions,
     FieldDefinition,
@@ -240,7 +239,7 @@ def audit(
         for done, view in enumerate(chosen):
             progress(view.name, done, len(chosen))
             report.views.append(task.view(view))
-    except redis.RedisError as error:
+    except REDIS_ERRORS as error:
         raise StartFailure(f"Redis cannot be audited: {error}") from error
     finally:
         online.close()
@@ -291,7 +290,7 @@ class _Audit:
                 self._on_demand(view, result)
             else:
                 self._plain(view, result)
-        except redis.RedisError:
+        except REDIS_ERRORS:
             raise
         except NotComparable as error:
             result.error = str(error)

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import redis
-
 from hotfeast.hotpath.errors import CorruptRow, InvalidRequest, ProtocolError, ReplyError
 from hotfeast.hotpath.plan import key_prefix
 from hotfeast.server.clock import Clock
+from hotfeast.server.cluster_io import open_servers, reader_of
 from hotfeast.server.entity_keys import EntityKeys
 from hotfeast.server.errors import RedisUnavailable, RequestFailure
 from hotfeast.server.feast_api import FeatureStore, ValueType
@@ -22,7 +21,8 @@ from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.key_samples import sample_keys
 from hotfeast.server.plan import PlanBook, plan_features
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import Lanes, RedisReader, connection_pool
+from hotfeast.server.redis_clients import client_of, node_clients_of
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import Definitions, FieldDefinition, ViewDefinition
 from hotfeast.server.servicer import FeatureServicer
 from hotfeast.server.stored_rows import StoredRows, escaped
@@ -84,20 +84,19 @@ class OnlineStore:
             as_of: The time that TTLs are judged at.
         """
         self._pool = connection_pool(store.config, redis_url, _TIMEOUT)
-        self._client: Any = redis.Redis(connection_pool=self._pool)
-        self._lanes = Lanes(self._pool)
+        self._servers = open_servers(self._pool)
         self._definitions = definitions
         # No service is asked for, so none need be planned.
         self.book = PlanBook(
             replace(definitions, services={}), 1, kernels=KernelMaker(StoredRows(self._pool))
         )
         self._servicer = FeatureServicer(
-            self, RedisReader(self._lanes, _TIMEOUT), ReadModes(self._pool), Clock(as_of)
+            self, reader_of(self._servers, _TIMEOUT), ReadModes(self._pool), Clock(as_of)
         )
 
     def close(self) -> None:
         """Closes the connections."""
-        self._lanes.close()
+        self._servers.close()
 
     def sample(self, view: ViewDefinition, count: int) -> list[tuple[Any, ...]]:
         """Entities that have a row of a view, as SCAN comes by them: in the order of their keys'
@@ -119,7 +118,7 @@ class OnlineStore:
 
         def having_rows(keys: list[bytes]) -> list[bytes]:
             mine = [key for key in keys if entities.read(key) is not None]
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline = client_of(self._pool).pipeline(transaction=False)
             for key in mine:
                 pipeline.hexists(key, read.time_field)
             # An exception stands for a key that is no hash.
@@ -128,7 +127,12 @@ class OnlineStore:
 
         # Time is what bounds it: a view's rows may be few among many keys.
         found = sample_keys(
-            self._client, having_rows, count, _SCAN_SECONDS, sys.maxsize, match=pattern
+            node_clients_of(self._pool),
+            having_rows,
+            count,
+            _SCAN_SECONDS,
+            sys.maxsize,
+            match=pattern,
         )
         values = [entities.read(key) or () for key in found]
         return [tuple(entity[i] for i in order) for entity in values]

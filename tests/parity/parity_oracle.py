@@ -68,7 +68,8 @@ from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.plan import PlanBook
 from hotfeast.server.read_modes import ReadModes
-from hotfeast.server.redis_io import Lanes, RedisReader, connection_pool
+from hotfeast.server.redis_io import Lanes, RedisReader
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import read_definitions
 from hotfeast.server.servicer import FeatureServicer
 
@@ -487,6 +488,7 @@ class Bench:
         self._folder = folder
         store = write_repository(folder / "connection", "connection", server)
         pool = connection_pool(store.config, None, timeout=30.0)
+        assert isinstance(pool, redis.ConnectionPool)
         self._lanes = Lanes(pool)
         self.reader = RedisReader(self._lanes, timeout=30.0)
         self.modes = ReadModes(pool)

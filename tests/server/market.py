@@ -196,7 +196,11 @@ def _users() -> pd.DataFrame:
 
 
 def write_repository(
-    folder: Path, project: str, connection_string: str, registry: str | None = None
+    folder: Path,
+    project: str,
+    connection_string: str,
+    registry: str | None = None,
+    redis_type: str = "redis",
 ) -> Path:
     """Writes `feature_store.yaml` for a repository with this module's definitions.
 
@@ -205,6 +209,7 @@ def write_repository(
         project: Feast's project.
         connection_string: Of the online store.
         registry: Indented lines to go under `registry`; a file in the folder if None.
+        redis_type: Of the online store.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "feature_store.yaml").write_text(
@@ -214,6 +219,7 @@ registry:
 provider: local
 online_store:
   type: redis
+  redis_type: {redis_type}
   connection_string: {connection_string}
 offline_store:
   type: file

@@ -8,8 +8,9 @@ from lake import END, START, Lake, stats_table, stats_view
 from processes import run_cli
 from redis import Redis
 
-from hotfeast.server.doctor import ADVICE, FINE, PROBLEM, Report, examine
+from hotfeast.server.doctor import Report, examine
 from hotfeast.server.errors import StartFailure
+from hotfeast.server.findings import ADVICE, FINE, PROBLEM
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.materialize import materialize
 

@@ -124,15 +124,3 @@ def test_unix_socket(tmp_path: Path) -> None:
 def test_malformed_url(market_store: FeatureStore, url: str) -> None:
     with pytest.raises(StartFailure, match="--redis"):
         Gateway(Settings(repo=Path(market_store.repo_path), port=0, redis_url=url))
-
-
-@pytest.mark.parametrize("kind", ["redis_cluster", "redis_sentinel"])
-def test_kinds_of_redis_that_are_not_served(
-    market_store: FeatureStore, tmp_path: Path, kind: str
-) -> None:
-    text = (Path(market_store.repo_path) / "feature_store.yaml").read_text()
-    (tmp_path / "feature_store.yaml").write_text(
-        text.replace("  type: redis\n", f"  type: redis\n  redis_type: {kind}\n")
-    )
-    with pytest.raises(StartFailure, match=f"redis_type is '{kind}'"):
-        Gateway(Settings(repo=tmp_path, port=0))

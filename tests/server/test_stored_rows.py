@@ -39,7 +39,7 @@ from hotfeast.server.plan import (
     row_hash_field,
     time_hash_field,
 )
-from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import Definitions, read_definitions
 from hotfeast.server.stored_rows import SAMPLE_ROWS, StoredRows, StoredView, StoreUnreadable
 from hotfeast.server.view_writer import ViewWriter
