@@ -216,17 +216,22 @@ class Cluster:
         return f"node {node} (slots {slots})" if slots else f"node {node}"
 
     def ping(self) -> str:
-        """Asks the cluster for its version, and keeps up with it from now on.
+        """Asks a node for its version, and keeps up with the cluster from now on.
 
         Raises:
-            RedisUnavailable: It did not answer.
+            RedisUnavailable: None answered.
         """
         self.start()
-        try:
-            info = self.node_clients()[0].info("server")
-        except (redis.RedisError, IndexError) as error:
-            raise RedisUnavailable(f"Redis did not answer: {error}") from error
-        return f"{info.get('redis_version', 'unknown')}, a cluster of {len(self._slots.nodes)}"
+        failure: Exception | None = None
+        for client in self.node_clients():
+            try:
+                info = client.info("server")
+            except redis.RedisError as error:
+                failure = error
+                continue
+            version = info.get("redis_version", "unknown")
+            return f"{version}, a cluster of {len(self._slots.nodes)} masters"
+        raise RedisUnavailable(f"no node of the Redis Cluster answered: {failure}")
 
     def disconnect(self) -> None:
         """Closes all idle connections; those in use are closed when they are given back."""

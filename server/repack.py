@@ -166,7 +166,7 @@ def repack(
         What became of the rows. A Redis that failed is in it as `error`.
 
     Raises:
-        StartFailure: The repository cannot be opened, or its online store is not a single Redis.
+        StartFailure: The repository cannot be opened, or its online store is no Redis.
         RequestFailure: There is no such view, it has no rows, or its tags name no layout.
         ValueError: An argument makes no sense.
     """

@@ -15,7 +15,7 @@ from hotfeast.server.layouts import repository_layout
 from hotfeast.server.lint.rules import RULES
 from hotfeast.server.lint.settings import read_settings
 from hotfeast.server.monitoring.open_alerts import open_rules
-from hotfeast.server.redis_io import connection_pool
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.traffic.aliases import read_aliases
 
 

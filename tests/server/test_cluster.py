@@ -200,7 +200,7 @@ def reads_of(node: LocalRedis) -> int:
 
 def test_replicas_that_are_fresh_are_read(store: FeatureStore, cluster: LocalCluster) -> None:
     """Replicas are read in the place of masters, and one that cannot follow is not, in time."""
-    bound = 0.8
+    bound = 0.5
     served = serve(store, Settings(repo=Path(store.repo_path), replica_staleness=bound))
     skus = SKUS[140:]
     try:
