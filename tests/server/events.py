@@ -59,7 +59,12 @@ class Event(NamedTuple):
 
 
 def write_repository(
-    folder: Path, project: str, connection_string: str, lateness: str = "1h", **limits: Any
+    folder: Path,
+    project: str,
+    connection_string: str,
+    lateness: str = "1h",
+    redis_type: str = "redis",
+    **limits: Any,
 ) -> FeatureStore:
     """Writes and applies a repository with a windowed view `activity` and an ordinary one."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +74,7 @@ registry: {folder / "registry.db"}
 provider: local
 online_store:
   type: redis
+  redis_type: {redis_type}
   connection_string: {connection_string}
 offline_store:
   type: file

@@ -12,10 +12,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import events
 import grpc
 import market
 import pyarrow as pa
 import pytest
+from event_samples import close, some_events
 from feast import FeatureStore
 from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
@@ -164,6 +166,30 @@ def test_rows_of_all_layouts(store: FeatureStore, served: Served) -> None:
         assert [value.double_val for value in feast["price"].values] == expected
     finally:
         stop(packing)
+
+
+def test_windows_over_events(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Events of one entity are counted where its tiles are."""
+    store = events.write_repository(
+        tmp_path, "windows", cluster.address, redis_type="redis_cluster"
+    )
+    end = events.START + timedelta(days=40)
+    generator = random.Random(3)
+    users = {n: some_events(generator, 20, timedelta(days=39)) for n in range(1, 16)}
+    served = serve(store, Settings(repo=tmp_path, as_of=end))
+    try:
+        table = pa.Table.from_pandas(events.frame(users), preserve_index=False)
+        for _ in range(2):
+            # They are counted once, however often they are pushed.
+            pushed = served.client.push(table, push_source="events")
+            assert set(pushed.outcomes) <= {"written", "stale"}
+        answer = served.client.get_online_features("windows", {"user_id": list(users)})
+        for row, user_events in enumerate(users.values()):
+            wanted = events.expected(user_events, end)
+            assert wanted is not None
+            close({name: answer.to_dict()[name][row] for name, *_ in events.FEATURES}, wanted)
+    finally:
+        stop(served)
 
 
 def test_keys_on_their_way_to_another_node(served: Served, cluster: LocalCluster) -> None:

@@ -24,7 +24,8 @@ from hotfeast.hotpath.events import hash_column
 from hotfeast.hotpath.tiles import Tiles
 from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
-from hotfeast.server.redis_io import Lanes, RedisWriter, connection_pool
+from hotfeast.server.redis_io import Lanes, RedisWriter
+from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.rows import EncodedRows, encode, map_fields
 from hotfeast.server.view_writer import plan_view
 from hotfeast.serving.v1 import value_pb2
@@ -54,6 +55,7 @@ class Direct:
         assert self.write.windows is not None
         self.tiles = Tiles(self.write.windows.layout)
         pool = connection_pool(store.config, None, 5)
+        assert isinstance(pool, redis.ConnectionPool)
         self._writer = RedisWriter(Lanes(pool), 5)
         self.client: Any = redis.Redis(connection_pool=pool)
         self.names = [reading.feature for reading in self.write.windows.layout.readings]
