@@ -57,6 +57,7 @@ app.command()(cli_audit.audit)
 app.command()(cli_lint.lint)
 app.command()(cli_diff.diff)
 app.command("training-set")(cli_windows.training_set)
+app.command()(cli_windows.backfill)
 
 
 class TransformsFrom(StrEnum):
