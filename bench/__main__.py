@@ -156,6 +156,38 @@ def reload(
 
 
 @app.command()
+def rolling(
+    times: Annotated[int, typer.Option(min=1, help="How often each is done.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Of each gateway.")] = 2,
+) -> None:
+    """Workers and gateways replaced under load: exit code 1 if a call fails."""
+    from bench.rolling import run, table
+
+    parts, verdicts = run(times, workers, console.log)
+    console.print(table(parts))
+    for part in parts:
+        for why, count in part.failed.items():
+            console.print(f"{count} x {why}", style="red", highlight=False)
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 30.0,
+) -> None:
+    """Mixed load for long: exit code 1 if memory, descriptors or threads rise, or a call fails."""
+    from bench.soak import run, table
+    from bench.verdict import verdict_table
+
+    courses, verdicts = run(minutes, console.log)
+    console.print(table(courses))
+    console.print(verdict_table(verdicts, "Soak; what the lines rise by"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def cache(
     entities: Annotated[int, typer.Option(min=1000, help="Entities in Redis.")] = 10 * ENTITIES,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each gateway has.")] = 20,
