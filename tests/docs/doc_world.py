@@ -46,6 +46,7 @@ class World:
         """What a page says, with what is here in place of its examples."""
         for said, meant in (
             ("path/to/feature_repo", str(self.repo)),
+            ("path/to/monitoring", str(self.monitoring)),
             ("127.0.0.1:6570", self.address),
             ("dns:///features:6570", f"dns:///{self.address}"),
         ):
