@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def protocol() -> str:
     return protocol_page(CHECKOUT)
 
 
-def messages_of(messages: dict[str, Descriptor]) -> Iterator[Descriptor]:
+def messages_of(messages: Mapping[str, Descriptor]) -> Iterator[Descriptor]:
     """These and those inside them; entries of maps are no messages of their own."""
     for message in messages.values():
         if not message.GetOptions().map_entry:
