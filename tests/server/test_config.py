@@ -193,6 +193,8 @@ def test_config_check(file: Path) -> None:
         refused = hotfeast(*command, "--config", str(file), code=2)
         assert f"{file}:2: threads: 'many': Input should be a valid integer" in refused.stderr
     assert "--repo" in hotfeast("serve", code=2).stderr
+    exposed = hotfeast("config", "check", "--repo", ".", "--bind", "0.0.0.0:6570", code=2)
+    assert "--allow-unauthenticated" in exposed.stderr
 
 
 def test_config_show_masks_secrets(file: Path) -> None:
