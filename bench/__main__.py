@@ -318,6 +318,27 @@ def fault_pictures(
 
 
 @app.command()
+def windows(
+    times: Annotated[int, typer.Option(min=2, help="Times that are asked about.")] = 1000,
+    users: Annotated[int, typer.Option(min=1, help="Households at each of them.")] = 100,
+    households: Annotated[
+        int | None, typer.Option(min=100, help="Of the data; all unless given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of reading.")] = 30,
+) -> None:
+    """Windows over the year of purchases: served beside trained, and beside rows that are stored;
+    exit code 1 where a value differs or a budget is missed."""
+    from bench.verdict import verdict_table
+    from bench.windows import run, table
+
+    results, verdicts = run(times, users, households, rounds, console.log)
+    console.print(table(results))
+    console.print(verdict_table(verdicts, "Windowed features"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def drift_alarms(
     rows: Annotated[
         int, typer.Option(min=400, help="Rows of each view and month at most.")
