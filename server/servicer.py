@@ -182,8 +182,7 @@ class FeatureServicer:
         """Serves one request, both serialized."""
         began = time.perf_counter()
         call = ContextCaller(context)
-        if self._calls is not None:
-            call.record = self._calls.begin(call)
+        self.look_at(call)
         code = grpc.StatusCode.UNKNOWN
         trailing: tuple[tuple[bytes, bytes], ...] = ()
         try:
@@ -198,7 +197,6 @@ class FeatureServicer:
             trailing = failure.metadata
             context.abort(failure.code, failure.message)
         finally:
-            seconds = time.perf_counter() - began
             if call.note is not None:
                 trailing += _note_metadata(call.note, code)
             if trailing:
@@ -206,13 +204,29 @@ class FeatureServicer:
                 context.set_trailing_metadata(
                     tuple((name.decode(), value) for name, value in trailing)
                 )
-            if call.note is not None:
-                call.note.over(call, code, seconds)
-            if call.figures is not None:
-                call.figures.over(code, seconds)
-            if self._calls is not None:
-                self._calls.over(call, _READ, code, seconds)
+            self.over(call, _READ, code, time.perf_counter() - began)
         raise AssertionError("abort() returned")
+
+    def look_at(self, call: Caller) -> None:
+        """A read begins, of which something may be kept."""
+        if self._calls is not None:
+            call.record = self._calls.begin(call)
+
+    def over(self, call: Caller, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Tells whoever wants to know that a read is over.
+
+        Args:
+            call: Its caller.
+            method: Service and method, with a slash between.
+            code: How it ended.
+            seconds: How long it took.
+        """
+        if call.note is not None:
+            call.note.over(call, code, seconds)
+        if call.figures is not None:
+            call.figures.over(code, seconds)
+        if self._calls is not None:
+            self._calls.over(call, method, code, seconds)
 
     def answer(
         self, data: bytes, time_left: float | None = None, caller: Caller | None = None
@@ -506,6 +520,7 @@ def methods(
     feast_pushes: FeastPushService,
     catalog: Catalog,
     traffic: TrafficService,
+    streamed: Method,
     version: str,
     gate: Callable[[Method], Method],
     admit: Callable[[Method], Method],
@@ -519,6 +534,7 @@ def methods(
         feast_pushes: Takes those of Feast's clients.
         catalog: Answers for definitions.
         traffic: Lists and changes aliases.
+        streamed: Answers for features on streams.
         version: Hotfeast's.
         gate: Wraps each method that answers.
         admit: Wraps those of them that may be refused where there is too much to do.
@@ -542,6 +558,7 @@ def methods(
     return {
         FEATURE_SERVING: {
             "GetOnlineFeatures": online,
+            "GetOnlineFeaturesStream": grpc.stream_stream_rpc_method_handler(gate(streamed)),
             "GetServingInfo": listing(catalog.serving_info, serving_pb2.GetServingInfoRequest),
             "ListFeatureServices": listing(
                 catalog.feature_services, serving_pb2.ListFeatureServicesRequest

@@ -437,6 +437,9 @@ class Settings:
     push_streams: Annotated[
         int, Setting("Push streams that each worker has open at once.", ge=0)
     ] = 16
+    read_streams: Annotated[
+        int, Setting("Streams of batches to score that each worker has open at once.", ge=0)
+    ] = 16
     push_future_limit: Annotated[
         float, Setting("Seconds that a pushed row's event time may be in the future.", ge=0)
     ] = 86400.0
