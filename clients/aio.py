@@ -154,8 +154,8 @@ class AsyncFeatureClient:
 
         Example:
             ```python
-            async for batch in client.score("recommendation", rows, batch_size=5000):
-                predictions = model.predict(batch.to_pandas())
+            async for batch in client.score("recommendation", entities, batch_size=5000):
+                predictions = model.predict(batch.to_pandas().to_numpy())
             ```
         """
         self._owner.check()

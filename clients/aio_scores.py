@@ -32,8 +32,8 @@ class AsyncScores:
 
     Example:
         ```python
-        async for batch in client.score("recommendation", rows):
-            await store(batch)
+        async for batch in client.score("recommendation", frame[["user_id", "product_id"]]):
+            predictions = model.predict(batch.to_pandas().to_numpy())
         ```
     """
 
@@ -89,7 +89,7 @@ class AsyncScores:
 
         Example:
             ```python
-            table = await client.score("recommendation", frame).to_table()
+            table = await client.score("recommendation", entities).to_table()
             ```
         """
         return table_of([batch async for batch in self])

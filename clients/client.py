@@ -237,10 +237,10 @@ class FeatureClient:
 
         Example:
             ```python
-            asked = pyarrow.parquet.read_table("asked.parquet")  # user_id, product_id, label
+            asked = frame[["user_id", "product_id"]].assign(label=[0, 1])
             scores = client.score("recommendation", asked, columns=["user_id", "product_id"])
             for batch in scores:  # user_id, product_id, label, and the features
-                predictions = model.predict(batch.to_pandas())
+                labels, features = batch["label"], batch.drop_columns(asked.columns)
             ```
         """
         self._owner.check()

@@ -34,10 +34,9 @@ class Scores:
 
     Example:
         ```python
-        with client.score("recommendation", "asked.parquet", progress=True) as scores:
-            with pyarrow.parquet.ParquetWriter("scored.parquet", schema) as file:
-                for batch in scores:
-                    file.write_batch(batch)
+        with client.score("recommendation", frame[["user_id", "product_id"]]) as scores:
+            for batch in scores:
+                predictions = model.predict(batch.to_pandas().to_numpy())
         ```
     """
 
@@ -95,7 +94,7 @@ class Scores:
 
         Example:
             ```python
-            table = client.score("recommendation", frame).to_table()
+            table = client.score("recommendation", entities).to_table()
             ```
         """
         return table_of(list(self))

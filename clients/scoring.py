@@ -27,8 +27,8 @@ class Resume:
 
     Example:
         ```python
-        client.score("recommendation", table, resume=Resume(seconds=600))
-        client.score("recommendation", table, resume=None)  # ends with Unavailable
+        client.score("recommendation", entities, resume=Resume(seconds=600))
+        client.score("recommendation", entities, resume=None)  # ends with Unavailable
         ```
     """
 
