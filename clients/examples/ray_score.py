@@ -27,9 +27,7 @@ class Score:
         return self._client.score(self._service, rows, columns=self._columns).to_table()
 
 
-def score(
-    rows: Any, address: str, service: str, columns: list[str], workers: int = 2
-) -> Any:
+def score(rows: Any, address: str, service: str, columns: list[str], workers: int = 2) -> Any:
     """A data set with the features behind its columns.
 
     Args:
