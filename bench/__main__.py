@@ -209,6 +209,25 @@ def client(
 
 
 @app.command()
+def score(
+    rows: Annotated[int, typer.Option(min=1000, help="Rows that are scored in one pass.")] = (
+        1_000_000
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 8,
+) -> None:
+    """Many rows over one stream, beside unary calls and Feast's SDK; exit code 1 if memory grows."""
+    from bench.score import run, tables
+    from bench.verdict import verdict_table
+
+    results, verdicts = run(rows, rounds, console.log)
+    for table in tables(results):
+        console.print(table)
+    console.print(verdict_table(verdicts, "Memory of a pass over all rows"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def transforms() -> None:
     """What on-demand views add to a request, beside Feast's SDK; exit code 1 past a budget."""
     from bench.transforms import run, table

@@ -240,7 +240,7 @@ class FeatureClient:
             asked = frame[["user_id", "product_id"]].assign(label=[0, 1])
             scores = client.score("recommendation", asked, columns=["user_id", "product_id"])
             for batch in scores:  # user_id, product_id, label, and the features
-                labels, features = batch["label"], batch.drop_columns(asked.columns)
+                labels, features = batch["label"], batch.select(batch.schema.names[3:])
             ```
         """
         self._owner.check()
