@@ -215,7 +215,7 @@ def score(
     ),
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 8,
 ) -> None:
-    """Many rows over one stream, beside unary calls and Feast's SDK; exit code 1 if memory grows."""
+    """Many rows over one stream, beside unary calls and the SDK; exit code 1 if memory grows."""
     from bench.score import run, tables
     from bench.verdict import verdict_table
 
