@@ -59,7 +59,10 @@ def without_maps(table: pa.Table) -> pa.Table:
 def test_rows_are_answered_as_by_a_unary_read(
     strict: Served, rows: list[tuple[int, str]], size: int, ahead: int
 ) -> None:
-    columns = {"user_id": [u for u, _ in rows], "sku": [s for _, s in rows]}
+    columns: dict[str, list[Any]] = {
+        "user_id": [u for u, _ in rows],
+        "sku": [s for _, s in rows],
+    }
     table = pa.table(
         {
             "user_id": pa.array(columns["user_id"], pa.int64()),
@@ -291,7 +294,7 @@ def test_columns_that_cannot_be_sent_are_named(strict: Served, column: Any, word
 
 def test_request_data_and_transforms(strict: Served) -> None:
     carts = [3.0, None, float("nan"), 6.0]
-    columns = {"user_id": [1, 1, 1, 3], "cart_value": carts}
+    columns: dict[str, list[Any]] = {"user_id": [1, 1, 1, 3], "cart_value": carts}
     table = pa.table({"user_id": columns["user_id"], "cart_value": pa.array(carts)})
     batches = strict.client.score("cart_service", table, batch_size=4, statuses=True)
     got = batches.to_table()

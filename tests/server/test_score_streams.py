@@ -66,7 +66,7 @@ class Breaking:
         self.answered: list[int] = []
         """The numbers of the batches that were answered."""
         self._server = grpc.server(_threads())
-        handler = grpc.stream_stream_rpc_method_handler(self._answer)
+        handler: Any = grpc.stream_stream_rpc_method_handler(self._answer)
         service, _, method = PATH[1:].partition("/")
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(service, {method: handler})]
@@ -252,7 +252,7 @@ def test_a_shutdown_answers_what_is_worked_on(market_store: FeatureStore, server
     with LocalRedis() as redis:
         made = gateway(market_store, server, redis_url=redis.url, redis_timeout=30.0)
         try:
-            idle = made.channel.stream_stream(PATH)
+            idle: Any = made.channel.stream_stream(PATH)
             waiting: Any = idle(iter(threading.Event().wait, True))
             scores = made.client.score("part", rows(8), columns=["user_id"], batch_size=1,
                                        ahead=1, resume=None)  # fmt: skip
