@@ -14,7 +14,7 @@ from feast import FeatureStore
 from processes import eventually
 from served import Served, serve, stop
 
-from hotfeast.clients import AsyncFeatureClient, FeatureClient, Resume, Unavailable
+from hotfeast.clients import AsyncFeatureClient, FeatureClient, Resume, Unauthenticated, Unavailable
 from hotfeast.hotpath.answer_arrow import declared_type
 from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
@@ -57,10 +57,13 @@ def check(table: pa.Table, count: int) -> None:
 class Breaking:
     """A gRPC server that hands a stream on to a gateway, and breaks it off behind some answers."""
 
-    def __init__(self, served: Served, after: list[int], code: grpc.StatusCode) -> None:
+    def __init__(
+        self, served: Served, after: list[int], code: grpc.StatusCode, by_batch: bool
+    ) -> None:
         self._call: Any = served.channel.stream_stream(PATH)
         self._after = after
         self._code = code
+        self._by_batch = by_batch
         self.asked: list[tuple[int, list[int]]] = []
         """For each stream how many batches had been answered, and the numbers of its own."""
         self.answered: list[int] = []
@@ -90,6 +93,9 @@ class Breaking:
                 answer = next(call, None)
                 if answer is None:
                     return
+                if self._by_batch and left == 1:
+                    yield self._refused(answer)
+                    return
                 self.answered.append(
                     serving_pb2.GetOnlineFeaturesStreamResponse.FromString(answer).batch
                 )
@@ -98,6 +104,11 @@ class Breaking:
         finally:
             call.cancel()
         context.abort(self._code, "planned by the test")
+
+    def _refused(self, answer: bytes) -> bytes:
+        made: Any = serving_pb2.GetOnlineFeaturesStreamResponse.FromString(answer)
+        made.error.code, made.error.message = self._code.value[0], "planned by the test"
+        return bytes(made.SerializeToString())
 
     def stop(self) -> None:
         self._server.stop(0).wait()
@@ -111,9 +122,12 @@ def _threads() -> Any:
 
 @contextmanager
 def breaking(
-    served: Served, *after: int, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    served: Served,
+    *after: int,
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+    by_batch: bool = False,
 ) -> Iterator[Breaking]:
-    made = Breaking(served, list(after), code)
+    made = Breaking(served, list(after), code, by_batch)
     try:
         yield made
     finally:
@@ -141,6 +155,25 @@ def test_it_goes_on_for_asyncio(served: Served) -> None:
         check(asyncio.run(main(proxy.address)), 200)
         # grpcio may lose answers of a stream that ends while it sends; these are asked for again.
         assert sorted(set(proxy.answered)) == list(range(20))
+
+
+def test_a_token_may_run_out_on_the_way(served: Served) -> None:
+    """A new stream has a new one; if that is refused at once, it is the caller's to mend."""
+    unknown = grpc.StatusCode.UNAUTHENTICATED
+    with (
+        breaking(served, 4, 7, code=unknown, by_batch=True) as proxy,
+        FeatureClient(proxy.address) as client,
+    ):
+        check(scored(client, 100, batch_size=10).to_table(), 100)
+        assert [answered for answered, _ in proxy.asked] == [0, 3, 9]
+    with (
+        breaking(served, 4, 1, code=unknown, by_batch=True) as proxy,
+        FeatureClient(proxy.address) as client,
+    ):
+        scores = scored(client, 100, batch_size=10)
+        with pytest.raises(Unauthenticated, match="batch 3, rows 30 to 39: planned by the test"):
+            list(scores)
+        assert scores.rows == 30
 
 
 def test_other_ends_are_told(served: Served) -> None:
