@@ -220,7 +220,9 @@ def test_batches_on_a_stream_are_granted_each(closed: Guarded) -> None:
         writer.write_table(rows)
 
     def batch(service: str) -> bytes:
-        made: Any = serving_pb2.GetOnlineFeaturesStreamRequest(arrow_ipc=sink.getvalue().to_pybytes())
+        made: Any = serving_pb2.GetOnlineFeaturesStreamRequest(
+            arrow_ipc=sink.getvalue().to_pybytes()
+        )
         made.read.request.feature_service = service
         return bytes(made.SerializeToString())
 
