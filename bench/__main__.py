@@ -287,6 +287,31 @@ def aliases(
 
 
 @app.command()
+def overload(
+    rows: Annotated[
+        list[int] | None, typer.Option(help="Rows of a request; 1 and 100 unless given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each point is measured.")] = 3,
+) -> None:
+    """Goodput and p99 at up to 10 times what can be answered; exit code 1 past a budget.
+
+    Tables, a picture and JSON in bench/out.
+    """
+    from bench.overload import NoCompiler, run, table
+    from bench.verdict import verdict_table
+
+    try:
+        points, verdicts = run(rows or [1, 100], rounds, console.log)
+    except NoCompiler as error:
+        typer.echo(f"bench: {error}", err=True)
+        raise typer.Exit(2) from None
+    console.print(table(points))
+    console.print(verdict_table(verdicts, "Beyond capacity"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def writes(
     parts: Annotated[
         list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")

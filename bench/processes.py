@@ -131,6 +131,7 @@ def open_gateway(
     workers: int = 1,
     layout: Layout = Layout.FEAST,
     cpus: str | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[int]:
     """Serves a repository with the gateway; gives its port.
 
@@ -140,12 +141,14 @@ def open_gateway(
         workers: Processes that serve it.
         layout: How the rows are stored.
         cpus: The CPUs that its workers stay on, as `--cpus` has them.
+        options: Further ones of `hotfeast serve`.
     """
     with Server(
         *("hotfeast.server", "serve", "--repo", str(repo), "--bind", "127.0.0.1:0"),
         *("--registry-interval", str(interval), "--workers", str(workers)),
         *(() if layout is Layout.FEAST else ("--layout", layout.value)),
         *(() if cpus is None else ("--cpus", cpus)),
+        *options,
         ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
     ) as server:
         yield server.port()
