@@ -99,7 +99,9 @@ class Gateway:
         store = open_repository(settings.repo)
         pool = connection_pool(store.config, settings.redis_url, settings.redis_timeout)
         streams = settings.push_streams + settings.read_streams
-        self._lanes = Lanes(pool, max_idle=settings.threads + streams)
+        self._lanes = Lanes(
+            pool, settings.threads + streams, settings.breaker, settings.redis_timeout
+        )
         self._modes = ReadModes(pool)
         self._metrics: Metrics | None = None
         if settings.metrics is not None or settings.metrics_files is not None:
@@ -302,7 +304,7 @@ class Gateway:
             raise StartFailure(f"cannot listen on {self._address}: {error}") from error
 
     def _tell_of_load(self, metrics: Metrics) -> Callable[[], None]:
-        return lambda: metrics.loaded(self._overload.figures)
+        return lambda: metrics.loaded(self._overload.figures, self._lanes.breaker)
 
     def _tell_of(self, cache: RowCache) -> Callable[[], None]:
         metrics = self._metrics

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
 from hotfeast.hotpath.cache import RowCache
+from hotfeast.hotpath.errors import ReplyError
 from hotfeast.hotpath.http2 import Connection, Stream, Unreadable
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
@@ -185,6 +186,7 @@ class NativeServer(Reactor):
         self._stream_handlers = streams
         self._servicer = servicer
         self._lanes = lanes
+        self._breaker = lanes.breaker
         self._timeout = redis_timeout
         self._threads = threads
         self._count = count
@@ -370,6 +372,11 @@ class NativeServer(Reactor):
         """Reads over an idle connection; returns whether there is one."""
         timeout = self._timeout if left is None else min(left, self._timeout)
         try:
+            self._breaker.check()
+        except RedisUnavailable as error:
+            self._finish(begun, None, error)
+            return True
+        try:
             return self.exchange(begun.wanted.batch, timeout, partial(self._finish, begun))
         except Exception as error:
             self._admission.end(begun.wanted.batch, begun.began, False)
@@ -444,19 +451,25 @@ class NativeServer(Reactor):
         stream, message, wanted, began = begun
         answered = False
         try:
+            if isinstance(error, TimeoutError):
+                self._breaker.failed(error, time.monotonic() - began)
+                error = RedisUnavailable(str(error))
             if stream.closed:
                 # Nobody waits for the answer.
                 raise self._given_up()
             if reply is None:
                 assert error is not None
-                if isinstance(error, TimeoutError):
-                    raise RedisUnavailable(str(error))
                 if isinstance(error, OSError):
                     # An idle connection had died. Reading once more is safe.
                     self._read_in_thread(stream, message, began)
                     return
                 raise error
-            reply.raise_error()
+            try:
+                reply.raise_error()
+            except ReplyError as refused:
+                self._lanes.note_reply(refused)
+                raise
+            self._breaker.succeeded()
             if reply.unknown is not None:
                 self._read_in_thread(stream, message, began)
                 return
@@ -474,6 +487,13 @@ class NativeServer(Reactor):
             else:
                 work = partial(self._servicer.transform, answer)
                 self._take_thread(stream, began, partial(self._in_thread, stream, began, work))
+        except (RedisUnavailable, ReplyError) as failure:
+            unread = self._servicer.leave_out(wanted, failure, self._time_left(stream))
+            if unread is None:
+                self._fail(stream, failure, began)
+            else:
+                stream.answer(unread)
+                self._answered(stream, began, wanted, unread)
         except Exception as failure:
             self._fail(stream, failure, began)
         finally:

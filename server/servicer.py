@@ -14,14 +14,20 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.batch import Batch
-from hotfeast.hotpath.errors import InvalidRequest
+from hotfeast.hotpath.errors import InvalidRequest, ProtocolError, ReplyError
 from hotfeast.hotpath.judge import judge_early
 from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import Response, begin_response, build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import RequestFailure, failure_of, invalid, late
+from hotfeast.server.errors import (
+    RedisUnavailable,
+    RequestFailure,
+    failure_of,
+    invalid,
+    late,
+)
 from hotfeast.server.feast_api import (
     GRPC_SERVER_FILE,
     SERVING_SERVICE_FILE,
@@ -49,6 +55,7 @@ from hotfeast.server.traffic.routes import Side
 from hotfeast.server.traffic.service import TrafficService
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.transforms import apply_on_demand
+from hotfeast.server.unread import unread_answer
 from hotfeast.serving.v1 import push_pb2, serving_pb2, traffic_pb2
 
 logger = logging.getLogger(__name__)
@@ -246,7 +253,14 @@ class FeatureServicer:
 
     def read(self, wanted: "Wanted", time_left: float | None) -> bytes:
         """Serves a request that has begun; as `answer`."""
-        lane = self._reader.read(wanted.batch, time_left)
+        try:
+            lane = self._reader.read(wanted.batch, time_left)
+        except (RedisUnavailable, ProtocolError, ReplyError) as error:
+            unread = self.leave_out(wanted, error, time_left)
+            if unread is None:
+                raise
+            self.show(wanted, unread)
+            return unread
         try:
             answer = self.finish(wanted, lane.reply)
         finally:
@@ -255,6 +269,23 @@ class FeatureServicer:
             return self.transform(answer, time_left)
         self.show(wanted, answer)
         return answer
+
+    def leave_out(
+        self, wanted: "Wanted", error: Exception, time_left: float | None
+    ) -> bytes | None:
+        """The partial answer without what Redis was asked for; None where the request is to fail.
+
+        Args:
+            wanted: What was to be read.
+            error: Why it was not.
+            time_left: Seconds until the caller's deadline; None where it has none.
+        """
+        failure = failure_of(error, time_left)
+        if not wanted.batch.request.partial or failure is None:
+            return None
+        if failure.code is not grpc.StatusCode.UNAVAILABLE:
+            return None
+        return unread_answer(wanted.plan, wanted.batch, failure.message)
 
     def begin(self, data: bytes, caller: Caller | None = None) -> "Wanted":
         """The first step of an answer: what is to be read for it. Waits for nothing.

@@ -264,6 +264,32 @@ class RequestLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """When a Redis is left alone that does not answer."""
+
+    share: Annotated[
+        float,
+        Setting(
+            "Share of exchanges with Redis that fail, above which it is left alone for a while; 0: "
+            "never.",
+            name="breaker_share",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.5
+    window: Annotated[
+        float,
+        Setting("Seconds over which they are counted.", name="breaker_window", ge=0.1),
+    ] = 10.0
+    pause: Annotated[
+        float,
+        Setting(
+            "Seconds between two looks whether it answers again.", name="breaker_pause", ge=0.01
+        ),
+    ] = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged, and how."""
 
@@ -445,6 +471,7 @@ class Settings:
     ] = 86400.0
     connections: ConnectionLimits = ConnectionLimits()
     limits: RequestLimits = RequestLimits()
+    breaker: BreakerSettings = BreakerSettings()
     tls: TlsSettings | None = None
     auth: Annotated[
         Path | None,
