@@ -11,7 +11,7 @@ JOBS ?= auto
 MINUTES ?= 30
 FEAST_VENV := .venv-feast-$(FEAST)
 
-.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts bench-rolling soak docs docs-serve lint format clean
+.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -88,6 +88,10 @@ bench-rolling: $(EXTENSIONS)
 ## soak: mixed load for MINUTES (30); fails if memory, descriptors or threads only rise
 soak: $(EXTENSIONS)
 	@$(BIN)/python -m bench soak --minutes $(MINUTES)
+
+## chaos: faults under load, and whether an answer was wrong or a push lost; in bench/out
+chaos: $(EXTENSIONS)
+	@$(BIN)/python -m bench chaos
 
 ## lint: ruff, cython-lint, mypy and the documentation's links
 lint: export MYPYPATH := build/namespace:docs/generate:feature_repo:tests/docs:tests/server:tests/parity:tests/monitoring:.

@@ -287,6 +287,26 @@ def aliases(
 
 
 @app.command()
+def chaos(
+    only: Annotated[
+        list[str] | None, typer.Argument(help="Words of the faults' names; all unless given.")
+    ] = None,
+) -> None:
+    """Faults of Redis, links, workers, clock and machine under load; exit code 1 where an answer
+    was wrong, an acknowledged push was lost or the gateway did not recover.
+    """
+    from bench.chaos.run import run, table
+
+    trials = run(only or [], console.log)
+    console.print(table(trials))
+    for trial in trials:
+        for example in trial.examples:
+            console.print(f"{trial.name}: {example}", highlight=False)
+    if not all(trial.kept for trial in trials):
+        raise typer.Exit(1)
+
+
+@app.command()
 def overload(
     rows: Annotated[
         list[int] | None, typer.Option(help="Rows of a request; 1 and 100 unless given.")
