@@ -8,9 +8,10 @@ EXTENSIONS := $(VENV)/.extensions
 SOURCES := $(wildcard hotpath/*.pyx hotpath/*.pxd) setup.py
 ASAN_VENV := .venv-asan
 JOBS ?= auto
+MINUTES ?= 30
 FEAST_VENV := .venv-feast-$(FEAST)
 
-.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts docs docs-serve lint format clean
+.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -79,6 +80,18 @@ docs: $(EXTENSIONS)
 ## docs-serve: the same at 127.0.0.1:8000, built anew whenever a page is written, until Ctrl-C
 docs-serve: $(EXTENSIONS)
 	@$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000 --watch clients --watch protos --watch server
+
+## bench-rolling: workers and gateways replaced under load; fails if a call does
+bench-rolling: $(EXTENSIONS)
+	@$(BIN)/python -m bench rolling
+
+## soak: mixed load for MINUTES (30); fails if memory, descriptors or threads only rise
+soak: $(EXTENSIONS)
+	@$(BIN)/python -m bench soak --minutes $(MINUTES)
+
+## chaos: faults under load, and whether an answer was wrong or a push lost; in bench/out
+chaos: $(EXTENSIONS)
+	@$(BIN)/python -m bench chaos
 
 ## lint: ruff, cython-lint, mypy and the documentation's links
 lint: export MYPYPATH := build/namespace:docs/generate:feature_repo:tests/docs:tests/server:tests/parity:tests/monitoring:.

@@ -36,13 +36,14 @@ faults       alerts that fire for faults in the demonstration's data, and for no
 fault_pictures  what the report shows of these faults, in Chromium (`chromium`)
 aliases      what aliases cost a request, and changes of shares under load (`alias_views`)
 client       the Python client, beside protobuf with Feast's SDK and the bare gRPC call
+score        any number of rows over one stream, beside unary calls and Feast's SDK
 cache        requests for popular entities, with and without a cache
 reload       what a change of definitions costs the requests under way
 read_modes   what HMGET and HGETALL cost Redis
 
 Run as `python -m bench full | quick | counts | stages | writes | transforms | slow-transforms |
-reload | read-modes | cache | client | monitoring | faults | fault-pictures | aliases` from the root
-of the checkout.
+reload | read-modes | cache | client | score | monitoring | faults | fault-pictures | aliases` from
+the root of the checkout.
 """
 
 from pathlib import Path

@@ -156,6 +156,38 @@ def reload(
 
 
 @app.command()
+def rolling(
+    times: Annotated[int, typer.Option(min=1, help="How often each is done.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Of each gateway.")] = 2,
+) -> None:
+    """Workers and gateways replaced under load: exit code 1 if a call fails."""
+    from bench.rolling import run, table
+
+    parts, verdicts = run(times, workers, console.log)
+    console.print(table(parts))
+    for part in parts:
+        for why, count in part.failed.items():
+            console.print(f"{count} x {why}", style="red", highlight=False)
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 30.0,
+) -> None:
+    """Mixed load for long: exit code 1 if memory, descriptors or threads rise, or a call fails."""
+    from bench.soak import run, table
+    from bench.verdict import verdict_table
+
+    courses, verdicts = run(minutes, console.log)
+    console.print(table(courses))
+    console.print(verdict_table(verdicts, "Soak; what the lines rise by"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def cache(
     entities: Annotated[int, typer.Option(min=1000, help="Entities in Redis.")] = 10 * ENTITIES,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that each gateway has.")] = 20,
@@ -185,6 +217,25 @@ def client(
     from bench.client import run, table
 
     console.print(table(run(rounds, console.log)))
+
+
+@app.command()
+def score(
+    rows: Annotated[int, typer.Option(min=1000, help="Rows that are scored in one pass.")] = (
+        1_000_000
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 8,
+) -> None:
+    """Many rows over one stream, beside unary calls and the SDK; exit code 1 if memory grows."""
+    from bench.score import run, tables
+    from bench.verdict import verdict_table
+
+    results, verdicts = run(rows, rounds, console.log)
+    for table in tables(results):
+        console.print(table)
+    console.print(verdict_table(verdicts, "Memory of a pass over all rows"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -247,6 +298,51 @@ def aliases(
 
 
 @app.command()
+def chaos(
+    only: Annotated[
+        list[str] | None, typer.Argument(help="Words of the faults' names; all unless given.")
+    ] = None,
+) -> None:
+    """Faults of Redis, links, workers, clock and machine under load; exit code 1 where an answer
+    was wrong, an acknowledged push was lost or the gateway did not recover.
+    """
+    from bench.chaos.run import run, table
+
+    trials = run(only or [], console.log)
+    console.print(table(trials))
+    for trial in trials:
+        for example in trial.examples:
+            console.print(f"{trial.name}: {example}", highlight=False)
+    if not all(trial.kept for trial in trials):
+        raise typer.Exit(1)
+
+
+@app.command()
+def overload(
+    rows: Annotated[
+        list[int] | None, typer.Option(help="Rows of a request; 1 and 100 unless given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each point is measured.")] = 3,
+) -> None:
+    """Goodput and p99 at up to 10 times what can be answered; exit code 1 past a budget.
+
+    Tables, a picture and JSON in bench/out.
+    """
+    from bench.overload import NoCompiler, run, table
+    from bench.verdict import verdict_table
+
+    try:
+        points, verdicts = run(rows or [1, 100], rounds, console.log)
+    except NoCompiler as error:
+        typer.echo(f"bench: {error}", err=True)
+        raise typer.Exit(2) from None
+    console.print(table(points))
+    console.print(verdict_table(verdicts, "Beyond capacity"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def writes(
     parts: Annotated[
         list[str] | None, typer.Argument(help="materialize, push, mixed; all unless given.")
@@ -294,6 +390,27 @@ def fault_pictures(
     except NoChromium as error:
         typer.echo(f"bench: no pictures: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+@app.command()
+def windows(
+    times: Annotated[int, typer.Option(min=2, help="Times that are asked about.")] = 1000,
+    users: Annotated[int, typer.Option(min=1, help="Households at each of them.")] = 100,
+    households: Annotated[
+        int | None, typer.Option(min=100, help="Of the data; all unless given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of reading.")] = 30,
+) -> None:
+    """Windows over the year of purchases: served beside trained, and beside rows that are stored;
+    exit code 1 where a value differs or a budget is missed."""
+    from bench.verdict import verdict_table
+    from bench.windows import run, table
+
+    results, verdicts = run(times, users, households, rounds, console.log)
+    console.print(table(results))
+    console.print(verdict_table(verdicts, "Windowed features"))
+    if not all(verdict.kept for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 @app.command()

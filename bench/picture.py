@@ -102,6 +102,46 @@ def draw_throughput(series: Mapping[str, Sequence[tuple[float, float]]], path: P
     _save(figure, path)
 
 
+def draw_overload(
+    panels: Mapping[int, Mapping[str, Sequence[tuple[float, float, float]]]], path: Path
+) -> None:
+    """Writes `path` with .png and .svg: goodput and p99 against what is offered.
+
+    Args:
+        panels: By rows of a request and by gateway the offered load in parts of what can be
+            answered, good answers a second, and the p99 in milliseconds.
+        path: Without a suffix.
+    """
+    figure = Figure(figsize=(5.5 * len(panels), 8), facecolor="white", layout="constrained")
+    axes = figure.subplots(2, len(panels), sharex=True, squeeze=False)
+    for column, (rows, series) in enumerate(panels.items()):
+        for i, (name, points) in enumerate(series.items()):
+            times, good, p99 = zip(*points, strict=True)
+            for axis, values in ((axes[0][column], good), (axes[1][column], p99)):
+                axis.plot(
+                    times, values, color=_COLOURS[i], marker="o", markersize=4.5, linewidth=1.6,
+                    label=f"{name} what is too much" if i == 0 else name,
+                )  # fmt: skip
+        axes[0][column].set_title(
+            f"{rows} row{'s' * (rows > 1)} a request", color=_INK, fontsize=11
+        )
+        axes[0][column].set_ylim(bottom=0)
+        axes[1][column].set_yscale("log")
+        axes[1][column].set_xscale("log")
+        axes[1][column].xaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10]))
+        axes[1][column].xaxis.set_minor_locator(NullLocator())
+        axes[1][column].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} x"))
+        axes[1][column].set_xlabel("offered, in parts of what can be answered", color=_INK)
+        for axis in (axes[0][column], axes[1][column]):
+            _plain(axis)
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} x"))
+    axes[0][0].set_ylabel("answers a second within 1 s", color=_INK)
+    axes[1][0].set_ylabel("p99 of answers from the time they were due, ms", color=_INK)
+    axes[0][0].legend(frameon=False, labelcolor=_INK)
+    figure.suptitle("Beyond capacity: 50 features, packed rows", color=_INK, fontsize=13)
+    _save(figure, path)
+
+
 def draw_stages(panels: Mapping[str, Mapping[int, Mapping[str, float]]], path: Path) -> None:
     """Writes `path` with .png and .svg: the share of each stage, a bar for each number of rows.
 

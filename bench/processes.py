@@ -68,17 +68,48 @@ class Server:
         Raises:
             RuntimeError: It ended, or takes too long; with its output.
         """
-        end = time.monotonic() + _START_LIMIT
+        output = self.wait_for(lambda text: self._ready.search(text) is not None, _START_LIMIT)
+        found = self._ready.search(output)
+        assert found is not None
+        return int(found[1])
+
+    def wait_for(self, said: Callable[[str], bool], limit: float) -> str:
+        """Waits until its output is as it is to be, and returns it.
+
+        Args:
+            said: Whether it is.
+            limit: Seconds.
+
+        Raises:
+            RuntimeError: It ended, or takes too long; with its output.
+        """
+        end = time.monotonic() + limit
         while True:
             ended = self._process.poll() is not None
             # The process writes where the file's position is, so that must not be moved.
             output = os.pread(self._log.fileno(), _LOG_SIZE, 0).decode("utf-8", "replace")
-            found = self._ready.search(output)
-            if found:
-                return int(found[1])
+            if said(output):
+                return output
             if ended or time.monotonic() > end:
-                raise RuntimeError(f"{self._name} did not start:\n{output[-4000:]}")
+                raise RuntimeError(f"{self._name} has not come so far:\n{output[-4000:]}")
             time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """Has it end, and waits as long as its requests take."""
+        self._process.terminate()
+        self._process.wait(_START_LIMIT)
+
+        """The process's number."""
+        return self._process.pid
 
     def __enter__(self) -> "Server":
         return self
@@ -100,6 +131,7 @@ def open_gateway(
     workers: int = 1,
     layout: Layout = Layout.FEAST,
     cpus: str | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[int]:
     """Serves a repository with the gateway; gives its port.
 
@@ -109,12 +141,14 @@ def open_gateway(
         workers: Processes that serve it.
         layout: How the rows are stored.
         cpus: The CPUs that its workers stay on, as `--cpus` has them.
+        options: Further ones of `hotfeast serve`.
     """
     with Server(
         *("hotfeast.server", "serve", "--repo", str(repo), "--bind", "127.0.0.1:0"),
         *("--registry-interval", str(interval), "--workers", str(workers)),
         *(() if layout is Layout.FEAST else ("--layout", layout.value)),
         *(() if cpus is None else ("--cpus", cpus)),
+        *options,
         ready=r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$",
     ) as server:
         yield server.port()

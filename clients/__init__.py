@@ -1,6 +1,7 @@
 """Python client for Hotfeast gateways. Needs neither Feast nor Redis."""
 
 from hotfeast.clients.aio import AsyncFeatureClient
+from hotfeast.clients.aio_scores import AsyncScores
 from hotfeast.clients.answers import FeatureRow, OnlineFeatures
 from hotfeast.clients.client import FeatureClient
 from hotfeast.clients.connection import Retries, Tls
@@ -21,9 +22,12 @@ from hotfeast.clients.errors import (
     Unimplemented,
 )
 from hotfeast.clients.push import PushRejection, PushResult, RowsNotWritten, TargetFailure
+from hotfeast.clients.scores import Scores
+from hotfeast.clients.scoring import Resume, Scored
 
 __all__ = [
     "AsyncFeatureClient",
+    "AsyncScores",
     "DataLoss",
     "DeadlineExceeded",
     "FailedPrecondition",
@@ -40,8 +44,11 @@ __all__ = [
     "PushRejection",
     "PushResult",
     "ResourceExhausted",
+    "Resume",
     "Retries",
     "RowsNotWritten",
+    "Scored",
+    "Scores",
     "TargetFailure",
     "Tls",
     "Unauthenticated",

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from hotfeast.clients.aio_scores import AsyncScores
 from hotfeast.clients.answers import OnlineFeatures
 from hotfeast.clients.columns import Rows
 from hotfeast.clients.connection import (
@@ -21,6 +22,14 @@ from hotfeast.clients.connection import (
 from hotfeast.clients.errors import failure, failure_of
 from hotfeast.clients.push import Batch, PushResult, push_request
 from hotfeast.clients.requests import READ_METHOD, answer_of, read_metadata, read_request
+from hotfeast.clients.score_input import ScoreRows
+from hotfeast.clients.scoring import (
+    BATCH_TIMEOUT,
+    STREAM_METHOD,
+    Progress,
+    Resume,
+    ScoreOptions,
+)
 from hotfeast.serving.v1 import push_pb2_grpc, serving_pb2, serving_pb2_grpc
 
 
@@ -60,6 +69,11 @@ class AsyncFeatureClient:
         self._owner = Owner()
         self._read: Any = self._channel.unary_unary(
             READ_METHOD, request_serializer=serving_pb2.GetOnlineFeaturesRequest.SerializeToString
+        )
+        self._score: Any = self._channel.stream_stream(
+            STREAM_METHOD,
+            request_serializer=serving_pb2.GetOnlineFeaturesStreamRequest.SerializeToString,
+            response_deserializer=serving_pb2.GetOnlineFeaturesStreamResponse.FromString,
         )
         self._stub: Any = serving_pb2_grpc.FeatureServingStub(self._channel)  # type: ignore[no-untyped-call]
         self._push_stub: Any = push_pb2_grpc.PushStub(self._channel)  # type: ignore[no-untyped-call]
@@ -115,6 +129,44 @@ class AsyncFeatureClient:
         except grpc.RpcError as error:
             raise failure_of(error) from None
         return answer_of(data, trailing, message)
+
+    def score(
+        self,
+        features: str | Sequence[str],
+        rows: ScoreRows,
+        *,
+        batch_size: int = 2000,
+        columns: Sequence[str] | None = None,
+        keep: bool | Sequence[str] = True,
+        statuses: bool = False,
+        event_timestamps: bool = False,
+        full_feature_names: bool = False,
+        include_stale_values: bool = False,
+        allow_partial_response: bool = False,
+        ahead: int = 4,
+        resume: Resume | None = Resume(),  # noqa: B008 - it is frozen
+        progress: bool | Progress = False,
+        request_id: str | None = None,
+        timeout: float | None = BATCH_TIMEOUT,
+    ) -> AsyncScores:
+        """Reads the features of any number of rows over one stream; arguments and errors as for
+        `FeatureClient.score`, and `rows` may be an asynchronous iterable.
+
+        Example:
+            ```python
+            async for batch in client.score("recommendation", entities, batch_size=5000):
+                predictions = model.predict(batch.to_pandas().to_numpy())
+            ```
+        """
+        self._owner.check()
+        options = ScoreOptions(
+            features, columns, keep, statuses, event_timestamps, full_feature_names,
+            include_stale_values, allow_partial_response, batch_size, ahead, resume, timeout,
+        )  # fmt: skip
+        metadata = read_metadata(request_id)
+        return AsyncScores(
+            lambda asked: self._score(asked, metadata=metadata), rows, options, progress
+        )
 
     async def push(
         self,

@@ -21,6 +21,15 @@ from hotfeast.clients.connection import (
 from hotfeast.clients.errors import failure, failure_of
 from hotfeast.clients.push import Batch, PushResult, push_request
 from hotfeast.clients.requests import READ_METHOD, answer_of, read_metadata, read_request
+from hotfeast.clients.score_input import ScoreRows
+from hotfeast.clients.scores import Scores
+from hotfeast.clients.scoring import (
+    BATCH_TIMEOUT,
+    STREAM_METHOD,
+    Progress,
+    Resume,
+    ScoreOptions,
+)
 from hotfeast.serving.v1 import push_pb2_grpc, serving_pb2, serving_pb2_grpc
 
 
@@ -79,6 +88,11 @@ class FeatureClient:
         self._owner = Owner()
         self._read: Any = self._channel.unary_unary(
             READ_METHOD, request_serializer=serving_pb2.GetOnlineFeaturesRequest.SerializeToString
+        )
+        self._score: Any = self._channel.stream_stream(
+            STREAM_METHOD,
+            request_serializer=serving_pb2.GetOnlineFeaturesStreamRequest.SerializeToString,
+            response_deserializer=serving_pb2.GetOnlineFeaturesStreamResponse.FromString,
         )
         self._stub: Any = serving_pb2_grpc.FeatureServingStub(self._channel)  # type: ignore[no-untyped-call]
         self._push_stub: Any = push_pb2_grpc.PushStub(self._channel)  # type: ignore[no-untyped-call]
@@ -162,6 +176,80 @@ class FeatureClient:
         metadata = read_metadata(request_id)
         data, call = self._call(self._read.with_call, message, timeout, metadata)
         return answer_of(data, call.trailing_metadata(), message)
+
+    def score(
+        self,
+        features: str | Sequence[str],
+        rows: ScoreRows,
+        *,
+        batch_size: int = 2000,
+        columns: Sequence[str] | None = None,
+        keep: bool | Sequence[str] = True,
+        statuses: bool = False,
+        event_timestamps: bool = False,
+        full_feature_names: bool = False,
+        include_stale_values: bool = False,
+        allow_partial_response: bool = False,
+        ahead: int = 4,
+        resume: Resume | None = Resume(),  # noqa: B008 - it is frozen
+        progress: bool | Progress = False,
+        request_id: str | None = None,
+        timeout: float | None = BATCH_TIMEOUT,
+    ) -> Scores:
+        """Reads the features of any number of rows over one stream, batch by batch, as Arrow. Needs
+        pyarrow.
+
+        Where the stream breaks off, or a batch ends with UNAVAILABLE, it goes on with what is not
+        answered; see `Resume`. The columns of features are of the types that these are declared
+        with, whatever a batch has of them; what Arrow has no plain type for is the binary of a
+        serialized `Value`.
+
+        Args:
+            features: As for `get_online_features`.
+            rows: A `pyarrow.Table`, `RecordBatch` or `RecordBatchReader`, a data frame of pandas or
+                polars, columns by name, the path of a Parquet file, or an iterable of any of these,
+                which is read as it is needed.
+            batch_size: Rows that are sent, read and answered together.
+            columns: The columns of the rows that are sent: join keys and request data; all if None.
+            keep: Whether the rows' own columns stand before the features: all of them, none, or
+                those of these names.
+            statuses: Behind each feature its statuses, as `NAME__status`.
+            event_timestamps: Behind these its event times, as `NAME__ts`.
+            full_feature_names: As for `get_online_features`.
+            include_stale_values: As for `get_online_features`.
+            allow_partial_response: As for `get_online_features`.
+            ahead: Batches that may be sent and not answered. All that is kept in memory are these
+                and as many answers.
+            resume: How to go on where the stream breaks off; None: not at all.
+            progress: True for a bar on the terminal, which needs rich; or a function that is told
+                after each batch how far this is.
+            request_id: As for `get_online_features`, of all batches.
+            timeout: Seconds that the answer to a batch may take; None for no limit.
+
+        Returns:
+            An iterator of record batches, whose `to_table` makes one table of them. Its errors:
+            HotfeastError for a batch that was refused, or where no gateway could be reached for as
+            long as `resume` says; what the rows raise; KeyError for a column that the rows do not
+            have; ValueError where a column of theirs has the name of a feature.
+
+        Raises:
+            TypeError, ValueError: An option has no meaning; it is named.
+
+        Example:
+            ```python
+            asked = frame[["user_id", "product_id"]].assign(label=[0, 1])
+            scores = client.score("recommendation", asked, columns=["user_id", "product_id"])
+            for batch in scores:  # user_id, product_id, label, and the features
+                labels, features = batch["label"], batch.select(batch.schema.names[3:])
+            ```
+        """
+        self._owner.check()
+        options = ScoreOptions(
+            features, columns, keep, statuses, event_timestamps, full_feature_names,
+            include_stale_values, allow_partial_response, batch_size, ahead, resume, timeout,
+        )  # fmt: skip
+        metadata = read_metadata(request_id)
+        return Scores(lambda asked: self._score(asked, metadata=metadata), rows, options, progress)
 
     def push(
         self,

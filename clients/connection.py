@@ -18,6 +18,8 @@ DEFAULT_TIMEOUT = 5.0
 
 # Only reads: a push that was taken although its answer got lost would append offline rows twice.
 _RETRIED = [{"service": "hotfeast.serving.v1.FeatureServing"}]
+# Streams go on in another way: gRPC would keep what was sent.
+_RESUMED = [{"service": "hotfeast.serving.v1.FeatureServing", "method": "GetOnlineFeaturesStream"}]
 # Retries stop once the bucket is half empty: a failure takes one, a success gives a tenth back.
 _BUDGET = {"maxTokens": 20, "tokenRatio": 0.1}
 # gRPC waits up to two minutes before it looks whether a gateway is there again.
@@ -123,7 +125,10 @@ class Connection:
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             }
-            config["methodConfig"] = [{"name": _RETRIED, "retryPolicy": policy}]
+            config["methodConfig"] = [
+                {"name": _RETRIED, "retryPolicy": policy},
+                {"name": _RESUMED},
+            ]
             config["retryThrottling"] = _BUDGET
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),

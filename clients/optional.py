@@ -11,7 +11,7 @@ def needed(package: str, what: str) -> Any:
     """Imports a package.
 
     Args:
-        package: Its name.
+        package: Its name, or that of a module of it.
         what: What it is needed for, for the message.
 
     Raises:
@@ -20,7 +20,8 @@ def needed(package: str, what: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        raise MissingPackage(f"{what} needs {package}: pip install {package}") from error
+        name = package.partition(".")[0]
+        raise MissingPackage(f"{what} needs {name}: pip install {name}") from error
 
 
 def is_of(value: object, package: str, *names: str) -> bool:

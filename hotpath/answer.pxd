@@ -39,6 +39,18 @@ cdef class AnswerColumn:
     cdef int fill_lists(self, const Found* found) except -1
 
 
+# Where the columns of one serialized answer are.
+cdef class Outline:
+    cdef bytes data               # keeps what the cursors point into
+    cdef bytes metadata           # all of it, where it comes in pieces
+    cdef bytes head
+    cdef Cursor* vectors
+    cdef uint32_t count
+    cdef uint32_t rows
+
+    cdef int read_vectors(self) except -1
+
+
 cdef class Answer:
     cdef readonly uint32_t rows
     cdef readonly bytes head

@@ -702,13 +702,6 @@ def times_of(list columns not None, uint32_t step=1) -> bytes:
 cdef class Outline:
     """Where the columns of one serialized answer are."""
 
-    cdef bytes data               # keeps what the cursors point into
-    cdef bytes metadata           # all of it, where it comes in pieces
-    cdef bytes head
-    cdef Cursor* vectors
-    cdef uint32_t count
-    cdef uint32_t rows
-
     def __cinit__(self, bytes data not None):
         cdef uint64_t values = 0, statuses = 0, times = 0
         self.data = data

@@ -21,6 +21,11 @@ _SCALARS = {
 }
 _LISTS = {11: 1, 13: 3, 14: 4, 15: 5, 16: 6, 17: 7, 18: 8}
 _LISTS |= {number + 11: element for number, element in _LISTS.items()}
+# What is stored in `bytes_val` (PDF_BYTES, IMAGE_BYTES), and what is a text, or a list or set of
+# texts, of whatever meaning.
+_BINARIES = {30, 31}
+_TEXTS = {32, 36, 37, 44}
+_TEXT_LISTS = {12, 23, 33, 38, 39, 40, 41, 45, 46}
 
 
 def arrow_type(value_type: int, layout: str) -> pa.DataType:
@@ -41,6 +46,20 @@ def arrow_type(value_type: int, layout: str) -> pa.DataType:
     if layout in ("list", "text_list"):
         return pa.list_(_SCALARS[_LISTS.get(value_type, 2)])
     return _SCALARS.get(value_type, pa.string())
+
+
+def declared_type(value_type: int) -> pa.DataType | None:
+    """The Arrow type of a feature's values, by what it is declared as in `ValueType.Enum`; None
+    where it has no plain type, and values are serialized `Value`s."""
+    if value_type in _SCALARS:
+        return _SCALARS[value_type]
+    if value_type in _BINARIES:
+        return pa.binary()
+    if value_type in _TEXTS:
+        return pa.string()
+    if value_type in _LISTS or value_type in _TEXT_LISTS:
+        return pa.list_(_SCALARS[_LISTS.get(value_type, 2)])
+    return None
 
 
 def without_feast_nulls(values: pa.Array) -> pa.Array:

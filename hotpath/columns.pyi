@@ -39,10 +39,11 @@ class ValueColumn:
         """
 
     @staticmethod
-    def from_arrow(value_type: int, array: ArrowColumn) -> ValueColumn:
+    def from_arrow(value_type: int, array: ArrowColumn, keep_nan: bool = False) -> ValueColumn:
         """Makes a column of an Arrow array; NoEncoder where no conversion is compiled.
 
-        An array that came from outside must have passed `validate(full=True)`.
+        NaN in a scalar is null unless `keep_nan`. An array that came from outside must have passed
+        `validate(full=True)`.
         """
 
     @staticmethod
@@ -68,6 +69,9 @@ class ValueColumn:
 
     def value(self, row: int) -> bytes:
         """The serialized `Value` of a row; empty where it is null."""
+
+    def repeated(self) -> bytes:
+        """The column as a serialized `RepeatedValue`; rows with a fault are null."""
 
     @property
     def null_rows(self) -> list[int]:

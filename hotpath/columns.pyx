@@ -79,6 +79,7 @@ from hotfeast.hotpath.wire cimport (
     WIRE_LEN,
     WIRE_VARINT,
     Cursor,
+    field_size,
     is_utf8,
     left,
     put_cursor,
@@ -510,7 +511,7 @@ cdef class ValueColumn:
         return column
 
     @staticmethod
-    def from_arrow(uint32_t value_type, array not None):
+    def from_arrow(uint32_t value_type, array not None, bint keep_nan=False):
         """Makes a column of an Arrow array.
 
         Args:
@@ -519,6 +520,7 @@ cdef class ValueColumn:
                 `pyarrow.Array`. Dictionaries, views and extension types must be unpacked before.
                 The interface does not say how long buffers are: what came from outside must have
                 passed `validate(full=True)`, or offsets may lead to memory that is not its own.
+            keep_nan: NaN in a scalar stays NaN.
 
         Raises:
             NoEncoder: There is no compiled conversion between these types.
@@ -546,7 +548,7 @@ cdef class ValueColumn:
                 column.cells[row].at = column.cells[row].end = column.owned
         elif takes_numbers(member, t.kind):
             column.begin(<uint32_t>data.length, <size_t>data.length * NUMBER_ROOM)
-            fill_numbers(column, member, t, data)
+            fill_numbers(column, member, t, data, keep_nan)
         elif takes_bytes(member, t.kind):
             column.begin(
                 <uint32_t>data.length,
@@ -624,6 +626,21 @@ cdef class ValueColumn:
         return PyBytes_FromStringAndSize(
             <const char*>self.cells[row].at, <Py_ssize_t>left(&self.cells[row])
         )
+
+    def repeated(self) -> bytes:
+        """The column as a serialized `RepeatedValue`; rows with a fault are null."""
+        cdef uint32_t row
+        cdef size_t size = 0
+        cdef bytes made
+        cdef uint8_t* at
+        for row in range(self.rows):
+            size += field_size(left(&self.cells[row]))
+        made = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+        at = <uint8_t*>PyBytes_AS_STRING(made)
+        for row in range(self.rows):
+            at = put_varint(put_tag(at, 1, WIRE_LEN), left(&self.cells[row]))
+            at = put_cursor(at, &self.cells[row])
+        return made
 
     @property
     def null_rows(self) -> list[int]:
@@ -746,7 +763,7 @@ cdef Fault take_value(
 
 
 cdef int fill_numbers(
-    ValueColumn column, uint32_t member, ArrowType t, const ArrowArray* array
+    ValueColumn column, uint32_t member, ArrowType t, const ArrowArray* array, bint keep_nan
 ) except -1:
     cdef uint8_t* at = column.owned
     cdef uint32_t row, wire = wire_of(member)
@@ -762,7 +779,7 @@ cdef int fill_numbers(
                 continue
             fault = read_number(t, array, row, &n)
             if fault == FINE:
-                if not n.whole and n.real != n.real:
+                if not n.whole and n.real != n.real and not keep_nan:
                     continue
                 fault = convert(member, &n)
             if fault != FINE:

@@ -46,6 +46,7 @@ cdef class Stream:
     cdef object outgoing          # deque of parts of DATA that wait for the client's window
     cdef size_t outgoing_at       # bytes of the first part that are sent
     cdef size_t queued            # bytes of all parts that are not sent
+    cdef bint crowded             # whoever handles the call waits until they are few
     cdef size_t unwritten         # bytes at the end of the last part that are not known yet
     cdef bytes trailers           # header block that follows them
     cdef public object note       # what the server has to say of the call; see the class
@@ -57,6 +58,7 @@ cdef class Stream:
     cdef int give_up(self, int code, str message) except -1
     cdef int check_packing(self, int flag) except -1
     cdef int write_waiting(self) except -1
+    cdef int tell_of_room(self) except -1
     cdef int begin_message(self, bytes message) except -1
     cdef int wrote(self, size_t unwritten) except -1
     cdef int take_data(self, const uint8_t* at, size_t size) except -1

@@ -76,6 +76,13 @@ class Stream:
     def waiting(self) -> int:
         """Bytes of messages that wait for the client's windows."""
 
+    def wants_room(self) -> bool:
+        """Whether so much waits for the client's windows that no more messages should be sent.
+
+        Where it does, `room()` of whoever handles the call is called as soon as it does not, unless
+        the call is over before.
+        """
+
     def answer(self, message: bytes) -> None:
         """Sends a unary call's answer with status OK; nothing if the client has given up."""
 

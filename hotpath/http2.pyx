@@ -9,6 +9,7 @@ becomes bytes to send. Two kinds of methods are told of differently:
   each message (`message(bytes, taken)`, or `packed_message` if it is compressed), the end of them
   (`half_close()`) and, where the client gives up, `cancel()`. Its `Stream` takes `send_headers`,
   `send_message` and `finish`, and is told with `took(taken)` that a message is not kept any more.
+  Where `wants_room()` says so, `room()` is called once the client has taken enough of the answers.
 
 Everything runs in the one thread that has the connection. What a client can make it keep is
 bounded: streams, header lists, messages, and what it does not read.
@@ -18,7 +19,7 @@ import zlib
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
@@ -344,6 +345,15 @@ cdef class Stream:
         """Bytes of messages that wait for the client's windows."""
         return self.queued
 
+    def wants_room(self) -> bool:
+        """Whether so much waits for the client's windows that no more messages should be sent.
+
+        Where it does, `room()` of whoever handles the call is called as soon as it does not, unless
+        the call is over before.
+        """
+        self.crowded = self.queued > MOST_UNREAD and not self.local_closed
+        return self.crowded
+
     def took(self, size_t count):
         """Lets the client send as many more bytes as have been taken of its messages."""
         cdef int64_t lent
@@ -414,7 +424,7 @@ cdef class Stream:
                 continue
             window = min(self.window(), connection.send_window)
             if window <= 0:
-                return 0
+                return self.tell_of_room()
             room = <size_t>window
             size = min(size, room, <size_t>connection.largest_frame)
             connection.put_frame(
@@ -434,8 +444,17 @@ cdef class Stream:
                 # What the client may still send is not read.
                 connection.reset(self.number, NO_ERROR)
             connection.forget(self)
-        elif self.owed:
+            return 0
+        if self.owed:
             self.let_send()
+        return self.tell_of_room()
+
+    cdef int tell_of_room(self) except -1:
+        """Tells whoever waits for it that more messages may be sent."""
+        if self.crowded and self.queued <= MOST_UNREAD:
+            self.crowded = False
+            if self.call is not None:
+                self.call.room()
         return 0
 
     cdef int take_data(self, const uint8_t* at, size_t size) except -1:

@@ -146,8 +146,8 @@ cdef class Reactor:
             nothing.
         admission: Says whether reads are taken on; None, for all, at first.
         most_streams: Calls that a client may have at once.
-        arrived_at: When the call that `answer` is told of had arrived, at the earliest: when the loop
-            last knew that there was no more of it. In monotonic seconds.
+        arrived_at: When the call that `answer` is told of had arrived, at the earliest: when the
+            loop last knew that there was no more of it. In monotonic seconds.
         wants_lane: Whether somebody waits for an idle connection to Redis.
         piece_size: Bytes of a large answer that are written before they are sent.
         client_count: The clients of the moment; for any thread.

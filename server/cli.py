@@ -19,6 +19,7 @@ from hotfeast.server import (
     cli_auth,
     cli_client,
     cli_config,
+    cli_consume,
     cli_diff,
     cli_health,
     cli_lint,
@@ -57,6 +58,8 @@ app.command()(cli_audit.audit)
 app.command()(cli_lint.lint)
 app.command()(cli_diff.diff)
 app.command("training-set")(cli_windows.training_set)
+app.command()(cli_windows.backfill)
+app.command()(cli_consume.consume)
 
 
 class TransformsFrom(StrEnum):

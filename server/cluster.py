@@ -21,10 +21,12 @@ from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from hotfeast.hotpath.slots import SLOT_COUNT, SlotMap
+from hotfeast.server.breaker import Breaker
 from hotfeast.server.errors import RedisUnavailable
 from hotfeast.server.layouts import Schemas
 from hotfeast.server.redis_io import Lane, Lanes
 from hotfeast.server.replicas import FreshReplicas
+from hotfeast.server.settings import BreakerSettings
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Cluster:
         schemas: Which features packed rows hold.
         max_idle: Connections to each node that are kept open while no request uses them.
         staleness: Seconds that a replica may be behind to be read; 0 to read from masters only.
+        breaker: One that never opens: nodes that do not answer are left alone one by one.
         threads: Write to several nodes at once; they are started when they are needed.
     """
 
@@ -76,6 +79,7 @@ class Cluster:
         self._replica_slots: tuple[SlotMap, float] = _NOBODY, 0.0
         self._lanes: dict[str, Lanes] = {}
         self._suspects: dict[str, tuple[float, str]] = {}
+        self.breaker = Breaker(BreakerSettings(share=0), 0.0, self.ping)
         self.threads = ThreadPoolExecutor(_MOST_WRITERS, thread_name_prefix="cluster-writes")
         self._looked = threading.Condition()
         self._looks = 0

@@ -22,7 +22,15 @@ from hotfeast.hotpath.writes import WriteBatch
 from hotfeast.server.cluster import Cluster
 from hotfeast.server.errors import NodesUnavailable, RedisUnavailable
 from hotfeast.server.redis_clients import REDIS_ERRORS, Pool
-from hotfeast.server.redis_io import Lane, Lanes, RedisReader, RedisWriter, send_rows
+from hotfeast.server.redis_io import (
+    NEVER_OPENS,
+    Lane,
+    Lanes,
+    RedisReader,
+    RedisWriter,
+    send_rows,
+)
+from hotfeast.server.settings import BreakerSettings
 
 # How often commands are sent again that were put off, and seconds before a node is asked again that
 # cannot answer at the moment; it is twice as long before each next time.
@@ -329,18 +337,25 @@ Servers = Lanes | Cluster
 """Where connections are had: to one server, or to each node of a cluster."""
 
 
-def open_servers(pool: Pool, max_idle: int = 64) -> Servers:
+def open_servers(
+    pool: Pool,
+    max_idle: int = 64,
+    breaker: BreakerSettings = NEVER_OPENS,
+    timeout: float = 1.0,
+) -> Servers:
     """Where connections are had.
 
     Args:
         pool: Makes them.
         max_idle: Connections to each server that are kept open while no request uses them.
+        breaker: When one server is left alone; a cluster's nodes are by themselves.
+        timeout: Seconds that it has to answer, by which that is judged.
     """
     if isinstance(pool, Cluster):
         pool.max_idle = max_idle
         return pool
     assert isinstance(pool, redis.ConnectionPool)
-    return Lanes(pool, max_idle)
+    return Lanes(pool, max_idle, breaker, timeout)
 
 
 def reader_of(servers: Servers, timeout: float) -> RedisReader | ClusterReader:

@@ -26,6 +26,7 @@ from hotfeast.server.options import (
     options_of,
     required,
 )
+from hotfeast.server.security.exposure import check_exposure
 from hotfeast.server.settings import Settings
 from hotfeast.server.yaml_text import DuplicateKey, load_mapping
 
@@ -93,6 +94,7 @@ class Configuration:
 
         Raises:
             ConfigError: One that there must be is missing, or they do not go together.
+            StartFailure: They expose more than somebody has said they may.
         """
         missing = [n for n in required(Settings) if n not in self.given]
         if missing:
@@ -103,9 +105,11 @@ class Configuration:
                 if name in missing
             )
         try:
-            return made_of(Settings, self.values)
+            settings = made_of(Settings, self.values)
         except ValueError as error:
             raise ConfigError([str(error)]) from error
+        check_exposure(settings)
+        return settings
 
 
 def settings_options() -> Mapping[str, Option]:

@@ -116,8 +116,7 @@ def failure_of(error: Exception, time_left: float | None = None) -> RequestFailu
         return RequestFailure(code, str(error), getattr(error, "retry_after", None))
     if isinstance(error, ReplyError):
         # LOADING, CLUSTERDOWN and the like pass; WRONGTYPE and NOPERM need somebody.
-        passing = str(error).split(" ", 1)[0] in _PASSING
-        code = grpc.StatusCode.UNAVAILABLE if passing else grpc.StatusCode.INTERNAL
+        code = grpc.StatusCode.UNAVAILABLE if passes(error) else grpc.StatusCode.INTERNAL
         return RequestFailure(code, f"Redis: {error}")
     if isinstance(error, MemoryError):
         return RequestFailure(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory for this request")
@@ -130,6 +129,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestFailure:
     if len(name) <= _LONGEST_NAME:
         near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return UnknownName(kind, name, near[0] if near else None)
+
+
+def passes(error: ReplyError) -> bool:
+    """Whether what Redis says is of a state that passes."""
+    return str(error).split(" ", 1)[0] in _PASSING
 
 
 def late() -> RequestFailure:

@@ -29,11 +29,12 @@ from hotfeast.server.cluster_io import ClusterReader, open_servers, reader_of, w
 from hotfeast.server.drain import DrainGate
 from hotfeast.server.errors import RedisUnavailable, StartFailure
 from hotfeast.server.feast_push import FeastPushService
+from hotfeast.server.feature_streams import FeatureStreams
 from hotfeast.server.health import READINESS, Health
 from hotfeast.server.invalidation import Invalidations
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page
-from hotfeast.server.native import NativeServer, unary_methods
+from hotfeast.server.native import NativeServer, stream_methods, unary_methods
 from hotfeast.server.offline import OfflineWriter
 from hotfeast.server.overload import LoadReport, Overload
 from hotfeast.server.push import PushService
@@ -102,7 +103,10 @@ class Gateway:
             raise StartFailure(
                 "--replica-staleness is for a cluster (redis_type: redis_cluster); leave it out"
             )
-        self._lanes = open_servers(pool, max_idle=settings.threads + settings.push_streams)
+        streams = settings.push_streams + settings.read_streams
+        self._lanes = open_servers(
+            pool, settings.threads + streams, settings.breaker, settings.redis_timeout
+        )
         self._modes = ReadModes(pool)
         self._metrics: Metrics | None = None
         if settings.metrics is not None or settings.metrics_files is not None:
@@ -151,7 +155,7 @@ class Gateway:
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._gate = DrainGate()
         # A stream has a thread for its life; it must not be one of those that requests need.
-        self._threads = RequestThreads(settings.threads + settings.push_streams)
+        self._threads = RequestThreads(settings.threads + streams)
         turns = TransformTurns(self._threads, settings.transform_threads)
         self._overload = Overload(settings.limits, self._threads)
         self._load_report: LoadReport | None = None
@@ -229,12 +233,18 @@ class Gateway:
         )
         self._pushes = PushService(self._watch, destinations, pusher, settings.push_streams)
         feast_pushes = FeastPushService(self._watch, destinations, pusher)
+        self._feature_streams = FeatureStreams(
+            servicer,
+            settings.read_streams,
+            self._metrics.called if self._metrics is not None else None,
+        )
         served = methods(
             servicer,
             self._pushes,
             feast_pushes,
             catalog,
             self._traffic.service,
+            self._feature_streams.get_online_features_stream,
             installed_version("hotfeast"),
             self._gate.guard,
             self._overload.guard if settings.server == "grpcio" else lambda method: method,
@@ -265,6 +275,7 @@ class Gateway:
             address = f"unix:{self._socket_folder.name}/grpc"
             self._native = NativeServer(
                 *unary_methods(served),
+                stream_methods(served),
                 servicer,
                 self._lanes,
                 settings.redis_timeout,
@@ -307,7 +318,7 @@ class Gateway:
             raise StartFailure(f"cannot listen on {self._address}: {error}") from error
 
     def _tell_of_load(self, metrics: Metrics) -> Callable[[], None]:
-        return lambda: metrics.loaded(self._overload.figures)
+        return lambda: metrics.loaded(self._overload.figures, self._lanes.breaker)
 
     def _tell_of(self, cache: RowCache) -> Callable[[], None]:
         metrics = self._metrics
@@ -431,7 +442,7 @@ class Gateway:
         if self._native is not None:
             drained = self._native.stop_serving(grace)
             self._health.enter_graceful_shutdown()
-            self._pushes.stop()
+            self._stop_streams()
             drained.wait()
             self._server.stop(0).wait()
         else:
@@ -441,7 +452,7 @@ class Gateway:
             stopped = self._gate.stop(self._server, grace)
             # Once clients have been told to go elsewhere, so that streams are not opened here
             # again.
-            self._pushes.stop()
+            self._stop_streams()
             stopped.wait()
         self._traffic.stop()
         self._telemetry.stop()
@@ -463,6 +474,10 @@ class Gateway:
         self._lanes.close()
         if self.metrics_page is not None:
             self.metrics_page.stop()
+
+    def _stop_streams(self) -> None:
+        self._pushes.stop()
+        self._feature_streams.stop()
 
     def run(
         self, say: Callable[[str], None], say_ready: Callable[[str], None] | None = None

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from hotfeast.hotpath.latest import LatestRows
 from hotfeast.server.bookkeeping import Task, choose, materializing
-from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure
+from hotfeast.server.errors import RedisUnavailable, RequestFailure, StartFailure, not_servable
 from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.offline_rows import OfflineRows, open_rows
 from hotfeast.server.on_demand_rows import open_inputs, refuse_unless_sources_suffice
@@ -71,8 +71,8 @@ class ViewSummary:
         view: Its name.
         start: The first event time of the interval, inclusive.
         end: The last one, inclusive.
-        state: `done`, `failed`, `interrupted`, `not started`, or `skipped`: an on-demand view that
-            nobody named and whose rows can only be pushed.
+        state: `done`, `failed`, `interrupted`, `not started`, or `skipped`: a view that nobody
+            named, on-demand with rows that can only be pushed, or of windows over events.
         way: Where its rows came from: that of `OfflineRows`, or `Feast` where Feast itself wrote
             them, and only it knows how many.
         counts: What became of the rows.
@@ -256,6 +256,15 @@ class _Run:
         if not task.on_demand and not task.view.online:
             return None
         write = plan_view(self._store, task.view.name, task.version, self._layout)
+        if write.windows is not None:
+            message = (
+                f"feature view {write.name!r} has windows over events: fill its tiles in with "
+                "'hotfeast backfill'"
+            )
+            if named:
+                raise not_servable(message)
+            summary.state, summary.error = "skipped", message
+            return None
         if task.on_demand:
             try:
                 refuse_unless_sources_suffice(self._store, task.view, write)

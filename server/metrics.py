@@ -29,6 +29,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from hotfeast.hotpath.cache import RowCache
+from hotfeast.server.breaker import Breaker
 from hotfeast.server.config_watch import ConfigWatch
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.overload import LoadFigures
@@ -167,11 +168,11 @@ class Metrics(grpc.ServerInterceptor):
             self._log = _LogFigures(self.collector)
         self._log.note(log)
 
-    def loaded(self, figures: LoadFigures) -> None:
+    def loaded(self, figures: LoadFigures, breaker: Breaker) -> None:
         """Notes how busy the gateway is; always by one thread, and of one gateway."""
         if self._load is None:
             self._load = _LoadGauges(self.collector)
-        self._load.note(figures)
+        self._load.note(figures, breaker)
 
     def pushed(self, feature_view: str, outcome: str, rows: int) -> None:
         """Counts rows of a push."""
@@ -385,20 +386,33 @@ class _LoadGauges:
         self._refused = Counter(
             "hotfeast_refused",
             "Calls that were refused, or not worked on any more, by reason: overload, in_flight, "
-            "threads, entities, values, deadline, cancelled.",
+            "threads, entities, values, deadline, cancelled; breaker: exchanges with Redis that "
+            "were not made.",
             ["reason"],
             registry=registry,
         )
+        self._breaker = gauge(
+            "hotfeast_breaker_state",
+            "0 if Redis is asked, 1 if it is tried again, 2 if it is left alone; of the worker "
+            "with the most.",
+            "livemax",
+        )
+        self._opened = Counter(
+            "hotfeast_breaker_opened", "Times that Redis came to be left alone.", registry=registry
+        )
         self._seen: dict[str, int] = {}
 
-    def note(self, figures: LoadFigures) -> None:
+    def note(self, figures: LoadFigures, breaker: Breaker) -> None:
         """Counts on from the last time, and sets the gauges."""
+        self._breaker.set(breaker.state)
+        for reason, count in {"breaker": breaker.refused, **figures.refused}.items():
+            self._refused.labels(reason).inc(count - self._seen.get(reason, 0))
+            self._seen[reason] = count
+        self._opened.inc(breaker.opened - self._seen.get("", 0))
+        self._seen[""] = breaker.opened
         self._in_flight.set(figures.in_flight)
         self._share.set(figures.share)
         self._waiting.set(figures.waiting)
-        for reason, count in figures.refused.items():
-            self._refused.labels(reason).inc(count - self._seen.get(reason, 0))
-            self._seen[reason] = count
 
 
 class ReloadFigures(Collector):

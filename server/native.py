@@ -4,29 +4,28 @@ Reads of features are answered in the loop (`hotfeast.hotpath.reactor`), as many
 others are refused (`hotfeast.hotpath.admission`). One that finds no idle connection to Redis waits
 for the next. Other unary methods run in the threads for requests, as do reads that may take long:
 while there is no connection, that have a Python transform to run, whose connection broke, that are
-large or compressed. Health is told from here, and never refused. Streams and reflection are passed
-on to a grpcio server on a local socket.
+large or compressed. Streams have a thread each (`hotfeast.server.stream_calls`). Health is told
+from here, and never refused. Reflection, and whatever else somebody asks for, is passed on to a
+grpcio server on a local socket.
 """
 
-import base64
-import binascii
 import logging
-import queue
 import socket
 import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
 from hotfeast.hotpath.cache import RowCache
+from hotfeast.hotpath.errors import ReplyError
 from hotfeast.hotpath.http2 import Connection, Stream, Unreadable
 from hotfeast.hotpath.reactor import LoopLane, Reactor
 from hotfeast.hotpath.reply import Reply
@@ -34,6 +33,7 @@ from hotfeast.hotpath.scatter import Scatter
 from hotfeast.hotpath.slots import SlotMap
 from hotfeast.hotpath.splice import Response
 from hotfeast.hotpath.tls import Tls
+from hotfeast.server.call_context import Aborted, CallContext
 from hotfeast.server.channelz import Counts
 from hotfeast.server.cluster_io import ClusterReader, Servers
 from hotfeast.server.errors import (
@@ -48,30 +48,23 @@ from hotfeast.server.overload import Overload
 from hotfeast.server.peers import peer_of
 from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
-from hotfeast.server.security.credentials import PASSED_ON, passed_on
 from hotfeast.server.security.identity import identity_of_der
 from hotfeast.server.security.opening import Security
 from hotfeast.server.security.refusals import Reason, Refusals
 from hotfeast.server.servicer import FEAST_FEATURE_SERVER, PUSH, FeatureServicer, Wanted
 from hotfeast.server.settings import ConnectionLimits
+from hotfeast.server.stream_calls import Handled, Metadata, PassedOn
 from hotfeast.server.telemetry.calls import CallWatch
 
 logger = logging.getLogger(__name__)
 
-Metadata = Sequence[tuple[bytes, bytes]]
-
 # Connections to Redis that the loop reads with at most.
 _MOST_LANES = 64
 _FIRST_LANES = 2
-# Calls that are passed on to grpcio at once; each takes a thread.
-_MOST_PASSED_ON = 256
+# Streams, and calls that are passed on to grpcio, at once; each takes a thread.
+_MOST_STREAMS = 256
 # Calls at once on a connection where there is no limit.
 _ANY_STREAMS = 2**31 - 1
-# Headers that are HTTP/2's or gRPC's own, and no metadata of a call.
-_NOT_METADATA = {
-    b"te", b"content-type", b"user-agent", b"grpc-timeout", b"grpc-encoding",
-    b"grpc-accept-encoding", b"host",
-}  # fmt: skip
 CHECK = b"/grpc.health.v1.Health/Check"
 WATCH = b"/grpc.health.v1.Health/Watch"
 # What is worked on in a thread, since others would wait for it for a millisecond: bytes of a
@@ -91,10 +84,6 @@ _LARGEST_QUESTION = 1024
 _MOST_OPENING = 4
 # Seconds after which a read may be tried again that was refused behind its headers, which few are.
 _RETRY = 0.1
-
-
-class Aborted(Exception):
-    """Ends a handler whose call has been given a status."""
 
 
 class Begun(NamedTuple):
@@ -119,46 +108,14 @@ class Count(Protocol):
     def __call__(self, method: str, code: grpc.StatusCode, seconds: float) -> None: ...
 
 
-class CallContext:
-    """What a unary handler is given in place of grpcio's context."""
-
-    def __init__(self, deadline: float | None, call: Stream | None = None) -> None:
-        """
-        Args:
-            deadline: Monotonic seconds; None for none.
-            call: The call, which has the caller's credentials, too.
-        """
-        self._deadline = deadline
-        self.credentials = call
-        self._code: grpc.StatusCode | None = None
-        self.message = ""
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline; None where there is none."""
-        return None if self._deadline is None else self._deadline - time.monotonic()
-
-    def invocation_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        """Who calls, as `x-caller`."""
-        caller = None if self.credentials is None else self.credentials.caller
-        return () if caller is None else (("x-caller", caller),)
-
-    def peer(self) -> str:
-        """The address of who calls, as gRPC writes it."""
-        return "" if self.credentials is None else peer_of(self.credentials.address)
-
-    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        """Ends the call with a status."""
-        self._code = code
-        self.message = details
-        raise Aborted
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        """Sets the status that the call ends with."""
-        self._code = code
-
-    def code(self) -> grpc.StatusCode | None:
-        """The status that the call was ended with."""
-        return self._code
+def stream_methods(served: dict[str, dict[str, Any]]) -> dict[bytes, Any]:
+    """The handlers of methods with many messages, which take and give bytes, by path."""
+    return {
+        f"/{service}/{method}".encode(): handler.stream_stream
+        for service, methods in served.items()
+        for method, handler in methods.items()
+        if handler.stream_stream is not None
+    }
 
 
 def unary_methods(
@@ -183,6 +140,7 @@ class NativeServer(Reactor):
         self,
         at_once: dict[bytes, Any],
         reads: frozenset[bytes],
+        streams: dict[bytes, Any],
         servicer: FeatureServicer,
         lanes: Servers,
         redis_timeout: float,
@@ -202,6 +160,7 @@ class NativeServer(Reactor):
         Args:
             at_once: The unary methods that are answered here, by path.
             reads: Those of them that read features.
+            streams: Handlers of methods with many messages, by path.
             servicer: Answers reads.
             lanes: Where connections to Redis are had.
             redis_timeout: Seconds for a round trip.
@@ -229,8 +188,10 @@ class NativeServer(Reactor):
         self._watches: set[HealthWatch] = set()
         self._handlers = at_once
         self._reads = reads
+        self._stream_handlers = streams
         self._servicer = servicer
         self._lanes = lanes
+        self._breaker = lanes.breaker
         self._timeout = redis_timeout
         self._threads = threads
         self._count = count
@@ -246,7 +207,7 @@ class NativeServer(Reactor):
         self._opening = 0
         self._cluster = cluster
         self._server: Any = None
-        self._passed_on = 0
+        self._open_streams = 0
         self._running = threading.Thread(target=self._run, name="native-server", daemon=True)
         self._drained = threading.Event()
         self._behind = grpc.insecure_channel(
@@ -258,7 +219,7 @@ class NativeServer(Reactor):
                 ("grpc.use_local_subchannel_pool", 1),
             ],
         )
-        self._passing = ThreadPoolExecutor(_MOST_PASSED_ON, thread_name_prefix="passed-on")
+        self._stream_threads = ThreadPoolExecutor(_MOST_STREAMS, thread_name_prefix="stream")
 
     def bind(self, host: str, port: int) -> int:
         """Takes an address; nothing is accepted before `start`.
@@ -340,7 +301,7 @@ class NativeServer(Reactor):
         finally:
             self._drop_lanes()
             self._behind.close()
-            self._passing.shutdown(wait=False)
+            self._stream_threads.shutdown(wait=False)
             self._drained.set()
 
     def report(self, error: Exception) -> None:
@@ -419,6 +380,11 @@ class NativeServer(Reactor):
     def _read(self, begun: Begun, left: float | None) -> bool:
         """Reads over an idle connection; returns whether there is one."""
         timeout = self._timeout if left is None else min(left, self._timeout)
+        try:
+            self._breaker.check()
+        except RedisUnavailable as error:
+            self._finish(begun, None, error)
+            return True
         try:
             if self._cluster is not None:
                 self._gather(self._cluster, begun, left)
@@ -531,23 +497,31 @@ class NativeServer(Reactor):
         stream, message, wanted, began = begun
         answered = False
         try:
+            if isinstance(error, TimeoutError):
+                waited = time.monotonic() - began
+                self._breaker.failed(error, waited)
+                if waited >= self._timeout:
+                    # The server hangs, and the others would, too, one request after the other; a
+                    # new connection leads to the one that Sentinel puts in its place.
+                    self._drop_lanes()
+                error = RedisUnavailable(str(error))
             if stream.closed:
                 # Nobody waits for the answer.
                 raise self._given_up()
             if reply is None:
                 assert error is not None
-                if isinstance(error, TimeoutError):
-                    if time.monotonic() - began >= self._timeout:
-                        # The server hangs, and the others would, too, one request after the other;
-                        # a new connection leads to the one that Sentinel puts in its place.
-                        self._drop_lanes()
-                    raise RedisUnavailable(str(error))
                 if isinstance(error, OSError):
                     # An idle connection had died. Reading once more is safe.
                     self._read_in_thread(stream, message, began)
                     return
                 raise error
-            reply.raise_error()
+            try:
+                reply.raise_error()
+            except ReplyError as refused:
+                if isinstance(self._lanes, Lanes):
+                    self._lanes.note_reply(refused)
+                raise
+            self._breaker.succeeded()
             if reply.unknown is not None:
                 self._read_in_thread(stream, message, began)
                 return
@@ -565,6 +539,13 @@ class NativeServer(Reactor):
             else:
                 work = partial(self._servicer.transform, answer)
                 self._take_thread(stream, began, partial(self._in_thread, stream, began, work))
+        except (RedisUnavailable, ReplyError) as failure:
+            unread = self._servicer.leave_out(wanted, failure, self._time_left(stream))
+            if unread is None:
+                self._fail(stream, failure, began)
+            else:
+                stream.answer(unread)
+                self._answered(stream, began, wanted, unread)
         except Exception as failure:
             self._fail(stream, failure, began)
         finally:
@@ -754,23 +735,27 @@ class NativeServer(Reactor):
 
     # ------------------------------------------------------------ all else
 
-    def open(self, stream: Stream, headers: Metadata) -> "PassedOn | HealthWatch | None":
-        """Passes a call on to grpcio, unless it is one about health."""
+    def open(self, stream: Stream, headers: Metadata) -> "Handled | PassedOn | HealthWatch | None":
+        """Has a call with many messages answered, or whatever else is not answered at once."""
         if stream.path == WATCH:
             return HealthWatch(stream, self._statuses, self.call, self._watches)
-        if self._passed_on == _MOST_PASSED_ON:
+        if self._open_streams == _MOST_STREAMS:
             stream.finish(
                 grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
-                f"{_MOST_PASSED_ON} streams and calls of other services are open already",
+                f"{_MOST_STREAMS} streams and calls of other services are open already",
                 (),
             )
             return None
-        self._passed_on += 1
-        return PassedOn(self, stream, headers, self._behind, self._passing)
+        self._open_streams += 1
+        handler = self._stream_handlers.get(stream.path)
+        if handler is not None:
+            return Handled(self.call, stream, handler, self._stream_threads, self._stream_over)
+        return PassedOn(
+            self.call, stream, headers, self._behind, self._stream_threads, self._stream_over
+        )
 
-    def passed_on(self) -> None:
-        """A call that was passed on is over."""
-        self._passed_on -= 1
+    def _stream_over(self) -> None:
+        self._open_streams -= 1
 
 
 def _question(stream: Stream, message: bytes) -> Any:
@@ -856,119 +841,3 @@ class HealthWatch:
     def _tell(self, answer: Any) -> None:
         if answer is not None:
             self._call(partial(self._stream.send_message, answer.SerializeToString()))
-
-
-class PassedOn:
-    """A call that grpcio answers: messages and metadata go through as they are."""
-
-    def __init__(
-        self,
-        server: NativeServer,
-        stream: Stream,
-        headers: Metadata,
-        channel: grpc.Channel,
-        threads: ThreadPoolExecutor,
-    ) -> None:
-        self._server = server
-        self._stream = stream
-        # Messages, each with the bytes that it took of the client's window and whether it is
-        # compressed; None is the end.
-        self._messages: queue.SimpleQueue[tuple[bytes, int, bool] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._cancelled = False
-        self._rpc: Any = None
-        deadline = stream.deadline_seconds
-        timeout = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-        threads.submit(self._run, channel, list(headers), timeout)
-
-    def message(self, data: bytes, taken: int) -> None:
-        """The client has sent a message."""
-        self._messages.put((data, taken, False))
-
-    def packed_message(self, data: bytes, taken: int) -> None:
-        """The client has sent a compressed message."""
-        self._messages.put((data, taken, True))
-
-    def half_close(self) -> None:
-        """The client has sent its last message."""
-        self._messages.put(None)
-
-    def cancel(self) -> None:
-        """The client has given up."""
-        self._messages.put(None)
-        with self._lock:
-            self._cancelled = True
-            rpc = self._rpc
-        if rpc is not None:
-            rpc.cancel()
-
-    def _requests(self) -> Iterator[bytes]:
-        while (item := self._messages.get()) is not None:
-            data, taken, packed = item
-            if packed:
-                try:
-                    data = self._stream.unpack(data)
-                except Unreadable as error:
-                    self._server.call(partial(self._stream.refuse, error.code, str(error)))
-                    return
-            yield data
-            self._server.call(partial(self._stream.took, taken))
-
-    def _run(self, channel: grpc.Channel, headers: Metadata, timeout: float | None) -> None:
-        stream, call = self._stream, self._server.call
-        try:
-            method: Any = channel.stream_stream(stream.path.decode("utf-8", "replace"))
-            with self._lock:
-                if self._cancelled:
-                    return
-                self._rpc = rpc = method(
-                    self._requests(),
-                    timeout=timeout,
-                    metadata=[
-                        *_metadata(headers),
-                        *passed_on(stream.identity, peer_of(stream.address)),
-                    ],
-                )
-            call(partial(stream.send_headers, _headers(rpc.initial_metadata())))
-            for message in rpc:
-                call(partial(stream.send_message, message))
-            code, details, trailing = rpc.code(), rpc.details(), rpc.trailing_metadata()
-        except grpc.RpcError as error:
-            failed: Any = error
-            code, details, trailing = failed.code(), failed.details(), failed.trailing_metadata()
-        except Exception as error:
-            logger.error("a call of %r was not passed on", stream.path, exc_info=error)
-            code, details, trailing = grpc.StatusCode.INTERNAL, f"not passed on: {error}", ()
-        finally:
-            # Whoever waits for the client's next message is let go.
-            self._messages.put(None)
-            call(self._server.passed_on)
-        call(partial(stream.finish, code.value[0], details or "", _headers(trailing)))
-
-
-def _metadata(headers: Metadata) -> list[tuple[str, str | bytes]]:
-    """A call's headers as grpcio wants its metadata."""
-    made: list[tuple[str, str | bytes]] = []
-    for name, value in headers:
-        if name.startswith(b":") or name in _NOT_METADATA or name in PASSED_ON:
-            continue
-        if name.endswith(b"-bin"):
-            try:
-                made.append((name.decode(), base64.b64decode(value + b"=" * (-len(value) % 4))))
-            except binascii.Error:
-                continue
-        else:
-            made.append((name.decode("latin-1"), value.decode("latin-1")))
-    return made
-
-
-def _headers(metadata: Any) -> list[tuple[bytes, bytes]]:
-    """grpcio's metadata as headers."""
-    made = []
-    for name, value in metadata or ():
-        data = value if isinstance(value, bytes) else value.encode("latin-1")
-        if name.endswith("-bin"):
-            data = base64.b64encode(data).rstrip(b"=")
-        if name.encode() not in _NOT_METADATA:
-            made.append((name.encode(), data))
-    return made

@@ -72,12 +72,14 @@ class ServedFeature(NamedTuple):
         view: The view's name in the registry.
         feature: Its name in the view.
         prefix: The name that it is prefixed with: the view's, its alias's, or one with a version.
+        value_type: What it is declared as, as `ValueType.Enum`.
     """
 
     output_name: str
     view: str
     feature: str
     prefix: str
+    value_type: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +284,12 @@ def _whole_view(definitions: Definitions, projection: Projection) -> ViewDefinit
     return view
 
 
+def _fields(definitions: Definitions, projection: Projection) -> list[FieldDefinition]:
+    """What a projection takes of its view, which has all of it."""
+    view = find_view(definitions, projection)
+    return [field for name in projection.features if (field := view.feature(name)) is not None]
+
+
 def _forgotten_versions(
     definitions: Definitions, projections: Sequence[Projection], by_service: bool
 ) -> set[str]:
@@ -334,10 +342,13 @@ def _plan(
 
     taken = stored + [r.projection for r in on_demand]
     served = [
-        ServedFeature(_output_name(p, f, full_feature_names), p.view, f, p.name)
+        ServedFeature(
+            _output_name(p, field.name, full_feature_names),
+            p.view, field.name, p.name, field.value_type,
+        )
         for p in taken
-        for f in p.features
-    ]
+        for field in _fields(definitions, p)
+    ]  # fmt: skip
 
     inputs = [source for r in on_demand for source in r.view.sources]
     for source in inputs:

@@ -1,7 +1,5 @@
 """The Push service: one batch a call, or many on a stream."""
 
-import logging
-import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -10,13 +8,12 @@ from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.errors import InvalidRequest
 from hotfeast.hotpath.push import PushBatch
-from hotfeast.server.errors import RequestFailure, failure_of, invalid
+from hotfeast.server.errors import RequestFailure, invalid
 from hotfeast.server.plan import PlanSource
 from hotfeast.server.push_access import PushAccess
 from hotfeast.server.push_rows import ONLINE, Pushed, PushedRows, RowPusher, arrow_columns
+from hotfeast.server.streams import OpenStreams, message_failure
 from hotfeast.serving.v1 import push_pb2
-
-logger = logging.getLogger(__name__)
 
 _TARGETS = {0: ONLINE, **{number: number for number in push_pb2.PushTarget.values() if number}}
 
@@ -41,10 +38,7 @@ class PushService:
         self._plans = plans
         self._destinations = destinations
         self._pusher = pusher
-        self._max_streams = max_streams
-        self._lock = threading.Lock()
-        self._streams: set[_Batches] = set()
-        self._stopping = False
+        self._streams = OpenStreams("push", max_streams)
 
     def push(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """Writes one batch; request and answer are serialized."""
@@ -63,39 +57,13 @@ class PushService:
         self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """Writes batches, and answers each before the next is read."""
-        batches = _Batches(requests)
-        with self._lock:
-            if self._stopping:
-                refusal = (grpc.StatusCode.UNAVAILABLE, "shutting down")
-            elif len(self._streams) >= self._max_streams:
-                refusal = (
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"{self._max_streams} streams are open, which is the limit (--push-streams)",
-                )
-            else:
-                refusal = None
-                self._streams.add(batches)
-        if refusal is not None:
-            context.abort(*refusal)
-        context.add_callback(batches.close)
-        try:
-            batches.start()
-            while (data := batches.next()) is not None:
-                yield self._answer_on_stream(data, context)
-            if self._stopping and batches.interrupted:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
-        finally:
-            batches.close()
-            with self._lock:
-                self._streams.discard(batches)
+        return self._streams.answers(
+            requests, context, lambda data: self._answer_on_stream(data, context)
+        )
 
     def stop(self) -> None:
         """Ends all streams once the batch they are working on is answered."""
-        with self._lock:
-            self._stopping = True
-            streams = list(self._streams)
-        for batches in streams:
-            batches.close()
+        self._streams.stop()
 
     def _answer_on_stream(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         batch_id = ""
@@ -137,66 +105,6 @@ def abort_unavailable(context: grpc.ServicerContext, message: str) -> NoReturn:
     raise AssertionError("abort() returned")
 
 
-class _Batches:
-    """The batches of a stream, each read when it is asked for, until somebody closes it.
-
-    gRPC's iterator waits for the client, however long; so another thread does, and this can end.
-
-    Attributes:
-        interrupted: Whether it was closed before the client had sent its last batch.
-    """
-
-    def __init__(self, requests: Iterator[bytes]) -> None:
-        self._requests = requests
-        self._changed = threading.Condition()
-        self._wanted = False
-        self._batch: bytes | None = None
-        self._ended = False
-        self._closed = False
-        self.interrupted = False
-
-    def start(self) -> None:
-        """Starts reading."""
-        threading.Thread(target=self._read, name="push-stream", daemon=True).start()
-
-    def next(self) -> bytes | None:
-        """The next batch; None where there is none."""
-        with self._changed:
-            self._wanted = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._batch is not None or self._ended or self._closed)
-            if self._closed or self._batch is None:
-                self.interrupted = self._closed and not self._ended
-                return None
-            batch, self._batch = self._batch, None
-            return batch
-
-    def close(self) -> None:
-        """Ends the stream for whoever waits for a batch."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def _read(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._wanted or self._closed)
-                if self._closed:
-                    return
-                self._wanted = False
-            try:
-                batch = next(self._requests, None)
-            except Exception:
-                # The call is over: cancelled, or its connection is gone.
-                batch = None
-            with self._changed:
-                self._batch = batch
-                self._ended = batch is None
-                self._changed.notify_all()
-                if batch is None:
-                    return
-
-
 def _parse(data: bytes) -> PushBatch:
     batch = PushBatch(data)
     if batch.canonical:
@@ -214,11 +122,7 @@ def _parse(data: bytes) -> PushBatch:
 
 def push_failure(error: Exception) -> RequestFailure:
     """The status of an error that a batch as a whole has."""
-    failure = failure_of(error)
-    if failure is None:
-        logger.error("a push failed", exc_info=error)
-        failure = RequestFailure(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-    return failure
+    return message_failure(error, "a push")
 
 
 def _answer(batch_id: str, pushed: Pushed) -> bytes:

@@ -26,8 +26,10 @@ from hotfeast.hotpath.reply import Reply
 from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.write_link import exchange_writes
 from hotfeast.hotpath.writes import WriteBatch
-from hotfeast.server.errors import RedisUnavailable
+from hotfeast.server.breaker import Breaker
+from hotfeast.server.errors import RedisUnavailable, passes
 from hotfeast.server.layouts import Schemas
+from hotfeast.server.settings import BreakerSettings
 
 # Bytes read at once from an encrypted socket: TLS's largest record.
 _TLS_READ = 16384
@@ -37,6 +39,8 @@ _MOST_TRIES = 4
 _FIRST_PAUSE = 0.01
 # The share of the time for a reply that replicas have: the master's reply comes behind it.
 _SHARE_OF_WAIT = 0.8
+NEVER_OPENS = BreakerSettings(share=0)
+"""Of those who make few exchanges, and can wait for each."""
 
 
 class Lane:
@@ -129,15 +133,25 @@ class Lanes:
 
     Attributes:
         schemas: Which features its packed rows hold.
+        breaker: Says whether it is left alone.
     """
 
-    def __init__(self, pool: redis.ConnectionPool, max_idle: int = 64) -> None:
+    def __init__(
+        self,
+        pool: redis.ConnectionPool,
+        max_idle: int = 64,
+        breaker: BreakerSettings = NEVER_OPENS,
+        timeout: float = 1.0,
+    ) -> None:
         """
         Args:
             pool: Makes the connections. Its own limits and checks are not used.
             max_idle: Connections that are kept open while no request uses them.
+            breaker: When the server is left alone.
+            timeout: Seconds that it has to answer, by which that is judged.
         """
         self._pool = pool
+        self.breaker = Breaker(breaker, timeout, self.ping)
         self.schemas = Schemas(pool)
         self._max_idle = max_idle
         # LIFO, so that connections that are not needed stay idle. append and pop are atomic.
@@ -183,19 +197,27 @@ class Lanes:
         """
         left = timeout
         end = time.monotonic() + timeout
+        self.breaker.check()
         while True:
-            lane = self.take()
+            try:
+                lane = self.take()
+            except RedisUnavailable as error:
+                self.breaker.failed(error)
+                raise
             try:
                 talk(lane, left)
-            except ReplyError:
+            except ReplyError as error:
                 self.release(lane)
+                self.note_reply(error)
                 raise
             except TimeoutError as error:
                 self.drop(lane)
+                self.breaker.failed(error, timeout)
                 raise RedisUnavailable(str(error)) from error
             except OSError as error:
                 self.drop(lane)
                 if lane.fresh:
+                    self.breaker.failed(error)
                     raise RedisUnavailable(f"the connection to Redis broke: {error}") from error
                 # The other idle connections probably have died, too.
                 self.drop_idle()
@@ -204,7 +226,15 @@ class Lanes:
             except BaseException:
                 self.drop(lane)
                 raise
+            self.breaker.succeeded()
             return lane
+
+    def note_reply(self, error: ReplyError) -> None:
+        """Notes that Redis has answered with an error."""
+        if passes(error):
+            self.breaker.failed(error)
+        else:
+            self.breaker.succeeded()
 
     def release(self, lane: Lane) -> None:
         """Gives a connection back that is in step."""
@@ -242,6 +272,7 @@ class Lanes:
     def close(self) -> None:
         """Closes all idle connections; those in use are closed when they are given back."""
         self._closed = True
+        self.breaker.stop()
         self.drop_idle()
         self._pool.disconnect()
 

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from hotfeast.hotpath.batch import Batch
-from hotfeast.hotpath.errors import InvalidRequest
+from hotfeast.hotpath.errors import InvalidRequest, ProtocolError, ReplyError
 from hotfeast.hotpath.judge import judge_early
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
@@ -23,7 +23,13 @@ from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.splice import Response, begin_response, build_computed, build_response
 from hotfeast.server.catalog import Catalog
 from hotfeast.server.clock import Clock
-from hotfeast.server.errors import RequestFailure, failure_of, invalid, late
+from hotfeast.server.errors import (
+    RedisUnavailable,
+    RequestFailure,
+    failure_of,
+    invalid,
+    late,
+)
 from hotfeast.server.feast_api import (
     GRPC_SERVER_FILE,
     SERVING_SERVICE_FILE,
@@ -50,6 +56,7 @@ from hotfeast.server.traffic.routes import Side
 from hotfeast.server.traffic.service import TrafficService
 from hotfeast.server.transform_runs import TransformRuns
 from hotfeast.server.transforms import apply_on_demand
+from hotfeast.server.unread import unread_answer
 from hotfeast.serving.v1 import push_pb2, serving_pb2, traffic_pb2
 
 logger = logging.getLogger(__name__)
@@ -196,8 +203,7 @@ class FeatureServicer:
         """Serves one request, both serialized."""
         began = time.perf_counter()
         call = ContextCaller(context)
-        if self._calls is not None:
-            call.record = self._calls.begin(call)
+        self.look_at(call)
         code = grpc.StatusCode.UNKNOWN
         trailing: tuple[tuple[bytes, bytes], ...] = ()
         try:
@@ -212,7 +218,6 @@ class FeatureServicer:
             trailing = failure.metadata
             context.abort(failure.code, failure.message)
         finally:
-            seconds = time.perf_counter() - began
             if call.note is not None:
                 trailing += _note_metadata(call.note, code)
             if trailing:
@@ -220,13 +225,29 @@ class FeatureServicer:
                 context.set_trailing_metadata(
                     tuple((name.decode(), value) for name, value in trailing)
                 )
-            if call.note is not None:
-                call.note.over(call, code, seconds)
-            if call.figures is not None:
-                call.figures.over(code, seconds)
-            if self._calls is not None:
-                self._calls.over(call, _READ, code, seconds)
+            self.over(call, _READ, code, time.perf_counter() - began)
         raise AssertionError("abort() returned")
+
+    def look_at(self, call: Caller) -> None:
+        """A read begins, of which something may be kept."""
+        if self._calls is not None:
+            call.record = self._calls.begin(call)
+
+    def over(self, call: Caller, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Tells whoever wants to know that a read is over.
+
+        Args:
+            call: Its caller.
+            method: Service and method, with a slash between.
+            code: How it ended.
+            seconds: How long it took.
+        """
+        if call.note is not None:
+            call.note.over(call, code, seconds)
+        if call.figures is not None:
+            call.figures.over(code, seconds)
+        if self._calls is not None:
+            self._calls.over(call, method, code, seconds)
 
     def answer(
         self, data: bytes, time_left: float | None = None, caller: Caller | None = None
@@ -258,7 +279,14 @@ class FeatureServicer:
             go_on: Goes on with a read that has begun, too; as `Reader.read`.
         """
         go_on = go_on or partial(self._reader.read, wanted.batch)
-        read = go_on(time_left)
+        try:
+            read = go_on(time_left)
+        except (RedisUnavailable, ProtocolError, ReplyError) as error:
+            unread = self.leave_out(wanted, error, time_left)
+            if unread is None:
+                raise
+            self.show(wanted, unread)
+            return unread
         try:
             answer = self.finish(wanted, read.reply)
         finally:
@@ -267,6 +295,23 @@ class FeatureServicer:
             return self.transform(answer, time_left)
         self.show(wanted, answer)
         return answer
+
+    def leave_out(
+        self, wanted: "Wanted", error: Exception, time_left: float | None
+    ) -> bytes | None:
+        """The partial answer without what Redis was asked for; None where the request is to fail.
+
+        Args:
+            wanted: What was to be read.
+            error: Why it was not.
+            time_left: Seconds until the caller's deadline; None where it has none.
+        """
+        failure = failure_of(error, time_left)
+        if not wanted.batch.request.partial or failure is None:
+            return None
+        if failure.code is not grpc.StatusCode.UNAVAILABLE:
+            return None
+        return unread_answer(wanted.plan, wanted.batch, failure.message)
 
     def begin(self, data: bytes, caller: Caller | None = None) -> "Wanted":
         """The first step of an answer: what is to be read for it. Waits for nothing.
@@ -532,6 +577,7 @@ def methods(
     feast_pushes: FeastPushService,
     catalog: Catalog,
     traffic: TrafficService,
+    streamed: Method,
     version: str,
     gate: Callable[[Method], Method],
     admit: Callable[[Method], Method],
@@ -545,6 +591,7 @@ def methods(
         feast_pushes: Takes those of Feast's clients.
         catalog: Answers for definitions.
         traffic: Lists and changes aliases.
+        streamed: Answers for features on streams.
         version: Hotfeast's.
         gate: Wraps each method that answers.
         admit: Wraps those of them that may be refused where there is too much to do.
@@ -568,6 +615,7 @@ def methods(
     return {
         FEATURE_SERVING: {
             "GetOnlineFeatures": online,
+            "GetOnlineFeaturesStream": grpc.stream_stream_rpc_method_handler(gate(streamed)),
             "GetServingInfo": listing(catalog.serving_info, serving_pb2.GetServingInfoRequest),
             "ListFeatureServices": listing(
                 catalog.feature_services, serving_pb2.ListFeatureServicesRequest

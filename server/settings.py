@@ -264,6 +264,32 @@ class RequestLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerSettings:
+    """When a Redis is left alone that does not answer."""
+
+    share: Annotated[
+        float,
+        Setting(
+            "Share of exchanges with Redis that fail, above which it is left alone for a while; 0: "
+            "never.",
+            name="breaker_share",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.5
+    window: Annotated[
+        float,
+        Setting("Seconds over which they are counted.", name="breaker_window", ge=0.1),
+    ] = 10.0
+    pause: Annotated[
+        float,
+        Setting(
+            "Seconds between two looks whether it answers again.", name="breaker_pause", ge=0.01
+        ),
+    ] = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is logged, and how."""
 
@@ -445,6 +471,9 @@ class Settings:
     push_streams: Annotated[
         int, Setting("Push streams that each worker has open at once.", ge=0)
     ] = 16
+    read_streams: Annotated[
+        int, Setting("Streams of batches to score that each worker has open at once.", ge=0)
+    ] = 16
     push_future_limit: Annotated[
         float, Setting("Seconds that a pushed row's event time may be in the future.", ge=0)
     ] = 86400.0
@@ -458,6 +487,7 @@ class Settings:
     ] = 0
     connections: ConnectionLimits = ConnectionLimits()
     limits: RequestLimits = RequestLimits()
+    breaker: BreakerSettings = BreakerSettings()
     tls: TlsSettings | None = None
     auth: Annotated[
         Path | None,

@@ -262,7 +262,8 @@ class ViewWriter:
         examples = examples_of(write, columns, encoded.rejections)
         if examples and self._options["on_invalid"] == "fail":
             raise InvalidRow(examples[0])
-        LatestRows(max(1, rows.num_rows)).sift(encoded.batch)
+        if write.windows is None:
+            LatestRows(max(1, rows.num_rows)).sift(encoded.batch)
         writer.write(encoded)
         return counts_of(encoded, examples)
 

@@ -45,7 +45,6 @@ from hotfeast.server.metrics import (
     forget_gauges,
     workers_figures,
 )
-from hotfeast.server.security.exposure import check_exposure
 from hotfeast.server.settings import Settings, WorkerFiles
 
 if TYPE_CHECKING:
@@ -202,12 +201,10 @@ class Supervisor:
             config: The settings.
 
         Raises:
-            StartFailure: The port, or that of the metrics, cannot be had; or others would reach it
-                without anybody's having meant that.
+            StartFailure: The port, or that of the metrics, cannot be had.
         """
         self._config = config
         settings = config.settings
-        check_exposure(settings)
         if settings.port:
             # Others could share it as the workers do, unknowingly: it must be nobody's.
             close_all(bind_all(settings.host, settings.port, share_port=False))

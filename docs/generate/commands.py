@@ -1,6 +1,9 @@
 """The page of the command line, from what the commands say of themselves."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.cli import get_docs_for_click
@@ -8,6 +11,7 @@ from typer.cli import get_docs_for_click
 from hotfeast.server.cli import app
 
 _NAME = "hotfeast"
+_LISTS = re.compile(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n")
 _OPENING = """
 Every command shows the same with `--help`. How a shell completes commands and options is said
 [below](#shell-completion).
@@ -31,4 +35,19 @@ def command_page(root: Path) -> str:
     context = typer.Context(command, info_name=_NAME)
     made = get_docs_for_click(obj=command, ctx=context, name=_NAME, title="Command line")
     title, _, rest = made.partition("\n")
-    return f"{title}\n{_OPENING}\n{rest}\n{_COMPLETION}"
+    # Typer's own lists of commands cut their texts short.
+    rest = _LISTS.sub("", rest)
+    lines = ["| command | |", "|---|---|"]
+    for name, text in _summaries(command, _NAME):
+        lines.append(f"| [`{name}`](#{name.replace(' ', '-')}) | {text} |")
+    return "\n".join([title, _OPENING, *lines, "", rest, _COMPLETION])
+
+
+def _summaries(command: Any, name: str) -> Iterator[tuple[str, str]]:
+    """All commands, with the first sentence of what they say of themselves."""
+    if isinstance(command, typer.core.TyperGroup):
+        for each, inner in command.commands.items():
+            yield from _summaries(inner, f"{name} {each}")
+    else:
+        paragraph = " ".join((command.help or "").partition("\n\n")[0].split())
+        yield name, re.split(r"(?<=\.) ", paragraph)[0].replace("|", "\\|")

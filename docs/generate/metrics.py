@@ -61,7 +61,7 @@ def metrics_page(root: Path) -> str:
 
 def described_metrics(server: Path) -> Iterator[Described]:
     """All metrics that the code below a folder declares: calls, with a metric's name and text, of
-    prometheus_client's classes or of functions that have a kind of metric in their names.
+    prometheus_client's classes, or of functions that return what such a call makes.
 
     Args:
         server: The folder that installs as `hotfeast.server`.
@@ -73,49 +73,81 @@ def described_metrics(server: Path) -> Iterator[Described]:
         text = file.read_text(encoding="utf-8")
         if _PREFIX not in text:
             continue
-        tree = ast.parse(text)
-        # The innermost function that a call is in; `walk` comes to outer ones first.
-        around = {
-            call: function
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef)
-            for call in ast.walk(function)
-            if isinstance(call, ast.Call) and len(call.args) > 1
-        }
-        if not around:
-            continue
         parts = file.relative_to(server).with_suffix("").parts
-        names = vars(import_module(".".join(("hotfeast", "server", *parts))))
-        for call, function in around.items():
-            kind = _kind(call, names)
-            if kind and _value(call.args[0], names) is not _UNKNOWN:
-                yield _describe(call, kind, {**names, **_assigned(function, names)}, file)
+        module = _Module(
+            ast.parse(text), vars(import_module(".".join(("hotfeast", "server", *parts))))
+        )
+        try:
+            yield from module.metrics()
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
 
 
 _UNKNOWN = object()
 
 
-def _kind(call: ast.Call, names: dict[str, Any]) -> str | None:
-    """What a call makes, None if no metric."""
-    if not isinstance(call.func, ast.Name):
+class _Module:
+    """The calls of a module."""
+
+    def __init__(self, tree: ast.Module, names: dict[str, Any]) -> None:
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        self._names = names
+        self._functions = {function.name: function for function in functions}
+        # The innermost function that a call is in; `walk` comes to outer ones first.
+        self._around = {
+            call: function
+            for function in functions
+            for call in ast.walk(function)
+            if isinstance(call, ast.Call) and len(call.args) > 1
+        }
+
+    def metrics(self) -> Iterator[Described]:
+        """What they declare."""
+        for call, function in self._around.items():
+            names = {**self._names, **_assigned(function, self._names)}
+            name = _value(call.args[0], names)
+            if isinstance(name, str) and name.startswith(_PREFIX):
+                found = self._describe(call, names)
+                if found is not None:
+                    yield found
+
+    def _describe(self, call: ast.Call, names: dict[str, Any]) -> Described | None:
+        """What a call declares, None if it is of something else."""
+        if not isinstance(call.func, ast.Name):
+            return None
+        made = self._names.get(call.func.id)
+        for kind, classes in _CLASSES.items():
+            if isinstance(made, type) and issubclass(made, classes):
+                return _described(call, kind, names)
+        factory = self._functions.get(call.func.id)
+        if factory is None:
+            return None
+        for node in ast.walk(factory):
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.Call):
+                return self._describe(node.value, {**names, **_bound(factory, call, names)})
         return None
-    made = names.get(call.func.id)
-    for kind, classes in _CLASSES.items():
-        if (isinstance(made, type) and issubclass(made, classes)) or kind in call.func.id:
-            return kind
-    return None
 
 
-def _describe(call: ast.Call, kind: str, names: dict[str, Any], file: Path) -> Described:
-    labels = next((k.value for k in call.keywords if k.arg in ("labels", "labelnames")), None)
+def _described(call: ast.Call, kind: str, names: dict[str, Any]) -> Described:
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    labels = given.get("labels", given.get("labelnames"))
     if labels is None and len(call.args) > 2:
         labels = call.args[2]
     name, text = _value(call.args[0], names), _value(call.args[1], names)
     by: Any = () if labels is None else _value(labels, names)
     if not isinstance(name, str) or not isinstance(text, str) or by is _UNKNOWN:
-        raise ValueError(f"{file}:{call.lineno}: name, text and labels of a metric must be plain")
-    suffix = "_total" if kind == "counter" else ""
-    return Described(f"{name}{suffix}", kind, text, () if isinstance(by, str) else tuple(by))
+        raise ValueError(f"line {call.lineno}: name, text and labels of a metric must be plain")
+    return Described(f"{name}_total" if kind == "counter" else name, kind, text, tuple(by))
+
+
+def _bound(function: ast.FunctionDef, call: ast.Call, names: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a function as a call has them, where that is plain."""
+    values = [_value(argument, names) for argument in call.args]
+    known = dict(zip((argument.arg for argument in function.args.args), values, strict=False))
+    if function.args.vararg is not None:
+        known[function.args.vararg.arg] = values[len(function.args.args) :]
+    known |= {k.arg: _value(k.value, names) for k in call.keywords if k.arg is not None}
+    return {name: value for name, value in known.items() if value is not _UNKNOWN}
 
 
 def _assigned(function: ast.FunctionDef, names: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +165,7 @@ def _value(node: ast.expr, names: dict[str, Any]) -> Any:
     """What an expression is, where it is made of texts, names, lists and no calls."""
     plain = (ast.Constant, ast.Name, ast.List, ast.Tuple, ast.Starred, ast.JoinedStr)
     parts = (*plain, ast.FormattedValue, ast.Load)
-    if not all(isinstance(part, parts) for part in ast.walk(node)):
+    if isinstance(node, ast.Starred) or not all(isinstance(n, parts) for n in ast.walk(node)):
         return _UNKNOWN
     try:
         return eval(compile(ast.Expression(node), "<metric>", "eval"), dict(names))

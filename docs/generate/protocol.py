@@ -45,6 +45,8 @@ def protocol_page(root: Path) -> str:
     """
     described = compile_protos(root / "protos", f"{_PACKAGE.replace('.', '/')}/*.proto")
     ours = [file for file in described.file if file.package == _PACKAGE]
+    # Values, which every service has, come after the services.
+    ours.sort(key=lambda file: not file.service)
     return "\n".join([_OPENING, *(line for file in ours for line in _Page(file).lines())])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from hotfeast.server.lint.findings import Fault, Kind
 from hotfeast.server.lint.subject import Column, Subject
 from hotfeast.server.monitoring.report.catalogue import Feature, View
+from hotfeast.server.windows.definition import AGGREGATE_TAG
 
 _LIST = "_LIST"
 _SCALARS = ("BYTES", "STRING", "INT32", "INT64", "DOUBLE", "FLOAT", "BOOL", "UNIX_TIMESTAMP")
@@ -57,7 +58,8 @@ def absent(subject: Subject) -> Iterator[Fault]:
             continue
         source = subject.data[view.name]
         for field in (*view.join_keys, *view.features):
-            if field.name not in source.columns:
+            # A window's column is that of its events, and has another name.
+            if field.name not in source.columns and AGGREGATE_TAG not in field.tags:
                 yield Fault(
                     Kind.view,
                     view.name,

@@ -43,6 +43,7 @@ from hotfeast.server.registry import (
     feast_view,
 )
 from hotfeast.server.repository import open_repository, reading_registry
+from hotfeast.server.windows.definition import is_windowed
 from hotfeast.server.write_plan import plan_write
 
 Entity = tuple[Any, ...]
@@ -286,7 +287,12 @@ class _Audit:
         try:
             if view.problem:
                 raise NotComparable(view.problem)
-            if view.on_demand is not None:
+            if is_windowed(view):
+                result.skipped = (
+                    "its features are windows over events, which are not in its source; "
+                    "hotfeast training-set computes them"
+                )
+            elif view.on_demand is not None:
                 self._on_demand(view, result)
             else:
                 self._plain(view, result)

@@ -5,7 +5,7 @@ it does online; events without an entity, an id or a time after 1970 count nowhe
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -137,7 +137,7 @@ class Events:
         name = f"tiles_{level}"
         of = self.windows.layout.levels[level]
         listed = ", ".join(f"e.{key}" for key in self.keys)
-        slots = [f"{_of_events(slot)} AS s{j}" for j, slot in enumerate(of.slots)]
+        slots = [f"{of_events(slot)} AS s{j}" for j, slot in enumerate(of.slots)]
         columns = ", ".join([*filter(None, [listed]), f"{tile_of('e.ts', of)} AS tile", *slots])
         self.db.execute(
             f"CREATE OR REPLACE TABLE {name} AS SELECT {columns} FROM events e WHERE {where} "
@@ -198,7 +198,8 @@ def _is_whole(slot: Slot) -> bool:
     return slot.kind in (1, MIN_INTEGER, MAX_INTEGER)
 
 
-def _of_events(slot: Slot) -> str:
+def of_events(slot: Slot) -> str:
+    """SQL for what a slot has of all events of a group."""
     if slot.source == ALL_EVENTS:
         return "count(*)"
     if slot.kind == COUNT:
@@ -324,6 +325,6 @@ def until(time: datetime, microseconds_before: int) -> datetime:
     return max(_EARLIEST, time - timedelta(microseconds=microseconds_before))
 
 
-def names(prefix: str, count: int) -> Sequence[str]:
-    """Names of columns: the prefix and a number each."""
-    return [f"{prefix}{i}" for i in range(count)]
+def microseconds_since(time: datetime) -> int:
+    """Microseconds since 1970."""
+    return (time - _EARLIEST) // timedelta(microseconds=1)

@@ -9,8 +9,8 @@ import importlib.util
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import metadata
 from typing import Any
 
 import typer
@@ -103,8 +103,9 @@ def _pip(arguments: list[str], world: World) -> str:
     """That what is to be installed is this distribution, with extras that it has."""
     assert arguments[0] == "install", arguments
     wanted = Requirement(arguments[1])
-    assert wanted.name == "hotfeast", wanted
-    assert wanted.extras <= set(metadata("hotfeast").get_all("Provides-Extra") or ()), wanted
+    project = tomllib.loads((world.checkout / "pyproject.toml").read_text())["project"]
+    assert wanted.name == project["name"], wanted
+    assert wanted.extras <= set(project["optional-dependencies"]), wanted
     return ""
 
 

@@ -11,6 +11,7 @@ from feast.repo_config import load_repo_config
 from grpc_tools import protoc
 
 from hotfeast.protos import PROTO_ROOT
+from hotfeast.server.config import read_configuration
 from hotfeast.server.layouts import repository_layout
 from hotfeast.server.lint.rules import RULES
 from hotfeast.server.lint.settings import read_settings
@@ -79,8 +80,17 @@ def _feature_store(text: str, world: World) -> None:
     connection_pool(config, None, 1.0).disconnect()
 
 
+def _settings(text: str, world: World) -> None:
+    path = world.folder / "hotfeast.yaml"
+    path.write_text(text, encoding="utf-8")
+    found = read_configuration({}, {}, path)
+    assert found.warnings == ()
+    found.settings()
+
+
 _READERS: dict[str, Callable[[str, World], None]] = {
     "alerts": _alerts,
     "aliases": _aliases,
     "feature_store": _feature_store,
+    "settings": _settings,
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class World:
         folder: Where commands and code are run; it has the files that pages name.
         address: `host:port` of the gateway.
         monitoring: The gateway's folder of what it has seen.
+        metrics: URL of its page of figures.
     """
 
     checkout: Path
@@ -38,16 +40,23 @@ class World:
     folder: Path
     address: str
     monitoring: Path
+    metrics: str
 
     def here(self, text: str) -> str:
         """What a page says, with what is here in place of its examples."""
         for said, meant in (
             ("path/to/feature_repo", str(self.repo)),
+            ("path/to/monitoring", str(self.monitoring)),
             ("127.0.0.1:6570", self.address),
             ("dns:///features:6570", f"dns:///{self.address}"),
         ):
             text = text.replace(said, meant)
         return text
+
+    def figures(self) -> str:
+        """The gateway's figures, as Prometheus reads them."""
+        with urllib.request.urlopen(self.metrics, timeout=30) as page:
+            return bytes(page.read()).decode()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -96,8 +105,10 @@ def open_world(checkout: Path, folder: Path, redis: LocalRedis) -> Iterator[Worl
                 "1",
             ),
             *("--monitor", "--monitor-dir", str(monitoring), "--monitor-rate", "1"),
+            *("--metrics", "127.0.0.1:0"),
         ) as gateway:
-            yield World(checkout, repo, scratch, gateway.address(), monitoring)
+            metrics = gateway.wait_for("metrics on").split()[-1]
+            yield World(checkout, repo, scratch, gateway.address(), monitoring, metrics)
             assert gateway.stop() == 0, gateway.errors
     finally:
         del os.environ["HOTFEAST_REDIS"]

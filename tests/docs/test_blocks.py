@@ -1,11 +1,13 @@
 """Every block of code in the Markdown files is run, and every example in the client's docstrings.
 
-One file, so that there is one gateway for all of them where tests are run by several processes.
+One file, with all else that needs the gateway, so that there is one where tests are run by several
+processes.
 """
 
 import ast
 import doctest
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from doc_python import run_python
 from doc_world import World
 
 from hotfeast.clients import FeatureClient, MissingPackage
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "generate"))
+
+from metrics import described_metrics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = [
@@ -130,3 +136,18 @@ def test_the_example_of(block: Block, world: World) -> None:
         run_python(text, block.place, names)
     if expected is not None:
         assert names["result"] == ast.literal_eval(expected)
+
+
+def test_the_metrics_of_a_gateway_are_described(world: World) -> None:
+    described = {metric.name: metric for metric in described_metrics(CHECKOUT / "server")}
+    text = world.figures()
+    families = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M))
+    ours = {name: kind for name, kind in families.items() if name.startswith("hotfeast_")}
+    assert len(ours) > 20
+    for name, kind in ours.items():
+        assert described[name].kind == kind
+        told = re.search(rf"^# HELP {name} (.*)$", text, re.M)
+        assert told is not None
+    for name, labels in re.findall(r"^(hotfeast_\w+)\{(.*)\} ", text, re.M):
+        metric = described.get(name) or described[re.sub(r"_(bucket|sum|count)$", "", name)]
+        assert set(re.findall(r'(\w+)="', labels)) - {"le"} == set(metric.labels), name

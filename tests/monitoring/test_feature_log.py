@@ -114,6 +114,10 @@ def test_feast_reads_what_was_served(store: FeatureStore, tmp_path: Path, server
     with logging(store, tmp_path, server=server) as served:
         call(served, request, ("x-request-id", request_id))
         call(served, request)
+        streamed = served.client.score(
+            "users_logged", {"user_id": users}, batch_size=3, request_id=f"{request_id}-stream"
+        )
+        assert streamed.to_table().num_rows == 4
         served.client.get_online_features("never", {"user_id": [1]})
         served.client.get_online_features("users", {"user_id": [1]})
         answer = served.client.get_online_features("users_logged", {"user_id": users})
@@ -142,6 +146,9 @@ def test_feast_reads_what_was_served(store: FeatureStore, tmp_path: Path, server
                 if event is None
                 else (pd.Timestamp(stamp) == pd.Timestamp(event).floor("s"))
             )
+    batches = frame[frame["__request_id"] == f"{request_id}-stream"].set_index("user_id").loc[users]
+    same = [name for name in frame.columns if name.startswith("user_stats__")]
+    pd.testing.assert_frame_equal(batches[same], mine[same])
     assert set(mine["__log_date"]) <= {date.today(), datetime.now(UTC).date()}
     assert not list(tmp_path.iterdir())
     others = frame[~frame["__request_id"].str.startswith("request-")]["__request_id"]

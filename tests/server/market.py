@@ -280,8 +280,19 @@ def write_row(
     time: datetime,
 ) -> None:
     """Writes one row of doubles through Feast's online store."""
-    entity_key = EntityKey(join_keys=list(key), entity_values=list(key.values()))
     values = {name: Value(double_val=value) for name, value in features.items()}
+    write_values(store, view, key, values, time)
+
+
+def write_values(
+    store: FeatureStore,
+    view: str,
+    key: dict[str, Value],
+    values: dict[str, Value],
+    time: datetime,
+) -> None:
+    """Writes one row of any values through Feast's online store, which does not look at them."""
+    entity_key = EntityKey(join_keys=list(key), entity_values=list(key.values()))
     store._get_provider().online_write_batch(
         store.config,
         store.get_feature_view(view),

@@ -13,6 +13,7 @@ import grpc
 import guarded
 import jwt
 import pushing
+import pyarrow as pa
 import pytest
 import trustme
 import yaml
@@ -37,6 +38,7 @@ from hotfeast.serving.v1 import push_pb2, serving_pb2, traffic_pb2
 SERVING = "/hotfeast.serving.v1.FeatureServing"
 PUSH = "/hotfeast.serving.v1.Push/Push"
 STREAM = "/hotfeast.serving.v1.Push/PushStream"
+READ_STREAM = f"{SERVING}/GetOnlineFeaturesStream"
 LIST_ALIASES = "/hotfeast.serving.v1.Traffic/ListAliases"
 REFLECT = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -209,6 +211,33 @@ def test_grants_by_feature_service(closed: Guarded) -> None:
     assert closed.read("admin", "reco_v3").details.startswith("no feature service 'reco_v3'; did")
     for _ in range(3):
         assert closed.read("mailer", "reco_v1").code is DENIED
+
+
+def test_batches_on_a_stream_are_granted_each(closed: Guarded) -> None:
+    rows = pa.table({"user_id": [1]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+
+    def batch(service: str) -> bytes:
+        made: Any = serving_pb2.GetOnlineFeaturesStreamRequest(
+            arrow_ipc=sink.getvalue().to_pybytes()
+        )
+        made.read.request.feature_service = service
+        return bytes(made.SerializeToString())
+
+    def codes(*services: str, who: str) -> list[int]:
+        said = closed.as_(who, READ_STREAM, *map(batch, services)).messages
+        answers = map(serving_pb2.GetOnlineFeaturesStreamResponse.FromString, said)
+        return [answer.error.code for answer in answers]
+
+    denied, unknown = DENIED.value[0], UNKNOWN.value[0]
+    assert codes("reco_v1", "board", "reco_alias", who="scorer") == [0, denied, 0]
+    assert codes("board", who="admin") == [0]
+    assert codes("reco_v1", who="mailer") == [denied]
+    assert codes("reco_v1", who="old") == [unknown]
+    [said] = call(closed.channel, READ_STREAM, batch("reco_v1")).messages
+    assert serving_pb2.GetOnlineFeaturesStreamResponse.FromString(said).error.code == unknown
 
 
 def test_grants_by_view(closed: Guarded) -> None:

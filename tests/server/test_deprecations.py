@@ -18,7 +18,7 @@ from figures import scrape
 from processes import eventually
 from served import Served, serve, stop
 
-from hotfeast.clients import FeatureClient, HotfeastError
+from hotfeast.clients import FailedPrecondition, FeatureClient, HotfeastError
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.settings import Settings, TrafficSettings
 from hotfeast.server.traffic.deprecation import MOST_WARNINGS, deprecations, ending
@@ -180,6 +180,40 @@ def test_reads_are_counted_by_caller(gate: tuple[Served, Traffic]) -> None:
     assert reads("some:kept") == reads("some:back") == 0
 
 
+def test_batches_on_a_stream_warn_and_count_too(gate: tuple[Served, Traffic]) -> None:
+    served = gate[0]
+    page = served.gateway.metrics_page
+    assert page is not None
+    method = "hotfeast.serving.v1.FeatureServing/GetOnlineFeaturesStream"
+
+    def figures() -> list[float]:
+        counted = scrape(page.url)
+        reads = (
+            value
+            for name, value in counted.items()
+            if name.startswith("hotfeast_deprecated_reads_total{") and 'name="some:old"' in name
+        )
+        calls = [
+            counted.get(f'hotfeast_requests_total{{code="{code}",method="{method}"}}', 0)
+            for code in ("OK", "INVALID_ARGUMENT")
+        ]
+        return [*calls, sum(reads)]
+
+    before = figures()
+    with FeatureClient(served.address) as client:
+        scores = client.score("model", {"user_id": [1, 2, 3]}, batch_size=1)
+        assert scores.to_table()["kept"].to_pylist() == [1.5, None, None]
+        assert (scores.feature_service, scores.warnings) == ("aging", [OLD, ENDING])
+        with client.score("aging", {"user_id": [1], "nothing": [1]}) as refused:
+            with pytest.raises(HotfeastError, match="'nothing' is no join key"):
+                next(refused)
+            assert refused.warnings == [OLD, ENDING]
+        fine = client.score("fine", {"user_id": [1]})
+        fine.to_table()
+        assert (fine.feature_service, fine.warnings) == (None, [])
+    eventually(lambda: [a - b for a, b in zip(figures(), before, strict=True)] == [4, 1, 4])
+
+
 @pytest.mark.parametrize("server", ["native", "grpcio"])
 def test_after_the_sunset_requests_are_refused_if_that_is_asked_for(
     store: FeatureStore, server: str
@@ -197,6 +231,8 @@ def test_after_the_sunset_requests_are_refused_if_that_is_asked_for(
                 assert failed.value.message == (
                     "feature 'some:gone' had its sunset on 2020-01-31; use 'some:kept'"
                 )
+            with pytest.raises(FailedPrecondition, match="had its sunset on 2020-01-31"):
+                client.score("past", {"user_id": [1]}).to_table()
         page = served.gateway.metrics_page
         assert page is not None
 
@@ -205,7 +241,7 @@ def test_after_the_sunset_requests_are_refused_if_that_is_asked_for(
             counted = scrape(page.url).items()
             return sum(value for name, value in counted if "_total{" in name and of in name)
 
-        eventually(lambda: refused() == 3)
+        eventually(lambda: refused() == 4)
     finally:
         stop(served)
 

@@ -29,7 +29,7 @@ from hotfeast.hotpath.http2 import Connection
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import Gateway, Settings
 from hotfeast.server.local_redis import LocalRedis
-from hotfeast.server.settings import ConnectionLimits
+from hotfeast.server.settings import BreakerSettings, ConnectionLimits
 from hotfeast.serving.v1 import serving_pb2
 
 READS = [
@@ -101,7 +101,9 @@ def faulty(
         served = serve(
             market_store,
             Settings(
-                repo=Path(market_store.repo_path), redis_url=redis.url, redis_timeout=1.0
+                repo=Path(market_store.repo_path), redis_url=redis.url, redis_timeout=1.0,
+                # What becomes of each read, however many fail.
+                breaker=BreakerSettings(share=0),
             ),
         )  # fmt: skip
         yield served, redis

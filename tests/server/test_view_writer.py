@@ -7,9 +7,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
+from examples import example_module
 from lake import DAY, END, START, Lake, stats_table, stats_view
+from served import Served
 
 from hotfeast.server.errors import RequestFailure
 from hotfeast.server.local_redis import LocalRedis
@@ -80,7 +83,7 @@ def test_processes_share_the_rows(lake: Lake) -> None:
     assert lake.taken() == wanted
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ray_two_workers() -> Iterator[Any]:
     import ray
 
@@ -117,3 +120,17 @@ def test_ray_data_drives_it(lake: Lake, ray_two_workers: Any) -> None:
     assert counts["read"].sum() == 4000
     assert counts["failed"].sum() == counts["rejected"].sum() == 0
     assert lake.taken() == wanted
+
+
+def test_ray_data_scores(strict: Served, checkout: Path, ray_two_workers: Any) -> None:
+    """Two workers read the features of a data set, by the example's script."""
+    import ray.data
+
+    example = example_module(checkout, "ray_score")
+    ray_two_workers.cloudpickle.register_pickle_by_value(example)
+    table = pa.table({"user_id": [1, 2, 3, 99] * 250, "row": list(range(1000))})
+    rows = ray.data.from_arrow([table.slice(start, 100) for start in range(0, 1000, 100)])
+    got = example.score(rows, strict.address, "part", ["user_id"]).to_pandas()
+    wanted = strict.client.score("part", table, columns=["user_id"]).to_table().to_pandas()
+    got = got.sort_values("row", ignore_index=True)
+    pd.testing.assert_frame_equal(got, wanted, check_dtype=False)

@@ -10,8 +10,7 @@ from typing import Any
 import events as ev
 import pyarrow as pa
 import pytest
-import redis
-from event_samples import close, some_events
+from event_samples import Direct, close, some_events
 from events import Event
 from feast import FeatureStore
 from hypothesis import HealthCheck, settings
@@ -21,14 +20,8 @@ from served import Served, serve, stop
 
 from hotfeast.hotpath.columns import ValueColumn
 from hotfeast.hotpath.events import hash_column
-from hotfeast.hotpath.tiles import Tiles
 from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
-from hotfeast.server.redis_io import Lanes, RedisWriter
-from hotfeast.server.redis_pools import connection_pool
-from hotfeast.server.rows import EncodedRows, encode, map_fields
-from hotfeast.server.view_writer import plan_view
-from hotfeast.serving.v1 import value_pb2
 
 DAY = timedelta(days=1)
 END = ev.START + 40 * DAY
@@ -45,52 +38,6 @@ def served(store: FeatureStore) -> Iterator[Served]:
     made = serve(store, Settings(repo=Path(store.repo_path), as_of=END))
     yield made
     stop(made)
-
-
-class Direct:
-    """Pushes events of a view as the gateway does, and reads its tiles, without gRPC."""
-
-    def __init__(self, store: FeatureStore, view: str = "activity") -> None:
-        self.write = plan_view(store, view)
-        assert self.write.windows is not None
-        self.tiles = Tiles(self.write.windows.layout)
-        pool = connection_pool(store.config, None, 5)
-        assert isinstance(pool, redis.ConnectionPool)
-        self._writer = RedisWriter(Lanes(pool), 5)
-        self.client: Any = redis.Redis(connection_pool=pool)
-        self.names = [reading.feature for reading in self.write.windows.layout.readings]
-
-    def encode(self, user_id: int, events: list[Event]) -> EncodedRows:
-        table = pa.Table.from_pandas(ev.frame({user_id: events}), preserve_index=False)
-        columns = dict(zip(table.column_names, table.columns, strict=True))
-        return encode(self.write, map_fields(self.write, columns))
-
-    def push(self, user_id: int, events: list[Event]) -> list[str]:
-        """The outcome of each event: `written` or `stale`, or what Redis said."""
-        encoded = self.encode(user_id, events)
-        self._writer.write(encoded.batch)
-        names = {1: "written", 2: "stale", 3: "rejected", 4: encoded.batch.error}
-        return [names[outcome] for outcome in encoded.batch.outcomes]
-
-    def key(self, user_id: int) -> bytes:
-        event = Event(ev.START, "any")
-        return self.encode(user_id, [event]).batch.key(0)
-
-    def read(self, user_id: int, at: datetime) -> dict[str, Any] | None:
-        """What the windows hold; None where there is no row."""
-        blob = self.client.hget(self.key(user_id), "t")
-        values = None if blob is None else self.tiles.read(blob, int(at.timestamp() * 10**6))
-        if values is None:
-            return None
-        return {
-            name: plain(value_pb2.Value.FromString(value))
-            for name, value in zip(self.names, values, strict=True)
-        }
-
-
-def plain(value: value_pb2.Value) -> Any:
-    member = value.WhichOneof("val")
-    return None if member is None else getattr(value, member)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,67 @@
+"""How a consumer stands, for Prometheus."""
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+if TYPE_CHECKING:
+    from hotfeast.server.consume import Consumed
+
+
+class ConsumerFigures:
+    """The figures of one consumer."""
+
+    def __init__(self, stream: str, group: str) -> None:
+        """
+        Args:
+            stream: The stream's key.
+            group: The consumer group.
+        """
+        self._labels = [stream, group]
+        self._consumed: Consumed | None = None
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def told(self, consumed: "Consumed") -> None:
+        """Takes how the consumer stands."""
+        self._consumed = consumed
+
+    def serve(self, host: str, port: int) -> None:
+        """Serves a page of them.
+
+        Raises:
+            OSError: The address cannot be listened on.
+        """
+        start_http_server(port, host, self._registry)
+
+    def collect(self) -> list[Metric]:
+        """The figures, as Prometheus' client asks for them."""
+        names = ["stream", "group"]
+        rows = CounterMetricFamily(
+            "hotfeast_consumed_rows",
+            "Entries that were consumed, by what became of them.",
+            labels=[*names, "outcome"],
+        )
+        claimed = CounterMetricFamily(
+            "hotfeast_consumed_claimed", "Entries taken over from other consumers.", labels=names
+        )
+        lag = GaugeMetricFamily(
+            "hotfeast_consume_lag_entries",
+            "Entries of the stream that the group has not read.",
+            labels=names,
+        )
+        pending = GaugeMetricFamily(
+            "hotfeast_consume_pending_entries",
+            "Entries that the group has read and not acknowledged.",
+            labels=names,
+        )
+        consumed = self._consumed
+        if consumed is not None:
+            for outcome, count in sorted(consumed.outcomes.items()):
+                rows.add_metric([*self._labels, outcome], count)
+            claimed.add_metric(self._labels, consumed.claimed)
+            pending.add_metric(self._labels, consumed.pending)
+            if consumed.lag is not None:
+                lag.add_metric(self._labels, consumed.lag)
+        return [rows, claimed, lag, pending]
