@@ -13,7 +13,7 @@ JOBS ?= auto
 MINUTES ?= 30
 FEAST_VENV := .venv-feast-$(FEAST)
 
-.PHONY: demo serve test test-parity-long test-mutations test-asan fuzz test-feast bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
+.PHONY: demo serve test test-languages test-parity-long test-mutations test-asan fuzz test-feast bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,11 @@ serve: $(EXTENSIONS)
 ## test: the test suite, in as many processes as there are cores
 test: $(EXTENSIONS)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+## test-languages: the clients in other languages, built and run; needs their tools
+test-languages: $(EXTENSIONS)
+	@HOTFEAST_REQUIRE_LANGUAGES='node go java cpp' $(BIN)/python -m pytest \
+	    tests/feature_repo/test_languages.py
 
 ## test-parity-long: 2,000 generated repositories and a new seed, for a night
 test-parity-long: $(EXTENSIONS)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(REPO))
 
 import logged_training_set as logged_training_module  # noqa: E402
 import prepare as prepare_module  # noqa: E402
+import serving_copy as serving_copy_module  # noqa: E402
 import skew as skew_module  # noqa: E402
 import train_and_serve as train_and_serve_module  # noqa: E402
 import training_set as training_set_module  # noqa: E402
@@ -60,6 +61,12 @@ def training() -> ModuleType:
 def logged_training() -> ModuleType:
     """The module logged_training_set.py."""
     return logged_training_module
+
+
+@pytest.fixture(scope="session")
+def serving_copy() -> ModuleType:
+    """The module serving_copy.py."""
+    return serving_copy_module
 
 
 @pytest.fixture(scope="session")

@@ -153,9 +153,7 @@ def assert_printed(output: list[tuple[str, list[list[str]]]], answer: OnlineFeat
                 assert text == ("-" if value is None else str(value)), name
 
 
-def test_example(
-    example: tuple[Example, Path], gateway: tuple[Gateway, LocalRedis]
-) -> None:
+def test_example(example: tuple[Example, Path], gateway: tuple[Gateway, LocalRedis]) -> None:
     """It prints what the Python client reads, pushes a row and is told what does not exist."""
     serving, store = gateway
     address = f"127.0.0.1:{serving.port}"
