@@ -26,7 +26,7 @@ namespace {
 using namespace hotfeast::serving::v1;
 
 void set_deadline(grpc::ClientContext& context) {
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(2));
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
 }
 
 RepeatedValue int64s(std::initializer_list<std::int64_t> values) {

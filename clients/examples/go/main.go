@@ -22,7 +22,7 @@ import (
 	"hotfeast/serving/v1"
 )
 
-const deadline = 2 * time.Second
+const deadline = 5 * time.Second
 
 func main() {
 	address := "127.0.0.1:6570"

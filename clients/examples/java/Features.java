@@ -41,7 +41,7 @@ import java.util.stream.LongStream;
  * It asks for what {@code make serve} serves. With the certificate of an authority it speaks TLS.
  */
 public final class Features {
-  private static final int DEADLINE_SECONDS = 2;
+  private static final int DEADLINE_SECONDS = 5;
 
   private final FeatureServingBlockingStub serving;
   private final PushBlockingStub push;

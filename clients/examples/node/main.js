@@ -11,7 +11,7 @@ import grpc from "@grpc/grpc-js";
 import protoLoader from "@grpc/proto-loader";
 
 const [address = "127.0.0.1:6570", ca] = process.argv.slice(2);
-const DEADLINE_MS = 2000;
+const DEADLINE_MS = 5000;
 
 // The stubs are made from the .proto files when the program starts.
 const definitions = protoLoader.loadSync(
