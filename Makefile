@@ -7,11 +7,13 @@ STAMP := $(VENV)/.installed
 EXTENSIONS := $(VENV)/.extensions
 SOURCES := $(wildcard hotpath/*.pyx hotpath/*.pxd) setup.py
 ASAN_VENV := .venv-asan
+FUZZ_VENV := .venv-fuzz
+RUNS ?= 100000
 JOBS ?= auto
 MINUTES ?= 30
 FEAST_VENV := .venv-feast-$(FEAST)
 
-.PHONY: demo serve test test-parity-long test-mutations test-asan test-feast bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
+.PHONY: demo serve test test-languages test-parity-long test-mutations test-asan fuzz test-feast bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +37,11 @@ serve: $(EXTENSIONS)
 test: $(EXTENSIONS)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
+## test-languages: the clients in other languages, built and run; needs their tools
+test-languages: $(EXTENSIONS)
+	@HOTFEAST_REQUIRE_LANGUAGES='node go java cpp' $(BIN)/python -m pytest \
+	    tests/feature_repo/test_languages.py
+
 ## test-parity-long: 2,000 generated repositories and a new seed, for a night
 test-parity-long: $(EXTENSIONS)
 	@HOTFEAST_PARITY_REPOS=2000 HOTFEAST_PARITY_SEED=random $(BIN)/python -m pytest tests/parity
@@ -46,6 +53,11 @@ test-mutations: $(EXTENSIONS)
 ## test-asan: the hot path's tests with AddressSanitizer and UndefinedBehaviorSanitizer
 test-asan: $(EXTENSIONS)
 	@tests/run_asan.sh $(BIN)/python $(ASAN_VENV)
+
+## fuzz: each parser with libFuzzer and the sanitizers, RUNS times; needs clang
+fuzz: $(EXTENSIONS)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	@tests/fuzz/run_fuzz.sh $(BIN)/python $(FUZZ_VENV) $(RUNS)
 
 $(FEAST_VENV)/.installed: pyproject.toml setup.py $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -n '$(FEAST)' || { echo 'Which Feast? For instance: make test-feast FEAST=0.64.0' >&2; exit 2; }

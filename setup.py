@@ -6,7 +6,9 @@ pyproject.toml). Cython resolves `cimport` by package path, so the build makes a
 
 Environment:
     HOTFEAST_SANITIZE  `address`: build the extensions with AddressSanitizer and
-                       UndefinedBehaviorSanitizer.
+                       UndefinedBehaviorSanitizer. `fuzzer`, with CC=clang: also with what libFuzzer
+                       is guided by; the runtime libraries are to be preloaded.
+    HOTFEAST_OPTIMIZE  The level of optimization, 3 unless given; 0 compiles far sooner.
 """
 
 import os
@@ -102,18 +104,20 @@ class Sdist(sdist):
 
 
 def extensions() -> list[Extension]:
-    compile_args = ["-O3", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    level = os.environ.get("HOTFEAST_OPTIMIZE", "3")
+    compile_args = [f"-O{level}", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra"]
     compile_args += ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]
     compile_args += ["-fstack-protector-strong", "-D_FORTIFY_SOURCE=2"]
     link_args = ["-Wl,-z,relro,-z,now"]
     sanitize = os.environ.get("HOTFEAST_SANITIZE")
-    if sanitize == "address":
-        flags = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
+    if sanitize in ("address", "fuzzer"):
+        kinds = "address,undefined" + (",fuzzer-no-link" if sanitize == "fuzzer" else "")
+        flags = [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-g", "-O1"]
         flags += ["-U_FORTIFY_SOURCE", "-fno-sanitize-recover=undefined"]
         compile_args += flags
         link_args += flags
     elif sanitize:
-        sys.exit(f"HOTFEAST_SANITIZE={sanitize!r}: the only sanitizer build is 'address'")
+        sys.exit(f"HOTFEAST_SANITIZE={sanitize!r}: the sanitizer builds are 'address' and 'fuzzer'")
     import numpy
 
     return [

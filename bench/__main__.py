@@ -224,7 +224,7 @@ def score(
     rows: Annotated[int, typer.Option(min=1000, help="Rows that are scored in one pass.")] = (
         1_000_000
     ),
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 40,
 ) -> None:
     """Many rows over one stream, beside unary calls and the SDK; exit code 1 if memory grows."""
     from bench.score import run, tables

@@ -108,9 +108,6 @@ class Server:
         self._process.terminate()
         self._process.wait(_START_LIMIT)
 
-        """The process's number."""
-        return self._process.pid
-
     def __enter__(self) -> "Server":
         return self
 

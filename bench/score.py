@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,8 +37,9 @@ KEYS = ["user_id", "product_id"]
 MARKS = (0.1, 0.5, 1.0)
 """Shares of the rows after which memory is looked at."""
 
-# Rows of a turn; Feast's SDK has one batch in each.
-_PART = 20 * BATCH
+# Rows of a turn; Feast's SDK has one batch, in one of so many turns.
+_PART = 5 * BATCH
+_SDK_EVERY = 8
 _TIMEOUT = 60
 _STREAM, _UNARY, _SDK = "client.score", "a loop of unary calls", "Feast's SDK"
 # What memory may grow by, from the first mark to the last, in MiB.
@@ -63,22 +65,35 @@ class Pass:
 
 @dataclass(frozen=True)
 class Turns:
-    """Rows a second of a contender, turn by turn."""
+    """What a contender's turns took.
+
+    Attributes:
+        name: Its name.
+        rates: Rows a second, turn by turn; NaN for a turn that it did not have.
+        client: Microseconds of CPU that this process took for a row, of all turns.
+        gateway: Those of the gateway's.
+    """
 
     name: str
     rates: tuple[float, ...]
+    client: float
+    gateway: float
 
     @property
     def rate(self) -> float:
-        """The median."""
-        return float(np.median(self.rates))
+        """The median of the rates."""
+        return float(np.nanmedian(self.rates))
+
+    def of(self, other: "Turns") -> float:
+        """The median of its rates over another's, turn by turn."""
+        return float(np.nanmedian(np.array(self.rates) / np.array(other.rates)))
 
 
 Results = tuple[Pass, list[Turns]]
 
 
 def run(
-    rows: int = ROWS, rounds: int = 8, say: Callable[[str], None] = print
+    rows: int = ROWS, rounds: int = 40, say: Callable[[str], None] = print
 ) -> tuple[Results, list[Verdict]]:
     """Measures, and writes the results.
 
@@ -103,7 +118,7 @@ def run(
         passed = _pass(client, asked, rows, server.pid)
         say("the same, unary calls and Feast's SDK in turns")
         _check(client, asked)
-        turns = _turns(client, store, asked, rounds)
+        turns = _turns(client, store, asked, rounds, server.pid)
         facts = machine()
     verdicts = _judge(passed)
     write_json(
@@ -116,7 +131,14 @@ def run(
                 "client_mib": passed.client,
                 "gateway_mib": passed.gateway,
             },
-            "rows_per_second": {t.name: [round(rate) for rate in t.rates] for t in turns},
+            "turns": {
+                t.name: {
+                    "rows_per_second": round(t.rate),
+                    "client_cpu_us_a_row": round(t.client, 3),
+                    "gateway_cpu_us_a_row": round(t.gateway, 3),
+                }
+                for t in turns
+            },
             "verdicts": [verdict.as_dict() for verdict in verdicts],
         },
     )
@@ -127,14 +149,13 @@ def tables(results: Results) -> list[Table]:
     """The results as tables."""
     passed, turns = results
     shown = Table(title=f"rows a second, batches of {BATCH:,} rows")
-    for heading in ("", "median", "of the unary calls", "turns"):
+    for heading in ("", "median", "of the unary calls", "client, CPU us/row", "gateway"):
         shown.add_column(heading, justify="right" if heading else "left")
-    unary = next(t.rate for t in turns if t.name == _UNARY)
+    unary = next(t for t in turns if t.name == _UNARY)
     for taken in turns:
-        low, high = np.percentile(taken.rates, [25, 75])
         shown.add_row(
-            taken.name, f"{taken.rate:,.0f}", f"{taken.rate / unary:.2f}",
-            f"{low:,.0f} - {high:,.0f}",
+            taken.name, f"{taken.rate:,.0f}", f"{taken.of(unary):.2f}", f"{taken.client:.2f}",
+            f"{taken.gateway:.2f}",
         )  # fmt: skip
     memory = Table(
         title=f"{passed.rows:,} rows over one stream in {passed.seconds:.1f} s: MiB in memory"
@@ -184,7 +205,9 @@ def _mib(process: psutil.Process) -> float:
     return round(sum(each.memory_info().rss for each in processes) / 2**20, 1)
 
 
-def _turns(client: FeatureClient, store: Any, asked: pa.Table, rounds: int) -> list[Turns]:
+def _turns(
+    client: FeatureClient, store: Any, asked: pa.Table, rounds: int, gateway: int
+) -> list[Turns]:
     service = store.get_feature_service(SERVICE)
 
     def stream(part: pa.Table) -> None:
@@ -199,7 +222,9 @@ def _turns(client: FeatureClient, store: Any, asked: pa.Table, rounds: int) -> l
             _by_sdk(store, service, batch)
 
     contenders = {_STREAM: (stream, _PART), _UNARY: (unary, _PART), _SDK: (sdk, BATCH)}
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    rates = {name: [float("nan")] * rounds for name in contenders}
+    cpu = {name: np.zeros(2) for name in contenders}
+    rows = dict.fromkeys(contenders, 0)
     for call, count in contenders.values():
         call(asked.slice(0, min(count, BATCH)))
     with no_garbage_collection():
@@ -207,11 +232,21 @@ def _turns(client: FeatureClient, store: Any, asked: pa.Table, rounds: int) -> l
             part = asked.slice(turn * _PART % max(1, asked.num_rows - _PART), _PART)
             order = list(contenders)
             for name in order if turn % 2 else reversed(order):
+                if name == _SDK and turn % _SDK_EVERY:
+                    continue
                 call, count = contenders[name]
-                began = time.perf_counter()
+                taken, began = _cpu(gateway), time.perf_counter()
                 call(part.slice(0, count))
-                rates[name].append(min(count, part.num_rows) / (time.perf_counter() - began))
-    return [Turns(name, tuple(taken)) for name, taken in rates.items()]
+                rates[name][turn] = count / (time.perf_counter() - began)
+                cpu[name] += _cpu(gateway) - taken
+                rows[name] += count
+    return [Turns(name, tuple(rates[name]), *(cpu[name] / rows[name] * 1e6)) for name in contenders]
+
+
+def _cpu(gateway: int) -> npt.NDArray[np.float64]:
+    """Seconds of CPU that this process and the gateway's have taken."""
+    processes = psutil.Process(), psutil.Process(gateway)
+    return np.array([sum(each.cpu_times()[:2]) for each in processes])
 
 
 def _by_sdk(store: Any, service: Any, batch: pa.RecordBatch) -> pa.Table:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import redis
 from feast import FeatureStore
 
-from bench.window_views import FEATURES, WINDOWS
+from bench.window_views import FEATURES, SERVICES, WINDOWS
 from hotfeast.hotpath.answer import Answer
 from hotfeast.hotpath.answer_arrow import arrow_array
 from hotfeast.server.plan import PlanBook
@@ -163,14 +163,14 @@ def replay(
     sent, seconds = 0, 0.0
     asked_keys: list[int] = []
     asked_times: list[datetime] = []
-    served: dict[str, list[Any]] = {name: [] for name, *_ in FEATURES}
+    served: dict[str, list[Any]] = {name: [] for name in FEATURES}
     for number, (at, end) in enumerate(zip(sorted(chosen), ends, strict=True)):
         while sent < end:
             size = min(_BATCH, int(end) - sent)
             seconds += online.push(write, table.slice(sent, size))
             sent += size
         keys = [int(key) for key in generator.choice(known, users)]
-        answer = online.read(WINDOWS, keys, at)
+        answer = online.read(SERVICES[WINDOWS], keys, at)
         asked_keys += keys
         asked_times += [at] * users
         for name in served:
@@ -181,7 +181,7 @@ def replay(
     rows = pa.table(
         {"user_id": asked_keys, TIMESTAMP: pa.array(asked_times, pa.timestamp("us", "UTC"))}
     )
-    trained = training_set(store, rows, WINDOWS)
+    trained = training_set(store, rows, SERVICES[WINDOWS])
     return _compare(rows, served, trained, sent, seconds)
 
 
@@ -202,5 +202,5 @@ def _compare(
                 if apart <= TOLERANCE:
                     continue
             different.append((keys[row], times[row], name, mine, theirs))
-    present = sum(value is not None for value in served[FEATURES[0][0]])
+    present = sum(value is not None for value in served[next(iter(FEATURES))])
     return Replay(events, seconds, len(keys), present, values, different, largest)

@@ -32,6 +32,7 @@ from bench.window_replay import Online, Replay, replay
 from bench.window_views import (
     FEATURES,
     ROWS,
+    SERVICES,
     WINDOWS,
     purchase_lines,
     write_repository,
@@ -176,24 +177,24 @@ def _push_rows(online: Online, store: FeatureStore, keys: list[int], end: dateti
     write = plan_view(store, ROWS)
     for start in range(0, len(keys), 500):
         part = keys[start : start + 500]
-        values = online.read(WINDOWS, part, end)
-        columns = {f"plain_{name}": values[name] for name, *_ in FEATURES}
+        values = online.read(SERVICES[WINDOWS], part, end)
+        columns = {f"plain_{name}": values[name] for name in FEATURES}
         online.push(write, _rows(part, columns, end))
     some = [keys[i % len(keys)] for i in range(_PUSHED_ROWS)]
-    held = online.read(ROWS, some, end)
-    columns = {f"plain_{name}": held[f"plain_{name}"] for name, *_ in FEATURES}
+    held = online.read(SERVICES[ROWS], some, end)
+    columns = {f"plain_{name}": held[f"plain_{name}"] for name in FEATURES}
     batch = _rows(some, columns, end)
     return _PUSHED_ROWS / statistics.median(online.push(write, batch) for _ in range(_PUSHES))
 
 
 def _rows(keys: list[int], columns: dict[str, list[Any]], at: datetime) -> pa.Table:
-    types = {f"plain_{name}": dtype for name, dtype, *_ in FEATURES}
+    types = {f"plain_{name}": dtype for name, dtype in FEATURES.items()}
     return pa.table(
         {
             "user_id": keys,
             "event_timestamp": pa.array([at] * len(keys), pa.timestamp("us", "UTC")),
             **{
-                name: pa.array(values, pa.int64() if str(types[name]) == "Int64" else pa.float64())
+                name: pa.array(values, pa.int64() if types[name] == "Int64" else pa.float64())
                 for name, values in columns.items()
             },
         }
@@ -225,12 +226,12 @@ def _read(repo: Path, keys: list[int], at: datetime, rounds: int) -> Any:
         )
         call = caller(stack, server.port(), OUR_METHOD)
         contenders = []
-        for service in (WINDOWS, ROWS):
+        for view, service in SERVICES.items():
             requests = []
             for _ in range(_REQUESTS):
                 request = serving_pb2.GetOnlineFeaturesRequest(feature_service=service)
                 for key in values.choice(keys, ROWS_ASKED, replace=False):
                     request.entities["user_id"].val.add(int64_val=int(key))
                 requests.append(request.SerializeToString())
-            contenders.append(Contender(service, call, requests, _CALLS))
+            contenders.append(Contender(view, call, requests, _CALLS))
         return interleave(contenders, rounds)

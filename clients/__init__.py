@@ -21,6 +21,7 @@ from hotfeast.clients.errors import (
     Unavailable,
     Unimplemented,
 )
+from hotfeast.clients.hedging import Hedge
 from hotfeast.clients.push import PushRejection, PushResult, RowsNotWritten, TargetFailure
 from hotfeast.clients.scores import Scores
 from hotfeast.clients.scoring import Resume, Scored
@@ -34,6 +35,7 @@ __all__ = [
     "FeatureClient",
     "FeatureRow",
     "ForkedClient",
+    "Hedge",
     "HotfeastError",
     "InternalError",
     "InvalidArgument",

@@ -20,6 +20,7 @@ from hotfeast.clients.connection import (
     Token,
 )
 from hotfeast.clients.errors import failure, failure_of
+from hotfeast.clients.hedging import Budget, Hedge, hedged
 from hotfeast.clients.push import Batch, PushResult, push_request
 from hotfeast.clients.requests import READ_METHOD, answer_of, read_metadata, read_request
 from hotfeast.clients.score_input import ScoreRows
@@ -56,6 +57,7 @@ class AsyncFeatureClient:
         token: Token | None = None,
         retries: Retries | None = Retries(),  # noqa: B008 - it is frozen
         keepalive: float | None = None,
+        hedge: Hedge | None = None,
     ) -> None:
         """Arguments and errors as for `FeatureClient`."""
         connection = Connection(target, tls, token, retries, keepalive)
@@ -70,6 +72,8 @@ class AsyncFeatureClient:
         self._read: Any = self._channel.unary_unary(
             READ_METHOD, request_serializer=serving_pb2.GetOnlineFeaturesRequest.SerializeToString
         )
+        self._hedge = hedge
+        self._budget = Budget()
         self._score: Any = self._channel.stream_stream(
             STREAM_METHOD,
             request_serializer=serving_pb2.GetOnlineFeaturesStreamRequest.SerializeToString,
@@ -122,8 +126,12 @@ class AsyncFeatureClient:
         )
         metadata = read_metadata(request_id)
         self._owner.check()
-        call = self._read(message, timeout=self._seconds(timeout), metadata=metadata)
+        options = {"timeout": self._seconds(timeout), "metadata": metadata}
         try:
+            if self._hedge is None:
+                call = self._read(message, **options)
+            else:
+                call = await hedged(self._read, self._hedge, self._budget, message, **options)
             data = await call
             trailing = await call.trailing_metadata()
         except grpc.RpcError as error:

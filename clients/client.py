@@ -19,6 +19,7 @@ from hotfeast.clients.connection import (
     Token,
 )
 from hotfeast.clients.errors import failure, failure_of
+from hotfeast.clients.hedging import Budget, Hedge, Hedged
 from hotfeast.clients.push import Batch, PushResult, push_request
 from hotfeast.clients.requests import READ_METHOD, answer_of, read_metadata, read_request
 from hotfeast.clients.score_input import ScoreRows
@@ -59,6 +60,7 @@ class FeatureClient:
         token: Token | None = None,
         retries: Retries | None = Retries(),  # noqa: B008 - it is frozen
         keepalive: float | None = None,
+        hedge: Hedge | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +74,7 @@ class FeatureClient:
             keepalive: Seconds between PINGs while calls are open, and until an answer must have
                 come: a gateway that is gone without a word is noticed. None sends none. A gateway
                 takes any; behind `--server grpcio`, and Feast's servers, less than 300 are refused.
+            hedge: When a read has a second attempt beside the first; None: never.
 
         Raises:
             OSError: A file of `tls` cannot be read.
@@ -88,6 +91,9 @@ class FeatureClient:
         self._owner = Owner()
         self._read: Any = self._channel.unary_unary(
             READ_METHOD, request_serializer=serving_pb2.GetOnlineFeaturesRequest.SerializeToString
+        )
+        self._ask = (
+            self._read.with_call if hedge is None else Hedged(self._read, hedge, Budget()).with_call
         )
         self._score: Any = self._channel.stream_stream(
             STREAM_METHOD,
@@ -174,7 +180,7 @@ class FeatureClient:
             allow_partial_response,
         )
         metadata = read_metadata(request_id)
-        data, call = self._call(self._read.with_call, message, timeout, metadata)
+        data, call = self._call(self._ask, message, timeout, metadata)
         return answer_of(data, call.trailing_metadata(), message)
 
     def score(

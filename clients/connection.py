@@ -21,7 +21,8 @@ _RETRIED = [{"service": "hotfeast.serving.v1.FeatureServing"}]
 # Streams go on in another way: gRPC would keep what was sent.
 _RESUMED = [{"service": "hotfeast.serving.v1.FeatureServing", "method": "GetOnlineFeaturesStream"}]
 # Retries stop once the bucket is half empty: a failure takes one, a success gives a tenth back.
-_BUDGET = {"maxTokens": 20, "tokenRatio": 0.1}
+BUDGET = {"maxTokens": 20, "tokenRatio": 0.1}
+"""Of retries, as gRPC has it, and of hedges."""
 # gRPC waits up to two minutes before it looks whether a gateway is there again.
 _LONGEST_RECONNECT_MS = 2000
 
@@ -129,7 +130,7 @@ class Connection:
                 {"name": _RETRIED, "retryPolicy": policy},
                 {"name": _RESUMED},
             ]
-            config["retryThrottling"] = _BUDGET
+            config["retryThrottling"] = BUDGET
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.service_config", json.dumps(config)),

@@ -14,12 +14,8 @@ The feature data comes from prepare.py and the registry from `feast apply`. A Re
 the run; it, the materialization's entries in the registry and the log are gone at its end.
 """
 
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,59 +29,26 @@ import typer
 from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException
 from feast.feature_logging import LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD
-from prepare import DAY, KEYS, LAST_SNAPSHOT, WEEK, RawDataError, load_lines
+from prepare import DAY, LAST_SNAPSHOT, RawDataError, load_lines
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from serving_copy import copied_repository, fill, served
+from skew import Comparison, compare, known_at, print_comparisons
 from training_set import (
     DEFAULT_REPO,
     FIRST_LABEL,
     SERVICE,
     TIMESTAMP,
     ProgressCallback,
-    point_in_time_features,
     sample_labels,
     write_training_set,
 )
 
-from bench.processes import Server
-from hotfeast.clients import FeatureClient
-from hotfeast.server.local_redis import LocalRedis
-from hotfeast.server.materialize import materialize
-
-REDIS_VARIABLE = "HOTFEAST_REDIS"
-REGISTRY = "data/registry.db"
 ENTITY = ["user_id", "product_id"]
 REQUEST_ID = "request_id"
 DEFAULT_DAY = datetime(2017, 11, 14)
-# Rows this much older than their TTL are materialized too, so that there is something too old.
-BEYOND_TTL = WEEK
 
 app = typer.Typer(add_completion=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Logged features beside the offline store's.
-
-    Attributes:
-        as_of: What time the offline store was asked about.
-        rows: How many rows were compared.
-        equal_rows: Those of which all features are equal.
-        values: How many values were compared.
-        equal_values: Those that are equal, or null on both sides.
-        expired: Those that the offline store no longer has, since the row's TTL had passed by the
-            time it was asked about.
-        unexplained: All other differences, by feature.
-    """
-
-    as_of: str
-    rows: int
-    equal_rows: int
-    values: int
-    equal_values: int
-    expired: int
-    unexplained: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,58 +92,13 @@ def labels_of_day(lines: pl.DataFrame, day: datetime, rows: int, seed: int) -> p
     return labels.assign(**{REQUEST_ID: "basket-" + labels["basket_id"].astype(str)})
 
 
-@contextmanager
-def copied_repository(repo: Path) -> Iterator[Path]:
-    """A repository of the same definitions and data, with a registry and logs of its own, and an
-    empty Redis that its feature_store.yaml names.
-
-    Raises:
-        ValueError: The data is not prepared, or `feast apply` was not run.
-    """
-    missing = [name for name in KEYS if not (repo / "data" / f"{name}.parquet").is_file()]
-    if missing:
-        raise ValueError(f"{repo / 'data'} has no {missing[0]}.parquet; run prepare.py first")
-    if not (repo / REGISTRY).is_file():
-        raise ValueError(f"{repo / REGISTRY} is not there; run `feast apply` in {repo} first")
-    before = os.environ.get(REDIS_VARIABLE)
-    with tempfile.TemporaryDirectory(prefix="hotfeast-logged-") as folder, LocalRedis() as redis:
-        copy = Path(folder)
-        (copy / "data").mkdir()
-        shutil.copy(repo / "feature_store.yaml", copy)
-        shutil.copy(repo / REGISTRY, copy / REGISTRY)
-        for name in KEYS:
-            file = f"data/{name}.parquet"
-            (copy / file).symlink_to((repo / file).resolve())
-        os.environ[REDIS_VARIABLE] = redis.address
-        try:
-            yield copy
-        finally:
-            if before is None:
-                del os.environ[REDIS_VARIABLE]
-            else:
-                os.environ[REDIS_VARIABLE] = before
-
-
-def fill(store: FeatureStore, day: datetime) -> None:
-    """Materialize the views of the service up to and including `day`."""
-    for view in store.get_feature_service(SERVICE).feature_view_projections:
-        ttl = store.get_feature_view(view.name).ttl or timedelta(0)
-        summary = materialize(store, day - ttl - BEYOND_TTL, day, [view.name])
-        if summary.exit_code != 0:
-            raise RuntimeError(f"{view.name} was not materialized: {summary.views[0].error}")
-
-
 def serve_and_ask(repo: Path, day: datetime, labels: pd.DataFrame) -> None:
     """Ask a gateway for the features of all labelled rows, a request for each basket.
 
     The gateway has ended, and its log is complete, when this returns.
     """
-    gateway = Server(
-        "hotfeast.server", "serve", "--repo", str(repo), "--bind", "127.0.0.1:0",
-        "--as-of", day.isoformat(), "--feature-log", str(repo / "data" / "logged"),
-        ready=r"(?m)^Hotfeast serves .* on .*:(\d+) .*$",
-    )  # fmt: skip
-    with gateway, FeatureClient(f"127.0.0.1:{gateway.port()}", timeout=30) as client:
+    log = str(repo / "data" / "logged")
+    with served(repo, day, "--feature-log", log) as client:
         for request_id, rows in labels.groupby(REQUEST_ID, sort=False):
             entities = {name: rows[name].tolist() for name in ENTITY}
             client.get_online_features(SERVICE, entities, request_id=str(request_id))
@@ -237,47 +155,6 @@ def join_labels(labels: pd.DataFrame, log: pd.DataFrame) -> pd.DataFrame:
     return joined
 
 
-def compare(
-    store: FeatureStore, logged: pd.DataFrame, times: "pd.Series[pd.Timestamp]", as_of: str
-) -> Comparison:
-    """Compare logged features with the point-in-time answer.
-
-    Args:
-        store: The repository.
-        logged: Rows of `join_labels`.
-        times: What time to ask about, for each row.
-        as_of: What that is called.
-    """
-    rows = logged[ENTITY].assign(**{TIMESTAMP: times})
-    # A pair may come in several baskets of a day.
-    answer = rows.merge(
-        point_in_time_features(store, rows.drop_duplicates(), SERVICE),
-        on=[*ENTITY, TIMESTAMP],
-        how="left",
-        validate="many_to_one",
-    )
-    equal_values = values = expired = 0
-    equal_rows = pd.Series(True, index=logged.index)
-    unexplained: dict[str, int] = {}
-    for view in store.get_feature_service(SERVICE).feature_view_projections:
-        # Feast's None and 0 are no limit.
-        ttl = store.get_feature_view(view.name).ttl or timedelta.max
-        for feature in view.features:
-            name = f"{view.name_to_use()}__{feature.name}"
-            served, known = logged[name], answer[feature.name]
-            equal = (served == known) | (served.isna() & known.isna())
-            too_old = ~equal & known.isna() & (times - logged[f"{name}__timestamp"] > ttl)
-            values += len(equal)
-            equal_values += int(equal.sum())
-            expired += int(too_old.sum())
-            equal_rows &= equal
-            if others := int((~equal & ~too_old).sum()):
-                unexplained[feature.name] = others
-    return Comparison(
-        as_of, len(logged), int(equal_rows.sum()), values, equal_values, expired, unexplained
-    )
-
-
 def build_logged_training_set(
     repo: Path, day: datetime, rows: int, seed: int, progress: ProgressCallback | None = None
 ) -> LoggedTrainingSet:
@@ -306,16 +183,18 @@ def build_logged_training_set(
     began = datetime.now(UTC)
     with copied_repository(repo) as copy:
         store = FeatureStore(repo_path=str(copy))
-        fill(store, day)
+        fill(store, SERVICE, day)
         done("redis")
         serve_and_ask(copy, day, labels)
         done("served")
         logged = join_labels(labels, read_log(store, began))
         done("log")
-        at_once = pd.Series(pd.Timestamp(day), index=logged.index)
-        comparisons = (
-            compare(store, logged, at_once, "when served"),
-            compare(store, logged, logged[TIMESTAMP], "at the label's time"),
+        comparisons = tuple(
+            compare(store, SERVICE, logged, known_at(store, SERVICE, rows), day, as_of)
+            for rows, as_of in (
+                (logged[ENTITY].assign(**{TIMESTAMP: pd.Timestamp(day)}), "when served"),
+                (logged[[*ENTITY, TIMESTAMP]], "at the label's time"),
+            )
         )
         done("compared")
         names = {
@@ -328,23 +207,8 @@ def build_logged_training_set(
 
 
 def _print_summary(console: Console, made: LoggedTrainingSet) -> None:
-    table = Table(title=f"Logged features of {SERVICE} beside get_historical_features")
-    for name in ("as of", "rows", "equal", "values", "equal", "TTL has passed", "other"):
-        table.add_column(name, justify="left" if name == "as of" else "right")
-    for each in made.comparisons:
-        table.add_row(
-            each.as_of,
-            f"{each.rows:,}",
-            f"{each.equal_rows / max(each.rows, 1):.2%}",
-            f"{each.values:,}",
-            f"{each.equal_values / max(each.values, 1):.2%}",
-            f"{each.expired:,}",
-            f"{sum(each.unexplained.values()):,}",
-        )
-    console.print(table)
-    for each in made.comparisons:
-        for name, count in each.unexplained.items():
-            console.print(f"{name}, {each.as_of}: {count} values differ")
+    title = f"Logged features of {SERVICE} beside get_historical_features"
+    print_comparisons(console, title, made.comparisons)
     if made.lost:
         console.print(f"{made.lost} labelled rows are not in the log")
 

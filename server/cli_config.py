@@ -70,7 +70,7 @@ def _annotation(option: Option) -> Any:
     elif option.kind is Path:
         kind = Path
     elif option.kind in (int, float):
-        words = "N" if option.kind is int else "X"
+        words = "INTEGER" if option.kind is int else "NUMBER"
     elif setting.choices:
         words = "|".join(setting.choices)
     choices = list(setting.choices)

@@ -89,7 +89,12 @@ class RequestThreads(Executor):
         now = time.monotonic()
         # It came behind the one before it.
         waited = now - max(self._standing_since, self._last_queued)
-        return waited > _LONG_WAIT and now - self._standing_since > _STANDING
+        return (
+            # Threads that are idle take what there is, when they come to it.
+            self._queued > self._idle
+            and waited > _LONG_WAIT
+            and now - self._standing_since > _STANDING
+        )
 
     @property
     def has_waited_too_long(self) -> bool:
@@ -140,7 +145,10 @@ class RequestThreads(Executor):
                 self._queued -= 1
                 self._last_queued = queued
                 self._mine.waited_too_long = (
-                    now - queued > _LONG_WAIT and now - self._standing_since > _STANDING
+                    # The last one keeps nobody waiting.
+                    self._queued > 0
+                    and now - queued > _LONG_WAIT
+                    and now - self._standing_since > _STANDING
                 )
                 if self._queued == 0:
                     self._standing_since = math.inf

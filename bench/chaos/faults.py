@@ -163,15 +163,12 @@ def _hide_registry(world: World) -> Iterator[None]:
     yield
 
 
-def _limited(
-    which: int, limit: Callable[[int], int]
-) -> Callable[[World], AbstractContextManager[Any]]:
+def _limited(which: int, least: int) -> Callable[[World], AbstractContextManager[Any]]:
     @contextmanager
     def inflict(world: World) -> Iterator[None]:
         before = {}
         for worker in world.workers():
             before[worker.pid] = resource.prlimit(worker.pid, which)
-            least = limit(worker.num_fds())
             resource.prlimit(worker.pid, which, (least, before[worker.pid][1]))
         if which == resource.RLIMIT_NOFILE:
             # Clients that come anew find none left.
@@ -223,10 +220,10 @@ FAULTS = (
     Fault("registry gone", "its file renamed", _hide_registry),
     Fault(
         "disk full", "workers may write no file (RLIMIT_FSIZE 0)",
-        _limited(resource.RLIMIT_FSIZE, lambda _: 0),
+        _limited(resource.RLIMIT_FSIZE, 0),
     ),
     Fault(
         "descriptors gone", "workers may open no more (RLIMIT_NOFILE), clients come anew",
-        _limited(resource.RLIMIT_NOFILE, lambda used: used),
+        _limited(resource.RLIMIT_NOFILE, 3),
     ),
 )  # fmt: skip

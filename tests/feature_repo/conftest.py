@@ -4,13 +4,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import duckdb
+import pandas as pd
+import polars as pl
 import pytest
+from feast import FeatureStore
+
+from hotfeast.server.gateway import Gateway, Settings
+from hotfeast.server.local_redis import LocalRedis
 
 REPO = Path(__file__).resolve().parents[2] / "feature_repo"
 # The programs of the repository are scripts beside its definitions, not an installed package.
@@ -18,7 +25,24 @@ sys.path.insert(0, str(REPO))
 
 import logged_training_set as logged_training_module  # noqa: E402
 import prepare as prepare_module  # noqa: E402
+import serving_copy as serving_copy_module  # noqa: E402
+import skew as skew_module  # noqa: E402
+import train_and_serve as train_and_serve_module  # noqa: E402
 import training_set as training_set_module  # noqa: E402
+
+# What lies beside the definitions and is none.
+PROGRAMS = [
+    line for line in (REPO / ".feastignore").read_text().splitlines() if line.endswith(".py")
+]
+LATEST = {
+    "user_purchase_stats": ["user_id"],
+    "product_attributes": ["product_id"],
+    "product_popularity": ["product_id"],
+    "user_product_interactions": ["user_id", "product_id"],
+}
+"""The views that `latest` fills, with their join keys."""
+
+Latest = Callable[[pd.DataFrame], AbstractContextManager[tuple[Gateway, LocalRedis]]]
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +61,24 @@ def training() -> ModuleType:
 def logged_training() -> ModuleType:
     """The module logged_training_set.py."""
     return logged_training_module
+
+
+@pytest.fixture(scope="session")
+def serving_copy() -> ModuleType:
+    """The module serving_copy.py."""
+    return serving_copy_module
+
+
+@pytest.fixture(scope="session")
+def skew() -> ModuleType:
+    """The module skew.py."""
+    return skew_module
+
+
+@pytest.fixture(scope="session")
+def train_and_serve() -> ModuleType:
+    """The module train_and_serve.py."""
+    return train_and_serve_module
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +134,7 @@ def applied_repo(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Pa
     (repo / "data").mkdir()
     for file in data_dir.glob("*.parquet"):
         (repo / "data" / file.name).symlink_to(file.resolve())
-    for program in ("logged_training_set.py", "prepare.py", "training_set.py"):
+    for program in PROGRAMS:
         (repo / program).write_text("raise RuntimeError('imported by feast apply')\n")
     run = subprocess.run(
         [str(Path(sys.executable).with_name("feast")), "apply"],
@@ -105,3 +147,33 @@ def applied_repo(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Pa
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return repo
+
+
+@pytest.fixture(scope="session")
+def latest(applied_repo: Path, data_dir: Path) -> Latest:
+    """A gateway at the end of the data, with the latest rows of the pairs that are given."""
+
+    @contextmanager
+    def serving(pairs: pd.DataFrame) -> Iterator[tuple[Gateway, LocalRedis]]:
+        with LocalRedis() as server, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOTFEAST_REDIS", server.address)
+            writer = FeatureStore(repo_path=str(applied_repo))
+            for view, keys in LATEST.items():
+                wanted = pl.from_pandas(pairs[keys].drop_duplicates())
+                rows = (
+                    pl.scan_parquet(data_dir / f"{view}.parquet")
+                    .filter(pl.col("event_timestamp") <= prepare_module.LAST_SNAPSHOT)
+                    .join(wanted.lazy(), on=keys)
+                    .sort("event_timestamp")
+                    .unique(keys, keep="last")
+                    .collect()
+                )
+                writer.write_to_online_store(view, rows.to_pandas(use_pyarrow_extension_array=True))
+            gateway = Gateway(
+                Settings(repo=applied_repo, port=0, as_of=prepare_module.LAST_SNAPSHOT)
+            )
+            gateway.start()
+            yield gateway, server
+            gateway.stop(drain=1)
+
+    return serving

@@ -33,10 +33,10 @@ def test_logged_features_are_the_offline_stores_when_they_were_served(
         for line in done.output.splitlines()
         if line.startswith("│")
     )
-    assert served == ["200", "100.00%", "5,000", "100.00%", "0", "0"]
+    assert served == ["200", "100.00%", "5,000", "100.00%", "0", "0", "0"]
     assert later[0] == "200"
     assert int(later[4]) > 0
-    assert later[5] == "0"
+    assert later[5:] == ["0", "0"]
     assert "not in the log" not in done.output
     frame = pd.read_parquet(out)
     assert frame["label"].value_counts().to_dict() == {0: 100, 1: 100}
@@ -99,9 +99,9 @@ def test_a_feature_that_is_newer_than_its_label_is_refused(logged_training: Modu
 
 
 def test_differences_are_counted_by_their_cause(
-    logged_training: ModuleType, training: ModuleType, applied_repo: Path
+    skew: ModuleType, training: ModuleType, applied_repo: Path
 ) -> None:
-    """Logged rows that are made from the offline store's answer, and then changed."""
+    """Served rows that are made from the offline store's answer, and then changed."""
     store = FeatureStore(repo_path=str(applied_repo))
     service = store.get_feature_service("purchase_propensity")
     rows = pd.DataFrame({"user_id": [1, 1], "product_id": [1082185, 852662]})
@@ -117,9 +117,11 @@ def test_differences_are_counted_by_their_cause(
     logged.loc[0, counted] += 1
     logged.loc[1, f"{pair}pair_baskets_count_90d"] = 4.0
     logged.loc[1, f"{pair}pair_baskets_count_90d__timestamp"] -= pd.Timedelta("9d")
-    changed = logged_training.compare(store, logged, rows["event_timestamp"], "then")
+    known = skew.known_at(store, "purchase_propensity", rows)
+    changed = skew.compare(store, "purchase_propensity", logged, known, DAY, "then")
     assert (changed.rows, changed.equal_rows) == (2, 0)
-    assert (changed.values, changed.equal_values, changed.expired) == (50, 48, 1)
+    assert (changed.values, changed.equal_values) == (50, 48)
+    assert (changed.expired, changed.late) == (1, 0)
     assert changed.unexplained == {"baskets_count_90d": 1}
 
 
@@ -140,11 +142,11 @@ def test_what_cannot_be_built(
 
 
 def test_a_repository_that_is_not_prepared_or_applied(
-    logged_training: ModuleType, applied_repo: Path, tmp_path: Path
+    serving_copy: ModuleType, applied_repo: Path, tmp_path: Path
 ) -> None:
     with (
         pytest.raises(ValueError, match=r"run prepare\.py first"),
-        logged_training.copied_repository(tmp_path),
+        serving_copy.copied_repository(tmp_path),
     ):
         pass
     (tmp_path / "data").mkdir()
@@ -152,7 +154,7 @@ def test_a_repository_that_is_not_prepared_or_applied(
         (tmp_path / "data" / file.name).symlink_to(file)
     with (
         pytest.raises(ValueError, match="run `feast apply`"),
-        logged_training.copied_repository(tmp_path),
+        serving_copy.copied_repository(tmp_path),
     ):
         pass
 

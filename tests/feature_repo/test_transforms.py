@@ -1,7 +1,7 @@
 """The recommender's transforms: by hand on a few rows, and the same in training and in serving."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,8 @@ from feast import FeatureStore
 from prepare import LAST_SNAPSHOT
 
 from hotfeast.clients import FeatureClient
-from hotfeast.server.gateway import Gateway, Settings
-from hotfeast.server.local_redis import LocalRedis
 
 SERVICE = "product_ranking"
-VIEWS = {
-    "user_purchase_stats": ["user_id"],
-    "product_attributes": ["product_id"],
-    "product_popularity": ["product_id"],
-    "user_product_interactions": ["user_id", "product_id"],
-}
 TRANSFORMS = ["cart_comparison", "visit_calendar", "discount_eligibility", "personalization"]
 ROWS = 300
 
@@ -154,26 +146,9 @@ def asked(data_dir: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def served(
-    store: FeatureStore, applied_repo: Path, data_dir: Path, asked: pd.DataFrame
-) -> Iterator[FeatureClient]:
+def served(latest: Callable[..., Any], asked: pd.DataFrame) -> Iterator[FeatureClient]:
     """A gateway at the end of the data, with the latest rows of those who are asked for."""
-    with LocalRedis() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOTFEAST_REDIS", server.address)
-        writer = FeatureStore(repo_path=str(applied_repo))
-        for view, keys in VIEWS.items():
-            wanted = pl.from_pandas(asked[keys].drop_duplicates())
-            rows = (
-                pl.scan_parquet(data_dir / f"{view}.parquet")
-                .filter(pl.col("event_timestamp") <= LAST_SNAPSHOT)
-                .join(wanted.lazy(), on=keys)
-                .sort("event_timestamp")
-                .unique(keys, keep="last")
-                .collect()
-            )
-            writer.write_to_online_store(view, rows.to_pandas(use_pyarrow_extension_array=True))
-        gateway = Gateway(Settings(repo=applied_repo, port=0, as_of=LAST_SNAPSHOT))
-        gateway.start()
+    with latest(asked) as (gateway, _):
         # Each of them has a kernel: none falls back to Python.
         assert gateway.registry.book.transforms == dict.fromkeys(TRANSFORMS, "")
         plan = gateway.registry.book.service_plan(SERVICE)
@@ -185,7 +160,6 @@ def served(
         }
         with FeatureClient(f"127.0.0.1:{gateway.port}", timeout=60) as client:
             yield client
-        gateway.stop(drain=1)
 
 
 def test_serving_gives_what_training_gives(

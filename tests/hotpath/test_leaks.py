@@ -21,6 +21,7 @@ from hotfeast.hotpath.answer import Answer, AnswerColumn
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.hotpath.columns import NoEncoder, TimeColumn, ValueColumn
+from hotfeast.hotpath.declared import declared_column
 from hotfeast.hotpath.errors import (
     CorruptRow,
     InvalidRequest,
@@ -323,6 +324,9 @@ def test_memory_is_flat_over_decoded_answers() -> None:
         for index in range(len(answer.names)):
             answer.column(index, 2)
         AnswerColumn.of_cells("f", [texts, texts])
+        assert texts.repeated()
+        for member in (2, 3, 4, 5, 14):
+            declared_column(Answer(data), 0, member, True)
         with pytest.raises(MalformedAnswer):
             Answer(data, data[:-1])
 

@@ -47,7 +47,9 @@ print("whole", version("hotfeast"))
 
 
 def _clean_environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    # What is whole does not hang on how well it is compiled, which takes minutes.
+    return {**kept, "HOTFEAST_OPTIMIZE": "0"}
 
 
 def _run(command: list[str | Path], cwd: Path) -> str:

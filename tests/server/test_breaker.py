@@ -136,7 +136,7 @@ def faulty(
     with LocalRedis() as redis:
         settings = Settings(
             repo=Path(market_store.repo_path), server=request.param, redis_url=redis.url,
-            redis_timeout=0.3, breaker=BreakerSettings(pause=0.2, window=3),
+            redis_timeout=0.3, threads=64, breaker=BreakerSettings(pause=0.2, window=3),
             metrics=("127.0.0.1", 0),
         )  # fmt: skip
         served = serve(market_store, settings)

@@ -227,7 +227,7 @@ def test_settings_change_while_a_gateway_serves(operated: Operated) -> None:
     # What needs new workers has them started; what needs a restart is told to.
     file.write_text(SETTINGS + "status_mode: feast\nlog_levels: hotfeast=info\nworkers: 2\n")
     process.process.send_signal(signal.SIGHUP)
-    process.wait_for("reload: done")
+    process.wait_for("reload: done", timeout=90)
     assert process.workers().isdisjoint({first})
     assert len(process.workers()) == 1
     assert scrape(url)["hotfeast_config_valid"] == 1
@@ -241,6 +241,6 @@ def test_settings_change_while_a_gateway_serves(operated: Operated) -> None:
     assert told_by == {1}
     # Settings that no worker starts with are not kept.
     file.write_text(SETTINGS + "aliases: nowhere.yaml\n")
-    eventually(lambda: scrape(url)["hotfeast_config_valid"] == 0)
+    eventually(lambda: scrape(url)["hotfeast_config_valid"] == 0, timeout=90)
     with FeatureClient(operated.address) as client:
         assert client.serving_info().status_mode == "feast"

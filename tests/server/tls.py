@@ -1,4 +1,4 @@
-"""A Redis behind TLS."""
+"""A server behind TLS."""
 
 import socket
 import ssl
@@ -9,12 +9,14 @@ import trustme
 
 
 class TlsFront:
-    """TLS in front of a plain server: what comes in encrypted goes on in the clear, and back."""
+    """TLS in front of a plain server: what comes in encrypted goes on in the clear, and back.
+    Clients that want to speak HTTP/2 are told that it does."""
 
     def __init__(self, port: int, certificate: trustme.LeafCert) -> None:
         self._target = port
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(self._context)
+        self._context.set_alpn_protocols(["h2"])
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
