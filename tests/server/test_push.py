@@ -627,7 +627,7 @@ def test_what_redis_refuses_is_told_in_its_words(own: tuple[LocalRedis, Served],
     # As in a failover, after which another server takes it.
     with pytest.raises(grpc.RpcError, match="READONLY") as caught:
         push(gateway, scores([user + 3], [2.0], [NOW]))
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_pushes_are_counted(redis_server: LocalRedis, tmp_path: Path, user: int) -> None:
