@@ -1,6 +1,5 @@
 """Gives blocks that are files to what reads such files."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,11 +50,6 @@ def compile_proto(text: str, world: World) -> None:
         ]
     )
     assert code == 0, text
-
-
-def read_json(text: str, world: World) -> None:
-    """Parses JSON."""
-    json.loads(text)
 
 
 def _alerts(text: str, world: World) -> None:
