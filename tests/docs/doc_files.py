@@ -1,6 +1,7 @@
 """Gives blocks that are files to what reads such files."""
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def compile_proto(text: str, world: World) -> None:
             "protoc",
             f"--proto_path={world.folder}",
             f"--proto_path={PROTO_ROOT}",
+            f"--proto_path={files('grpc_tools') / '_proto'}",
             f"--descriptor_set_out={world.folder / 'block.descriptor'}",
             str(path),
         ]
