@@ -16,7 +16,7 @@ import pytest
 from doc_blocks import Block, docstring_blocks, markdown_files, page_blocks
 from doc_commands import run_commands
 from doc_examples import compared, inside_a_client, names_for
-from doc_files import compile_proto, read_json, read_yaml
+from doc_files import compile_proto, read_yaml
 from doc_python import run_python
 from doc_world import World
 
@@ -91,8 +91,6 @@ def run(block: Block, world: World, names: dict[str, Any], printed: str) -> str:
             read_yaml(block.text, block.attributes.get("for", ""), world)
         case "proto":
             compile_proto(block.text, world)
-        case "json":
-            read_json(block.text, world)
         case language:
             pytest.fail(f"{block.place}: there is no way to run {language}")
     return ""
