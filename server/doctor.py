@@ -7,7 +7,7 @@ same settings, put into each layout there, and asked for their size.
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,11 @@ def examine(repo: Path, redis_url: str | None = None) -> Report:
         settings: dict[str, str] = {}
         for node in nodes:
             settings = _settings(node, report)
-            report.findings += _server(node.info(), settings)
+            found = _server(node.info(), settings)
+            if len(nodes) > 1:
+                address = "{host}:{port}".format(**node.connection_pool.connection_kwargs)
+                found = (replace(each, what=f"{address}: {each.what}") for each in found)
+            report.findings += found
         for join_keys, views in _by_join_keys(definitions).items():
             entities = _look(client, nodes, definitions, join_keys, views, settings)
             if entities is not None:
