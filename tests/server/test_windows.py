@@ -91,6 +91,19 @@ def test_windows_stand_beside_ordinary_views_and_under_aliases(served: Served) -
     assert answer.statuses["pages_1h"] == ["PRESENT", "NOT_FOUND"]
 
 
+def test_a_stream_of_pushes_takes_events(served: Served) -> None:
+    batches = [
+        pa.Table.from_pandas(
+            ev.frame({74: [Event(END - timedelta(minutes=i), f"{i}", 1.0)]}), preserve_index=False
+        )
+        for i in (3, 2, 1, 2)
+    ]
+    for pushed in served.client.push_stream(batches, push_source="events"):
+        assert pushed.outcomes == ["written"]
+    answer = served.client.get_online_features(features="windows", entities={"user_id": [74]})
+    assert answer.to_dict()["events_1h"] == [3]
+
+
 def test_wrong_events_are_rejected_by_name(served: Served) -> None:
     table = pa.table(
         {
