@@ -110,7 +110,7 @@ chaos: $(EXTENSIONS)
 	@$(BIN)/python -m bench chaos
 
 ## lint: ruff, cython-lint, mypy and the documentation's links
-lint: export MYPYPATH := build/namespace:docs/generate:feature_repo:tests/docs:tests/server:tests/parity:tests/monitoring:.
+lint: export MYPYPATH := build/namespace:docs/generate:feature_repo:tests/docs:tests/server:tests/parity:tests/monitoring:tests/packaging:.
 lint: docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +135,7 @@ def closed(
     settings = Settings(
         repo=Path(private.repo_path), port=0, server=request.param, reflection=True,
         auth=write_policy(folder), traffic=TrafficSettings(aliases),
+        channelz=request.param == "native",
     )  # fmt: skip
     with gateway(settings) as made, channel(made.port, None) as plain:
         yield Guarded(made, plain, folder)
@@ -342,6 +344,18 @@ def test_traffic_and_reflection(closed: Guarded) -> None:
     assert closed.as_("writer", REFLECT).code is DENIED
     hidden = {"hotfeast.serving.v1.Push", "hotfeast.serving.v1.Traffic"}
     assert services("admin") - services("scorer") == hidden
+
+
+def test_channelz(closed: Guarded, private: FeatureStore) -> None:
+    method = "/grpc.channelz.v1.Channelz/GetServers"
+    settings = closed.gateway.settings
+    if settings.server == "native":
+        assert call(closed.channel, method, b"").code is UNKNOWN
+        assert closed.as_("scorer", method, b"").code is DENIED
+        assert closed.as_("admin", method, b"").code is OK
+    else:
+        with pytest.raises(StartFailure, match="--server native only"):
+            Gateway(replace(settings, channelz=True))
 
 
 # ---------------------------------------------------------------- certificates
@@ -695,6 +709,10 @@ def test_long_names_are_cut(closed: Guarded, name: str) -> None:
     answer = closed.read("admin", name)
     assert answer.code is grpc.StatusCode.NOT_FOUND
     assert len(answer.details) <= 2000
+    for reference in (f"visits@v{'9' * 5000}:count", f"{name}:count", f"visits:{name}", name):
+        answer = closed.as_("admin", READ, asked([reference]))
+        assert answer.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+        assert len(answer.details) <= 2000
 
 
 def with_jwt(changes: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
