@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import io
 import json
 import logging
 import time
@@ -305,6 +306,31 @@ def test_pushes(closed: Guarded) -> None:
     assert closed.as_("scorer", PUSH, pushed(push_source="visits_push")).code is DENIED
     for where in ({"feature_view": "no_such"}, {"push_source": "no_such"}):
         assert closed.as_("admin", PUSH, pushed(**where)).code is grpc.StatusCode.NOT_FOUND
+
+
+def test_streams_of_reads(closed: Guarded) -> None:
+    """Each batch is judged as a request of its own."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, pa.schema([("user_id", pa.int64())])) as writer:
+        writer.write_table(pa.table({"user_id": [1]}))
+    batches = [
+        serving_pb2.GetOnlineFeaturesStreamRequest(
+            batch=number, arrow_ipc=sink.getvalue(), read={"request": {"feature_service": service}}
+        ).SerializeToString()
+        for number, service in enumerate(("reco_v1", "board", "no_such"))
+    ]
+
+    def codes(metadata: Any) -> list[int]:
+        answer = call(
+            closed.channel, f"{SERVING}/GetOnlineFeaturesStream", *batches, metadata=metadata
+        )
+        found = map(serving_pb2.GetOnlineFeaturesStreamResponse.FromString, answer.messages)
+        return [said.error.code for said in sorted(found, key=lambda said: said.batch)]
+
+    assert codes(bearer(TOKENS["scorer"])) == [0, DENIED.value[0], DENIED.value[0]]
+    assert codes(bearer(TOKENS["admin"])) == [0, 0, grpc.StatusCode.NOT_FOUND.value[0]]
+    for metadata in ((), bearer("x" * 40), (("hotfeast-identity-bin", b'["scorer.test"]'),)):
+        assert codes(metadata) == [UNKNOWN.value[0]] * 3
 
 
 def test_lists_show_what_may_be_described(closed: Guarded) -> None:
