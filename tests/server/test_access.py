@@ -30,7 +30,6 @@ from test_native import READ, Answer, call, read_request
 from hotfeast.clients import FeatureClient, NotFound, PermissionDenied, Tls, Unauthenticated
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import Gateway, Settings
-from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.security.keys import Keys, KeysPending
 from hotfeast.server.security.refusals import Reason, Refusals
 from hotfeast.server.security.tokens import hash_of
@@ -115,13 +114,6 @@ class Guarded(NamedTuple):
 
     def read(self, who: str, service: str) -> Answer:
         return self.as_(who, READ, user(service))
-
-
-@pytest.fixture(scope="module")
-def private(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    """The repository of `guarded.py`."""
-    folder = tmp_path_factory.mktemp("private")
-    return guarded.make_repository(folder, "private", redis_server.address)
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])

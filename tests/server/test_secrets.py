@@ -2,14 +2,15 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
-import guarded
 import pytest
+from feast import FeatureStore
 from guarded import Issuer, bearer, jwt_rules
 from processes import Process, eventually, run_cli
 from secured import channel
-from test_access import OK, TOKENS, private, pushed, user, write_policy, write_tokens
+from test_access import OK, TOKENS, pushed, user, write_policy, write_tokens
 from test_native import READ, call
 
 from hotfeast.server.errors import RedisUnavailable, StartFailure
@@ -17,8 +18,6 @@ from hotfeast.server.gateway import Gateway, Settings
 from hotfeast.server.redis_io import Lanes
 from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.repository import open_repository
-
-__all__ = ["private"]
 
 PUSH = "/hotfeast.serving.v1.Push/Push"
 PASSWORD = "pa55-of-redis"
@@ -29,7 +28,7 @@ def told(process: Process) -> str:
     return "\n".join([*process.lines, *process.errors])
 
 
-def test_a_gateway_that_tells_all_it_can(private: guarded.FeatureStore, tmp_path: Path) -> None:
+def test_a_gateway_that_tells_all_it_can(private: FeatureStore, tmp_path: Path) -> None:
     """At the level debug, with an access log of every call, and callers who do things wrong."""
     issuer = Issuer()
     keys = tmp_path / "keys.json"
@@ -66,7 +65,7 @@ def test_a_gateway_that_tells_all_it_can(private: guarded.FeatureStore, tmp_path
     assert [secret for secret in SECRETS if secret in said] == []
 
 
-def test_a_redis_that_cannot_be_reached(private: guarded.FeatureStore) -> None:
+def test_a_redis_that_cannot_be_reached(private: FeatureStore) -> None:
     store = open_repository(Path(private.repo_path))
     for url in (
         f"redis://user:{PASSWORD}@127.0.0.1:1/0",
@@ -74,7 +73,8 @@ def test_a_redis_that_cannot_be_reached(private: guarded.FeatureStore) -> None:
         f"redis://127.0.0.1:1/0?password={PASSWORD}",
         f"redis://user:{PASSWORD}@nowhere.invalid:1/0",
     ):
-        lanes = Lanes(connection_pool(store.config, url, 0.5))
+        pool: Any = connection_pool(store.config, url, 0.5)
+        lanes = Lanes(pool)
         for ask in (lanes.ping, lanes.take):
             with pytest.raises(RedisUnavailable) as error:
                 ask()
@@ -89,7 +89,7 @@ def test_a_redis_that_cannot_be_reached(private: guarded.FeatureStore) -> None:
         f"redis://:{PASSWORD}@[::1",
     ],
 )
-def test_a_url_that_is_not_valid(private: guarded.FeatureStore, url: str) -> None:
+def test_a_url_that_is_not_valid(private: FeatureStore, url: str) -> None:
     with pytest.raises(StartFailure) as error:
         Gateway(Settings(repo=Path(private.repo_path), port=0, redis_url=url))
     assert PASSWORD not in str(error.value)
