@@ -13,7 +13,7 @@ JOBS ?= auto
 MINUTES ?= 30
 FEAST_VENV := .venv-feast-$(FEAST)
 
-.PHONY: demo serve test test-languages test-parity-long test-mutations test-asan fuzz test-feast bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
+.PHONY: demo serve test test-languages test-parity-long test-mutations test-asan fuzz test-feast audit bench bench-quick bench-counts bench-rolling soak chaos docs docs-serve lint format clean
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -58,6 +58,10 @@ test-asan: $(EXTENSIONS)
 fuzz: $(EXTENSIONS)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
 	@tests/fuzz/run_fuzz.sh $(BIN)/python $(FUZZ_VENV) $(RUNS)
+
+## audit: known vulnerabilities of what constraints.txt pins; says loudly where PyPI does not tell
+audit: $(STAMP)
+	@$(BIN)/python tests/packaging/audit.py
 
 $(FEAST_VENV)/.installed: pyproject.toml setup.py $(wildcard protos/hotfeast/serving/v1/*.proto)
 	@test -n '$(FEAST)' || { echo 'Which Feast? For instance: make test-feast FEAST=0.64.0' >&2; exit 2; }
@@ -106,7 +110,7 @@ chaos: $(EXTENSIONS)
 	@$(BIN)/python -m bench chaos
 
 ## lint: ruff, cython-lint, mypy and the documentation's links
-lint: export MYPYPATH := build/namespace:docs/generate:feature_repo:tests/docs:tests/server:tests/parity:tests/monitoring:.
+lint: export MYPYPATH := build/namespace:docs/generate:feature_repo:tests/docs:tests/server:tests/parity:tests/monitoring:tests/packaging:.
 lint: docs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

@@ -239,6 +239,16 @@ def score(
 
 
 @app.command()
+def tls(
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that each contender has.")] = 10,
+) -> None:
+    """What TLS and the look at a caller's token cost, by either server."""
+    from bench.tls import run, table
+
+    console.print(table(run(rounds, console.log)))
+
+
+@app.command()
 def transforms() -> None:
     """What on-demand views add to a request, beside Feast's SDK; exit code 1 past a budget."""
     from bench.transforms import run, table

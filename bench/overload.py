@@ -157,15 +157,12 @@ def _summarize(
     for calls in taken:
         latency, status = calls[:, 1], calls[:, 2]
         answered = latency[status == _OK]
-        p50, p99 = np.inf, np.inf
-        if answered.size:
-            p50, p99 = (float(v) for v in np.percentile(answered, [50, 99]) * 1e3)
+        p50, p99 = np.percentile(answered, [50, 99]) * 1e3 if answered.size else (np.inf, np.inf)
         good = np.count_nonzero(answered <= _GOOD) / (_SECONDS - _WARM_UP)
         refused = np.mean(status == _RESOURCE_EXHAUSTED)
         lost = np.mean((status != _OK) & (status != _RESOURCE_EXHAUSTED))
         figures.append((good, p50, p99, refused, lost))
-    good, p50, p99, refused, lost = map(float, np.median(figures, axis=0))
-    return Point(name, rows, times, rate, good, p50, p99, refused, lost)
+    return Point(name, rows, times, rate, *map(float, np.median(figures, axis=0)))
 
 
 def judge(points: Sequence[Point]) -> list[Verdict]:

@@ -283,8 +283,9 @@ class OnlineFeatures:
         """
         torch = needed("torch", "to_torch")
         wanted = torch.float32 if dtype is None else dtype
-        whole = not wanted.is_floating_point
-        held = np.int64 if whole else np.float32 if wanted == torch.float32 else np.float64
+        # NumPy lacks some of torch's floating types, and knows the others by the same names.
+        name = str(wanted).removeprefix("torch.")
+        held = "float64" if wanted.is_floating_point and wanted != torch.float32 else name
         made = self.to_numpy(columns, dtype=held, null=null)
         return torch.from_numpy(made).to(wanted)
 

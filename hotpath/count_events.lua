@@ -19,6 +19,7 @@ local ID_SIZE, TWO_32, NEVER = 12, 4294967296, '\255\255\255\255\255\255\255\255
 local SIZES = {[0] = 4, 12, 16, 8, 8, 8, 8, 16}
 for i = 1, #levels do
   levels[i].format = levels[i].index == 4 and '<I4' or '<I8'
+  levels[i].empty = string.rep('\0', levels[i].size)
 end
 
 local newest, least, oldest, filled, ids = 0, 0, NEVER, '\0', ''
@@ -183,16 +184,35 @@ local function add_last(slot, before, event, at, time, real)
   return pack('<I8', time) .. sub(event, at, at + 7)
 end
 
+-- The record of each level, and the entry of each sketch, that was changed last: it goes back to where
+-- it belongs once another one is.
+local open_record, open_entry = {}, {}
+
+local function close_record(i)
+  local open = open_record[i]
+  if not open then return end
+  local rest = open.there and open.at + levels[i].size or open.at
+  records[i] = sub(records[i], 1, open.at - 1) .. open.held .. sub(records[i], rest)
+  open_record[i] = nil
+end
+
 local function count_in_record(i, time, event)
   local level, tile = levels[i], tile_of(time, levels[i].tile)
   if tile < first_tile(level) then return end
-  local at, there = find_record(i, tile)
-  local old = there and sub(records[i], at, at + level.size - 1)
-  local pieces, offset, before = {pack(level.format, tile)}, level.index + 1, 0
+  local open = open_record[i]
+  if not open or open.tile ~= tile then
+    close_record(i)
+    local at, there = find_record(i, tile)
+    open = {tile = tile, at = at, there = there}
+    open.held = there and sub(records[i], at, at + level.size - 1) or level.empty
+    open_record[i] = open
+  end
+  local old, offset, before = open.held, level.index + 1, 0
+  local pieces = {open.there and sub(old, 1, level.index) or pack(level.format, tile)}
   for j = 1, #level.slots, 2 do
     local kind, source = level.slots[j], level.slots[j + 1]
     local size = SIZES[kind]
-    local slot = old and sub(old, offset, offset + size - 1) or string.rep('\0', size)
+    local slot = sub(old, offset, offset + size - 1)
     offset = offset + size
     if kind == 0 then before = unpack('<I4', slot) end
     local place = 17 + 9 * (source - 1)
@@ -205,8 +225,7 @@ local function count_in_record(i, time, event)
     end
     pieces[#pieces + 1] = slot
   end
-  local rest = there and at + level.size or at
-  records[i] = sub(records[i], 1, at - 1) .. concat(pieces) .. sub(records[i], rest)
+  open.held = concat(pieces)
 end
 
 -- Registers with one more hash: which one is told by its first 11 bits, and how far the first 1 in
@@ -219,44 +238,56 @@ local function add_to_registers(registers, hash)
   return sub(registers, 1, place - 1) .. string.char(rank) .. sub(registers, place + 1)
 end
 
-local function count_in_sketch(i, time, event)
-  local level, place = levels[pairs_of[2 * i - 1]], 17 + 9 * (pairs_of[2 * i] - 1)
-  local tile, all, at = tile_of(time, level.tile), entries[i], 1
-  if byte(event, place) ~= 1 or tile < first_tile(level) then return end
-  local hash = sub(event, place + 1, place + 4)
+local function close_entry(i)
+  local open = open_entry[i]
+  if not open then return end
+  local level = levels[pairs_of[2 * i - 1]]
+  entries[i] = sub(entries[i], 1, open.at - 1) .. pack(level.format .. 'I2', open.tile, open.count)
+    .. open.held .. sub(entries[i], open.rest)
+  open_entry[i] = nil
+end
+
+-- Opens the entry of a tile, or a new one where it belongs.
+local function find_entry(i, tile, level)
+  close_entry(i)
+  local all, at = entries[i], 1
   while at < #all do
     local number = unpack(level.format, all, at)
-    local size, count = entry_size(all, at, level)
     if number > tile then break end
+    local size, count = entry_size(all, at, level)
     if number == tile then
-      local body = at + level.index + 2
-      local held, rest = sub(all, body, at + size - 1), sub(all, at + size)
-      if count ~= DENSE then
-        local from = 1
-        while true do
-          from = find(held, hash, from, true)
-          if not from then break end
-          if from % 4 == 1 then return end
-          from = from + 1
-        end
-        held = held .. hash
-        count = count + 1
-        if count > MOST_HASHES then
-          local registers = string.rep('\0', REGISTERS)
-          for j = 1, #held, 4 do
-            registers = add_to_registers(registers, (unpack('<I4', held, j)))
-          end
-          held, count = registers, DENSE
-        end
-      else
-        held = add_to_registers(held, (unpack('<I4', hash)))
-      end
-      entries[i] = sub(all, 1, body - 3) .. pack('<I2', count) .. held .. rest
-      return
+      local held = sub(all, at + level.index + 2, at + size - 1)
+      return {tile = tile, at = at, rest = at + size, count = count, held = held}
     end
     at = at + size
   end
-  entries[i] = sub(all, 1, at - 1) .. pack(level.format .. 'I2', tile, 1) .. hash .. sub(all, at)
+  return {tile = tile, at = at, rest = at, count = 0, held = ''}
+end
+
+local function count_in_sketch(i, time, event)
+  local level, place = levels[pairs_of[2 * i - 1]], 17 + 9 * (pairs_of[2 * i] - 1)
+  local tile, open = tile_of(time, level.tile), open_entry[i]
+  if byte(event, place) ~= 1 or tile < first_tile(level) then return end
+  if not open or open.tile ~= tile then
+    open = find_entry(i, tile, level)
+    open_entry[i] = open
+  end
+  local hash, held = sub(event, place + 1, place + 4), open.held
+  if open.count == DENSE then
+    open.held = add_to_registers(held, (unpack('<I4', hash)))
+    return
+  end
+  local from = find(held, hash, 1, true)
+  while from and from % 4 ~= 1 do from = find(held, hash, from + 1, true) end
+  if from then return end
+  held = held .. hash
+  open.count = open.count + 1
+  if open.count > MOST_HASHES then
+    local registers = string.rep('\0', REGISTERS)
+    for j = 1, #held, 4 do registers = add_to_registers(registers, (unpack('<I4', held, j))) end
+    held, open.count = registers, DENSE
+  end
+  open.held = held
 end
 
 -- Whether a level has no room for one more record, also without those that no window reaches once
@@ -266,7 +297,8 @@ local function is_full(time)
   newest = max(newest, time)
   for i = 1, #levels do
     local level = levels[i]
-    if #records[i] >= level.most * level.size then
+    if #records[i] + level.size >= level.most * level.size then
+      close_record(i)
       drop_records(i)
       local _, there = find_record(i, tile_of(time, level.tile))
       full = full or (not there and #records[i] >= level.most * level.size)
@@ -306,10 +338,12 @@ if changed then
   forget(least)
   local pieces = {pack('<I1I8I8', 1, newest, least), oldest, filled, pack('<I2', #ids / ID_SIZE), ids}
   for i = 1, #levels do
+    close_record(i)
     drop_records(i)
     pieces[#pieces + 1] = pack('<I2', #records[i] / levels[i].size) .. records[i]
   end
   for i = 1, #entries do
+    close_entry(i)
     drop_entries(i)
     pieces[#pieces + 1] = pack('<I4', #entries[i]) .. entries[i]
   end

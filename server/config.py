@@ -5,7 +5,6 @@ and `redis_timeout: 2` in YAML. What a source has is checked even where another 
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hotfeast.server.errors import StartFailure
+from hotfeast.server.masking import masked
 from hotfeast.server.options import (
     PREFIX,
     Option,
@@ -33,8 +33,6 @@ from hotfeast.server.yaml_text import DuplicateKey, load_mapping
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 """The variable that names the file where no option does."""
 
-_HIDDEN = "***"
-_PASSWORD = re.compile(r"(://[^/@]*:)[^/@]*@|([?&]password=)[^&]*")
 # A variable that is so near to a setting's name was probably meant to be one.
 _NEAR = 0.85
 
@@ -271,15 +269,6 @@ def shown(option: Option, value: Any) -> str:
     """A value as people may see it."""
     text = option.shown(value)
     return masked(text) if option.setting.secret and text else text
-
-
-def masked(secret: str) -> str:
-    """A secret that may be shown: of a URL all but the password, of others nothing."""
-    if "://" not in secret:
-        return _HIDDEN
-    return _PASSWORD.sub(
-        lambda found: f"{found[1]}{_HIDDEN}@" if found[1] else f"{found[2]}{_HIDDEN}", secret
-    )
 
 
 def json_schema() -> dict[str, Any]:

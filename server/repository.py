@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+from pydantic import ValidationError
+
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.security.faults import faults_of
 
 
 def open_repository(repo: Path) -> FeatureStore:
@@ -22,7 +26,7 @@ def open_repository(repo: Path) -> FeatureStore:
     try:
         store = FeatureStore(repo_path=str(repo))
     except Exception as error:
-        raise StartFailure(f"{repo / 'feature_store.yaml'} is not valid: {error}") from error
+        raise StartFailure(f"{repo / 'feature_store.yaml'} is not valid: {_words(error)}") from None
     version = store.config.entity_key_serialization_version
     if version != 3:
         raise StartFailure(
@@ -30,6 +34,19 @@ def open_repository(repo: Path) -> FeatureStore:
             "feature_store.yaml and materialize again (Feast's guide to re-serialization says how)"
         )
     return store
+
+
+def _words(error: BaseException) -> str:
+    """Why a configuration is not valid, without what stands in it: it may have passwords."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ValidationError):
+            return "; ".join(faults_of(cause))
+        if isinstance(cause, yaml.MarkedYAMLError):
+            line = 0 if cause.problem_mark is None else cause.problem_mark.line + 1
+            return f"line {line}: {cause.problem}"
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 @contextmanager

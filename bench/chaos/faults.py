@@ -124,7 +124,7 @@ def _fill_redis(world: World) -> Iterator[None]:
 
 @contextmanager
 def _make_replica(world: World) -> Iterator[None]:
-    client = world.redis.client()
+    client: Any = world.redis.client()
     # Of a server that is not there: what it has stays, and is read only.
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
     time.sleep(LENGTH)

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 Change = Callable[[random.Random, bytes], bytes]
@@ -102,9 +103,11 @@ class Link:
 
     def _cut(self) -> None:
         for writer in list(self._writers):
-            raw = writer.get_extra_info("socket")
-            # No time to say goodbye: a reset.
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # One that is closed already need not be.
+            with suppress(OSError):
+                raw = writer.get_extra_info("socket")
+                # No time to say goodbye: a reset.
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -124,6 +124,9 @@ class Load:
                 except Exception as error:
                     self._note("push", type(error).__name__)
                     continue
+                if len(result.outcomes) != len(users):
+                    self._note("push", "malformed")
+                    continue
                 failed = "OK"
                 for user, step, outcome in zip(users, rows["step"], result.outcomes, strict=True):
                     if outcome == "written":

@@ -14,6 +14,7 @@ SERVICE = "steps_service"
 USERS = 20
 TTL = timedelta(days=1)
 
+_COLUMNS = ("user", "step", "check", "text", "ratio")
 _START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=12)
 
 
@@ -114,9 +115,14 @@ class Model:
             values, statuses: The answer, by column.
         """
         with self._lock:
+            for columns in (values, statuses):
+                if any(len(columns.get(name, ())) != len(asked) for name in _COLUMNS):
+                    self._rows += len(asked)
+                    self._found("wrong", f"columns { ({n: len(c) for n, c in columns.items()}) }")
+                    return
             for i, user in enumerate(asked):
                 self._rows += 1
-                told = {name: values[name][i] for name in ("step", "check", "text", "ratio")}
+                told = {name: values[name][i] for name in _COLUMNS[1:]}
                 status = {statuses[name][i] for name in told}
                 if values["user"][i] != user or len(status) != 1:
                     self._found("wrong", f"user {user}: {values['user'][i]}, {status}")
@@ -126,7 +132,7 @@ class Model:
                 elif status == {"PRESENT"}:
                     step = told["step"]
                     expected = row(user, step) if isinstance(step, int) else {}
-                    if any(expected.get(name) != value for name, value in told.items()) or (
+                    if told != {name: expected.get(name) for name in told} or (
                         step > self.tried[user]
                     ):
                         self._found("wrong", f"user {user}: {told}")

@@ -33,13 +33,13 @@ class World:
         redis: Durable, and reached by the gateway through `to_redis`.
         to_redis, to_gateway: Links.
         repo: The repository's folder.
-        clock: The file by which the gateway's clock is set; None where that cannot be.
+        clock: The file by which the gateway's clock is set; None where it is the system's.
     """
 
     def __init__(self, faked: Path | None) -> None:
         """
         Args:
-            faked: libfaketime; None where it is not installed.
+            faked: libfaketime, by which the gateway's clock can be set; None for the system's.
         """
         with ExitStack() as stack:
             folder = Path(

@@ -213,7 +213,11 @@ class Access:
         authorization = None if call is None else call.authorization
         if authorization is not None:
             known = rules.known.get(authorization)
-            if known is None or known.ends <= time.time():
+            if known is not None and known.ends <= time.time():
+                # So that it is looked at in a thread from now on.
+                rules.known.pop(authorization, None)
+                known = None
+            if known is None:
                 known = self._verify(rules, authorization, call)
             return known.grants
         identity = None if call is None else call.identity

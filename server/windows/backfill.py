@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import redis
 
 from hotfeast.hotpath.columns import TimeColumn, ValueColumn
 from hotfeast.hotpath.events import EventBatch
 from hotfeast.hotpath.scripts import load_script
 from hotfeast.hotpath.tile_layout import LAST, SUM_INTEGER, TILES_FIELD, Level, Slot, TileLayout
-from hotfeast.server.errors import RedisUnavailable, StartFailure, not_servable
+from hotfeast.server.errors import RedisUnavailable, not_servable
 from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.redis_clients import REDIS_ERRORS, client_of
 from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import RegistryReader, feast_view
 from hotfeast.server.repository import open_repository
@@ -94,19 +94,13 @@ def backfill(
         progress: Is told how far it is.
 
     Raises:
-        StartFailure: The repository cannot be opened, or its online store is no Redis server.
+        StartFailure: The repository cannot be opened, or its online store is no Redis.
         RequestFailure: A view is unknown, not windowed, or its source lacks a column.
         RedisUnavailable: Redis did not answer. What was filled in is; run it again.
         Exception: Whatever Feast raises where a source cannot be read.
     """
     store = repo if isinstance(repo, FeatureStore) else open_repository(Path(repo))
-    pool = connection_pool(store.config, redis_url, REDIS_TIMEOUT)
-    if not isinstance(pool, redis.ConnectionPool):
-        raise StartFailure(
-            "online_store.redis_type is 'redis_cluster'; tiles are filled in on one server only: "
-            "push the events instead"
-        )
-    client: Any = redis.Redis(connection_pool=pool)
+    client = client_of(connection_pool(store.config, redis_url, REDIS_TIMEOUT))
     reader = RegistryReader(store)
     stored = reader.read()
     definitions = reader.define(stored)
@@ -119,7 +113,7 @@ def backfill(
             raise not_servable(f"feature view {name!r} has no windows to fill in; materialize it")
         try:
             done.append(_backfill(store, feast_view(stored, name), write, end, client, progress))
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise RedisUnavailable(f"Redis did not answer: {error}") from error
     return done
 
@@ -151,7 +145,6 @@ class _Filling:
         self._events = events
         self._layout: TileLayout = events.windows.layout
         self._client = client
-        self._script = client.register_script(SCRIPT)
         self._end = microseconds_since(end)
         self._progress = progress
         self.filled = Filled(events.write.name, end, 0)
@@ -210,11 +203,10 @@ class _Filling:
             if e in counted:
                 blob = unite(self._layout, blob, counted[e])
             life = -(-(max(blob.newest - now, 0) + self._layout.retention) // 1000)
-            self._script(
-                keys=[keys[e - start]],
-                args=[held[e] or b"", pack_blob(self._layout, blob), life],
-                client=pipeline,
-            )
+            packed = pack_blob(self._layout, blob)
+            # By its text, and as a command: redis-py's pipeline of a cluster knows no scripts.
+            arguments = (1, keys[e - start], held[e] or b"", packed, life)
+            pipeline.execute_command("EVAL", SCRIPT, *arguments)
         answers = dict(zip(cuts, pipeline.execute(), strict=True))
         self.filled.filled += sum(answers.values())
         return [e for e, answer in answers.items() if not answer]

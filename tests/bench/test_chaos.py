@@ -39,6 +39,7 @@ def nothing(user: int, status: str) -> tuple[dict[str, list[Any]], Any]:
         (answer(4, 7), "wrong"),
         (answer(3, 7, step=None), "wrong"),
         (nothing(3, "INVALID"), "wrong"),
+        (({}, {}), "wrong"),
     ],
 )
 def test_answers_are_judged(told: tuple[dict[str, list[Any]], Any], found: str) -> None:

@@ -17,6 +17,7 @@ from hotfeast.server.lint.rules import RULES
 from hotfeast.server.lint.settings import read_settings
 from hotfeast.server.monitoring.open_alerts import open_rules
 from hotfeast.server.redis_pools import connection_pool
+from hotfeast.server.security.policy import JwtRules, read_policy
 from hotfeast.server.traffic.aliases import read_aliases
 
 
@@ -84,9 +85,21 @@ def _settings(text: str, world: World) -> None:
     found.settings()
 
 
+def _policy(text: str, world: World) -> None:
+    path = world.folder / "access.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert read_policy(path).grants
+
+
+def _jwt(text: str, world: World) -> None:
+    JwtRules.model_validate(yaml.safe_load(text))
+
+
 _READERS: dict[str, Callable[[str, World], None]] = {
     "alerts": _alerts,
     "aliases": _aliases,
     "feature_store": _feature_store,
     "settings": _settings,
+    "jwt": _jwt,
+    "policy": _policy,
 }

@@ -36,6 +36,7 @@ PAGES = [str(path.relative_to(CHECKOUT)) for path in markdown_files(CHECKOUT)]
 
 NOT_RUN = {
     "docs/explanation/architecture.md": "a picture",
+    "docs/explanation/threat-model.md": "a picture",
     "docs/how-to/materialize.md": "Spark needs a JVM",
 }
 """Pages with a block that cannot be run, and why; one a page."""

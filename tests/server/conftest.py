@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import guarded
 import market
 import pytest
 import trustme
@@ -36,6 +37,13 @@ def lenient(market_store: FeatureStore) -> Iterator[Served]:
     """A gateway with the statuses of Feast's Python server."""
     with serving(market_store, "feast") as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def private(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """The repository of `guarded.py`, applied and filled."""
+    folder = tmp_path_factory.mktemp("private")
+    return guarded.make_repository(folder, "private", redis_server.address)
 
 
 @pytest.fixture(scope="session")

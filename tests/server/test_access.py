@@ -2,10 +2,12 @@
 
 import base64
 import hmac
+import io
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +30,6 @@ from test_native import READ, Answer, call, read_request
 from hotfeast.clients import FeatureClient, NotFound, PermissionDenied, Tls, Unauthenticated
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.gateway import Gateway, Settings
-from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.security.keys import Keys, KeysPending
 from hotfeast.server.security.refusals import Reason, Refusals
 from hotfeast.server.security.tokens import hash_of
@@ -115,13 +116,6 @@ class Guarded(NamedTuple):
         return self.as_(who, READ, user(service))
 
 
-@pytest.fixture(scope="module")
-def private(redis_server: LocalRedis, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    """The repository of `guarded.py`."""
-    folder = tmp_path_factory.mktemp("private")
-    return guarded.make_repository(folder, "private", redis_server.address)
-
-
 @pytest.fixture(scope="module", params=["native", "grpcio"])
 def closed(
     request: pytest.FixtureRequest,
@@ -134,6 +128,7 @@ def closed(
     settings = Settings(
         repo=Path(private.repo_path), port=0, server=request.param, reflection=True,
         auth=write_policy(folder), traffic=TrafficSettings(aliases),
+        channelz=request.param == "native",
     )  # fmt: skip
     with gateway(settings) as made, channel(made.port, None) as plain:
         yield Guarded(made, plain, folder)
@@ -305,6 +300,31 @@ def test_pushes(closed: Guarded) -> None:
         assert closed.as_("admin", PUSH, pushed(**where)).code is grpc.StatusCode.NOT_FOUND
 
 
+def test_streams_of_reads(closed: Guarded) -> None:
+    """Each batch is judged as a request of its own."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, pa.schema([("user_id", pa.int64())])) as writer:
+        writer.write_table(pa.table({"user_id": [1]}))
+    batches = [
+        serving_pb2.GetOnlineFeaturesStreamRequest(
+            batch=number, arrow_ipc=sink.getvalue(), read={"request": {"feature_service": service}}
+        ).SerializeToString()
+        for number, service in enumerate(("reco_v1", "board", "no_such"))
+    ]
+
+    def codes(metadata: Any) -> list[int]:
+        answer = call(
+            closed.channel, f"{SERVING}/GetOnlineFeaturesStream", *batches, metadata=metadata
+        )
+        found = map(serving_pb2.GetOnlineFeaturesStreamResponse.FromString, answer.messages)
+        return [said.error.code for said in sorted(found, key=lambda said: said.batch)]
+
+    assert codes(bearer(TOKENS["scorer"])) == [0, DENIED.value[0], DENIED.value[0]]
+    assert codes(bearer(TOKENS["admin"])) == [0, 0, grpc.StatusCode.NOT_FOUND.value[0]]
+    for metadata in ((), bearer("x" * 40), (("hotfeast-identity-bin", b'["scorer.test"]'),)):
+        assert codes(metadata) == [UNKNOWN.value[0]] * 3
+
+
 def test_lists_show_what_may_be_described(closed: Guarded) -> None:
     def listed(who: str) -> tuple[set[str], set[str]]:
         [services] = closed.as_(who, f"{SERVING}/ListFeatureServices", b"").messages
@@ -342,6 +362,18 @@ def test_traffic_and_reflection(closed: Guarded) -> None:
     assert closed.as_("writer", REFLECT).code is DENIED
     hidden = {"hotfeast.serving.v1.Push", "hotfeast.serving.v1.Traffic"}
     assert services("admin") - services("scorer") == hidden
+
+
+def test_channelz(closed: Guarded, private: FeatureStore) -> None:
+    method = "/grpc.channelz.v1.Channelz/GetServers"
+    settings = closed.gateway.settings
+    if settings.server == "native":
+        assert call(closed.channel, method, b"").code is UNKNOWN
+        assert closed.as_("scorer", method, b"").code is DENIED
+        assert closed.as_("admin", method, b"").code is OK
+    else:
+        with pytest.raises(StartFailure, match="--server native only"):
+            Gateway(replace(settings, channelz=True))
 
 
 # ---------------------------------------------------------------- certificates
@@ -695,6 +727,10 @@ def test_long_names_are_cut(closed: Guarded, name: str) -> None:
     answer = closed.read("admin", name)
     assert answer.code is grpc.StatusCode.NOT_FOUND
     assert len(answer.details) <= 2000
+    for reference in (f"visits@v{'9' * 5000}:count", f"{name}:count", f"visits:{name}", name):
+        answer = closed.as_("admin", READ, asked([reference]))
+        assert answer.code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+        assert len(answer.details) <= 2000
 
 
 def with_jwt(changes: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:

@@ -404,6 +404,11 @@ def test_tensors(strict: Served) -> None:
     assert answer.to_torch().dtype == torch.float32
     assert answer.to_torch(null=0.0).tolist() == [[1.5, 10.0], [0.0, 0.0]]
     assert answer.to_torch(["user_id"], dtype=torch.int64).tolist() == [[1], [2]]
+    assert answer.to_torch(null=0.0, dtype=torch.bfloat16).tolist() == [[1.5, 10.0], [0.0, 0.0]]
+    small = answer.to_torch(["user_id"], dtype=torch.int8)
+    assert (small.dtype, small.tolist()) == (torch.int8, [[1], [2]])
+    with pytest.raises(ValueError, match="row 1: 2 is no bool"):
+        answer.to_torch(["user_id"], dtype=torch.bool)
 
 
 def test_what_is_shown(strict: Served) -> None:

@@ -39,6 +39,7 @@ from hotfeast.server.local_shapes import LocalCluster, wait_until
 from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.repack import repack
 from hotfeast.server.view_writer import ViewWriter
+from hotfeast.server.windows.backfill import backfill
 from hotfeast.serving.v1 import push_pb2_grpc, serving_pb2, serving_pb2_grpc, value_pb2
 
 SKUS = [f"sku {number}" for number in range(200)]
@@ -190,6 +191,25 @@ def test_windows_over_events(cluster: LocalCluster, tmp_path: Path) -> None:
             close({name: answer.to_dict()[name][row] for name, *_ in events.FEATURES}, wanted)
     finally:
         stop(served)
+
+
+def test_tiles_are_filled_in_on_a_cluster(cluster: LocalCluster, tmp_path: Path) -> None:
+    store = events.write_repository(tmp_path, "filled", cluster.address, redis_type="redis_cluster")
+    end = events.START + timedelta(days=40)
+    generator = random.Random(4)
+    users = {n: some_events(generator, 20, timedelta(days=39)) for n in range(1, 16)}
+    events.write_events(tmp_path, users)
+    (done,) = backfill(store, ["activity"])
+    assert (done.filled, done.failed) == (15, 0)
+    served = serve(store, Settings(repo=tmp_path, as_of=end))
+    try:
+        answer = served.client.get_online_features("windows", {"user_id": list(users)}).to_dict()
+    finally:
+        stop(served)
+    for row, user_events in enumerate(users.values()):
+        wanted = events.expected(user_events, end)
+        assert wanted is not None
+        close({name: answer[name][row] for name, *_ in events.FEATURES}, wanted)
 
 
 def test_keys_on_their_way_to_another_node(served: Served, cluster: LocalCluster) -> None:

@@ -194,7 +194,7 @@ def test_the_dashboard_and_the_alerts_of_a_gateway(operated: Operated, tmp_path:
         loaded = {
             rule["name"] for group in prometheus.ask("rules")["groups"] for rule in group["rules"]
         }
-        assert len(loaded) == 14
+        assert len(loaded) == 17
         # Two in a hundred of what is asked is not there, which is the asker's fault.
         assert prometheus.firing() == set()
         operated.redis.kill()
