@@ -245,8 +245,11 @@ def _turns(
 
 def _cpu(gateway: int) -> npt.NDArray[np.float64]:
     """Seconds of CPU that this process and the gateway's have taken."""
-    processes = psutil.Process(), psutil.Process(gateway)
-    return np.array([sum(each.cpu_times()[:2]) for each in processes])
+    server = psutil.Process(gateway)
+    there = [server, *server.children(recursive=True)]
+    return np.array(
+        [sum(sum(each.cpu_times()[:2]) for each in side) for side in ([psutil.Process()], there)]
+    )
 
 
 def _by_sdk(store: Any, service: Any, batch: pa.RecordBatch) -> pa.Table:

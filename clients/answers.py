@@ -21,6 +21,7 @@ from hotfeast.clients.decoding import (
 )
 from hotfeast.clients.optional import needed
 from hotfeast.hotpath.answer import Answer, AnswerColumn
+from hotfeast.hotpath.declared import usual_column
 from hotfeast.serving.v1 import serving_pb2
 
 _STATUS_NAMES = {v.number: v.name for v in serving_pb2.FieldStatus.DESCRIPTOR.values}
@@ -352,7 +353,8 @@ class OnlineFeatures:
 
     def _column(self, index: int) -> AnswerColumn:
         if index not in self._columns:
-            self._columns[index] = self._answer.column(index)
+            usual = usual_column(self._answer, index)
+            self._columns[index] = self._answer.column(index) if usual is None else usual
         return self._columns[index]
 
     def _indexes(self, names: Sequence[str]) -> list[int]:

@@ -6,3 +6,6 @@ def declared_column(answer: Answer, index: int, member: int, beside: bool) -> An
 
     Raises IndexError where there is no such column.
     """
+
+def usual_column(answer: Answer, index: int) -> AnswerColumn | None:
+    """The same with statuses and event times, of a column of whatever its first value is."""

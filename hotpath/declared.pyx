@@ -247,3 +247,37 @@ def declared_column(
     made.values = values
     made.offsets = offsets
     return made
+
+
+cdef uint32_t first_member(const Cursor* vector, uint32_t rows) noexcept nogil:
+    """The field number of the first value that is there; 0 where there is none, or it is in another
+    form."""
+    cdef Cursor c = vector[0], value
+    cdef uint32_t _
+    for _ in range(rows):
+        if c.at == c.end or c.at[0] != TAG_VALUE:
+            return 0
+        c.at += 1
+        if read_span(&c, &value) != 0:
+            return 0
+        if value.at != value.end:
+            return value.at[0] >> 3 if value.at[0] < 0x80 else 0
+    return 0
+
+
+def usual_column(Answer answer not None, uint32_t index) -> AnswerColumn | None:
+    """The same with statuses and event times, of a column of whatever its first value is.
+
+    Args:
+        answer: One answer.
+        index: The column's position.
+
+    Raises:
+        IndexError: There is no such column.
+    """
+    cdef Outline outline = answer.outlines[0]
+    if index >= outline.count:
+        raise IndexError(f"there is no column {index}")
+    return declared_column(
+        answer, index, first_member(&outline.vectors[index], answer.rows), True
+    )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotfeast.hotpath.answer import Answer, AnswerColumn
-from hotfeast.hotpath.declared import declared_column
+from hotfeast.hotpath.declared import declared_column, usual_column
 from hotfeast.hotpath.errors import MalformedAnswer
 from tests.hotpath.helpers import RANDOMS, mutant
 from tests.hotpath.test_answer import plain_values, responses
@@ -70,6 +70,12 @@ def test_columns_in_the_usual_form_are_those_of_the_other_decoder(asked: tuple[b
         column = declared_column(answer, 0, member, beside)
         assert column is not None
         assert content(column) == content(answer.column(0), beside)
+    column = usual_column(answer, 0)
+    if column is None:
+        # No value says what they are.
+        assert answer.column(0).layout == "none"
+    else:
+        assert content(column) == content(answer.column(0))
 
 
 def assert_same_or_none(answer: Answer, index: int, member: int) -> None:
@@ -77,6 +83,9 @@ def assert_same_or_none(answer: Answer, index: int, member: int) -> None:
         column = declared_column(answer, index, member, beside)
         if column is not None:
             assert content(column) == content(answer.column(index), beside)
+    column = usual_column(answer, index)
+    if column is not None:
+        assert content(column) == content(answer.column(index))
 
 
 @given(responses(), st.integers(0, 60))
@@ -99,6 +108,9 @@ def test_hostile_bytes_are_read_as_the_other_decoder_reads_them(
         column = declared_column(answer, index, member, True)
         if column is not None:
             assert content(column) == content(answer.column(index))
+        column = usual_column(answer, index)
+        if column is not None:
+            assert content(column) == content(answer.column(index))
         # Without what stands beside the values, those need not be right.
         declared_column(answer, index, member, False)
 
@@ -110,6 +122,8 @@ def test_what_there_is_not() -> None:
     data = response.SerializeToString()
     with pytest.raises(IndexError):
         declared_column(Answer(data), 1, 4, False)
+    with pytest.raises(IndexError):
+        usual_column(Answer(data), 1)
     # Neither several answers nor lists.
     assert declared_column(Answer(data, data), 0, 4, False) is None
     assert declared_column(Answer(data), 0, 14, False) is None
