@@ -1,17 +1,15 @@
 """Streams into push sources: real Redis streams, consumers that die, and events that come twice."""
 
 import json
+import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import events as ev
@@ -19,7 +17,9 @@ import pytest
 from event_samples import Direct, close, some_events
 from events import Event
 from feast import FeatureStore
+from typer.testing import CliRunner
 
+from hotfeast.server.cli import app
 from hotfeast.server.consume import StreamConsumer, StreamOptions
 from hotfeast.server.errors import RequestFailure
 from hotfeast.server.local_redis import LocalRedis, free_port
@@ -176,15 +176,9 @@ def test_the_command_consumes_until_it_is_told_to_stop(
 ) -> None:
     add(source, {54: [Event(ev.START + timedelta(days=25), "c", 1.5)]})
     page = free_port()
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "hotfeast.server", "consume", "events", "--stream", STREAM,
-            "--from", f"redis://{redis_server.address}", "--repo", str(store.repo_path),
-            "--metrics", f"127.0.0.1:{page}", "--consumer", "command",
-        ],
-        stdout=subprocess.PIPE, text=True, cwd=Path.cwd(),
-    )  # fmt: skip
-    try:
+    pages = []
+
+    def look_and_stop() -> None:
         text = ""
         for _ in range(200):
             try:
@@ -194,11 +188,28 @@ def test_the_command_consumes_until_it_is_told_to_stop(
                 text = ""
             if "hotfeast_consumed_rows_total{" in text:
                 break
-            time.sleep(0.1)
-        assert re.search(r'consumed_rows_total\{.*outcome="written".*\} 1.0', text)
-        assert 'hotfeast_consume_lag_entries{group="hotfeast",stream="purchases"} 0.0' in text
+            time.sleep(0.05)
+        pages.append(text)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    looking = threading.Thread(target=look_and_stop)
+    looking.start()
+    try:
+        done = CliRunner().invoke(
+            app,
+            [
+                "consume", "events", "--stream", STREAM, "--from",
+                f"redis://{redis_server.address}", "--repo", str(store.repo_path),
+                "--metrics", f"127.0.0.1:{page}", "--consumer", "command",
+            ],
+        )  # fmt: skip
     finally:
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert "1 written" in output
+        looking.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert done.exit_code == 0, done.output
+    assert "1 written" in done.output
+    assert re.search(r'consumed_rows_total\{.*outcome="written".*\} 1.0', pages[0])
+    assert 'hotfeast_consume_lag_entries{group="hotfeast",stream="purchases"} 0.0' in pages[0]
