@@ -106,4 +106,6 @@ def test_jumps_are_marked(library: Any) -> None:
     ]
     text = library.get_section_by_name(".text")
     at = entry - text["sh_addr"]
-    assert text.data()[at : at + 4] == _ENDBR64
+    assert text.data()[at : at + 4] == _ENDBR64, (
+        "built without the flags of setup.py: python setup.py build_ext --inplace --force"
+    )
