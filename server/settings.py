@@ -260,7 +260,7 @@ class RequestLimits:
             name="overload_delay",
             ge=0,
         ),
-    ] = 0.01
+    ] = 0.02
 
 
 @dataclass(frozen=True, slots=True)
