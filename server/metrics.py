@@ -96,7 +96,8 @@ class Metrics(grpc.ServerInterceptor):
         ] = {}
         self._requests = Counter(
             "hotfeast_requests",
-            "Calls that were answered, by method (service/method) and gRPC status code.",
+            "Calls that were answered, and batches on streams of reads, by method (service/method) "
+            "and gRPC status code.",
             ["method", "code"],
             registry=self.collector,
         )
