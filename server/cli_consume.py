@@ -1,4 +1,4 @@
-"""`hotfeast consume`: a Redis stream into a push source."""
+"""`hotfeast consume`: a Redis stream, or a Kafka topic, into a push source."""
 
 import logging
 import signal
@@ -32,9 +32,13 @@ class Begin(StrEnum):
 
 def consume(
     push_source: Annotated[str, typer.Argument(help="The push source that entries go to.")],
-    stream: Annotated[str, typer.Option(help="Key of the Redis stream.")],
+    stream: Annotated[str, typer.Option(help="Key of the Redis stream, or a Kafka topic.")],
     source: Annotated[
-        str, typer.Option("--from", help="redis://, rediss:// or unix:// URL of the stream.")
+        str,
+        typer.Option(
+            "--from",
+            help="redis://, rediss:// or unix:// URL of the stream, or kafka://HOST:PORT,...",
+        ),
     ],
     repo: RepoOption = Path("."),
     group: Annotated[str, typer.Option(help="Consumer group; made if it is not there.")] = (
@@ -50,20 +54,36 @@ def consume(
     target: Annotated[Target, typer.Option(help="Where rows go.")] = Target.online,
     batch: Annotated[int, typer.Option(min=1, help="Entries stored at once at most.")] = 500,
     claim_after: Annotated[
-        float,
-        typer.Option(min=1, help="Seconds after which another's entries are taken over."),
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            min=1,
+            help="Seconds after which another's entries of a Redis stream are taken over; 60 "
+            "unless given.",
+        ),
+    ] = None,
     rejected: Annotated[
         str | None,
-        typer.Option(help="Stream for what cannot be stored; the stream's key and :rejected."),
+        typer.Option(
+            help="Stream or topic for what cannot be stored, none if empty; the stream's key and "
+            ":rejected, or the topic's name and .rejected, unless given."
+        ),
+    ] = None,
+    kafka_config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A property of librdkafka, such as for TLS."),
+    ] = None,
+    kafka_config_file: Annotated[
+        Path | None,
+        typer.Option(help="File of such properties, a line each; the place for passwords."),
     ] = None,
     redis: RedisOption = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Page of figures for Prometheus.")
     ] = None,
 ) -> None:
-    """Consumes a Redis stream into a push source: at least once, by a consumer group. An entry has
-    a field for each column, as text, or one field json. Runs until SIGTERM or Ctrl-C.
+    """Consumes a Redis stream or a Kafka topic into a push source: at least once, by a consumer
+    group. An entry has a field for each column, as text, or one field json; a message of Kafka is
+    a JSON object. Runs until SIGTERM or Ctrl-C.
 
     Exit codes: 0, 2 if it could not start or go on.
     """
@@ -73,6 +93,12 @@ def consume(
             page = parse_address(metrics)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--metrics") from error
+    kafka = source.startswith("kafka://")
+    if kafka and claim_after is not None:
+        raise typer.BadParameter("Kafka's brokers say it", param_hint="--claim-after")
+    if not kafka and (kafka_config or kafka_config_file):
+        raise typer.BadParameter("only for --from kafka://", param_hint="--kafka-config")
+    config = read_config(kafka_config or [], kafka_config_file)
     # Only now: Feast takes seconds to import, and a wrong option should be told at once.
     from redis import Redis, RedisError
 
@@ -83,35 +109,81 @@ def consume(
     from hotfeast.server.repository import open_repository
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    targets = {Target.online: ONLINE, Target.offline: OFFLINE, Target.both: BOTH}
-    options = consuming.StreamOptions(
-        stream=stream,
-        group=group,
-        consumer=consumer or socket.gethostname(),
-        push_source=push_source,
-        target=targets[target],
-        begin="0" if begin is Begin.all else "$",
-        batch=batch,
-        claim_after=claim_after,
-        rejected=f"{stream}:rejected" if rejected is None else rejected,
-    )
+    common: dict[str, Any] = {
+        "group": group,
+        "consumer": consumer or socket.gethostname(),
+        "push_source": push_source,
+        "target": {Target.online: ONLINE, Target.offline: OFFLINE, Target.both: BOTH}[target],
+        "batch": batch,
+    }
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    refusals: tuple[type[Exception], ...] = (RequestFailure, RedisError, ValueError, OSError)
     with failures():
+        if kafka:
+            # Only now: it says what to install if that is not there.
+            from hotfeast.server import consume_kafka
+
+            refusals = (*refusals, consume_kafka.TopicRefused)
+        figures = ConsumerFigures(stream, group)
+        runner: Any
         try:
-            client: Any = Redis.from_url(source)
-            figures = ConsumerFigures(stream, group)
-            runner = consuming.StreamConsumer(
-                open_repository(repo), options, client, redis, tell=figures.told
-            )
+            if kafka:
+                topic = consume_kafka.TopicOptions(
+                    topic=stream,
+                    servers=consume_kafka.parse_servers(source),
+                    begin_new=begin is Begin.new,
+                    rejected=f"{stream}.rejected" if rejected is None else rejected,
+                    config=config,
+                    **common,
+                )
+                runner = consume_kafka.TopicConsumer(
+                    open_repository(repo), topic, redis, tell=figures.told
+                )
+            else:
+                options = consuming.StreamOptions(
+                    stream=stream,
+                    begin="0" if begin is Begin.all else "$",
+                    claim_after=60.0 if claim_after is None else claim_after,
+                    rejected=f"{stream}:rejected" if rejected is None else rejected,
+                    **common,
+                )
+                client: Any = Redis.from_url(source)
+                runner = consuming.StreamConsumer(
+                    open_repository(repo), options, client, redis, tell=figures.told
+                )
             if page is not None:
                 figures.serve(*page)
-            typer.echo(f"Hotfeast consumes {stream} into {push_source} as {options.consumer}")
+            typer.echo(f"Hotfeast consumes {stream} into {push_source} as {common['consumer']}")
             runner.run(stop)
-        except (RequestFailure, RedisError, ValueError, OSError) as error:
+        except refusals as error:
             message = error.message if isinstance(error, RequestFailure) else str(error)
             typer.echo(f"hotfeast: {message}", err=True)
             raise typer.Exit(2) from None
     counts = ", ".join(f"{n} {name}" for name, n in sorted(runner.consumed.outcomes.items()))
     typer.echo(f"Stopped: {counts or 'nothing was consumed'}")
+
+
+def read_config(given: list[str], file: Path | None) -> dict[str, str]:
+    """Properties of librdkafka; those on the command line go before those of a file.
+
+    Raises:
+        typer.BadParameter: A line is none. It is not repeated, as it may be a secret.
+    """
+    lines = []
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise typer.BadParameter(str(error), param_hint="--kafka-config-file") from error
+    config = {}
+    for hint, texts in (("--kafka-config-file", lines), ("--kafka-config", given)):
+        for number, text in enumerate(texts, 1):
+            if hint == "--kafka-config-file" and (not text.strip() or text.startswith("#")):
+                continue
+            name, equals, value = text.partition("=")
+            if not equals or not name.strip():
+                raise typer.BadParameter(f"number {number} is not KEY=VALUE", param_hint=hint)
+            config[name.strip()] = value.strip()
+    return config

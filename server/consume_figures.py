@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 if TYPE_CHECKING:
-    from hotfeast.server.consume import Consumed
+    from hotfeast.server.consume_rows import Consumed
 
 
 class ConsumerFigures:
@@ -15,7 +15,7 @@ class ConsumerFigures:
     def __init__(self, stream: str, group: str) -> None:
         """
         Args:
-            stream: The stream's key.
+            stream: The stream's key, or the topic.
             group: The consumer group.
         """
         self._labels = [stream, group]
@@ -48,13 +48,18 @@ class ConsumerFigures:
         )
         lag = GaugeMetricFamily(
             "hotfeast_consume_lag_entries",
-            "Entries of the stream that the group has not read.",
+            "Entries that the group has not read; of a topic, those in this consumer's partitions.",
             labels=names,
         )
         pending = GaugeMetricFamily(
             "hotfeast_consume_pending_entries",
             "Entries that the group has read and not acknowledged.",
             labels=names,
+        )
+        partitions = GaugeMetricFamily(
+            "hotfeast_consume_partition_lag_entries",
+            "Messages of a partition that this consumer has not stored.",
+            labels=[*names, "partition"],
         )
         consumed = self._consumed
         if consumed is not None:
@@ -64,4 +69,6 @@ class ConsumerFigures:
             pending.add_metric(self._labels, consumed.pending)
             if consumed.lag is not None:
                 lag.add_metric(self._labels, consumed.lag)
-        return [rows, claimed, lag, pending]
+            for number, left in sorted(consumed.partition_lags.items()):
+                partitions.add_metric([*self._labels, str(number)], left)
+        return [rows, claimed, lag, pending, partitions]
