@@ -27,8 +27,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import msgpack
-
 TILES_FORMAT = 1
 TILES_FIELD = b"t"
 """The hash field that has the blob; it is the only one of its key."""
@@ -179,7 +177,7 @@ class TileLayout:
         Args:
             storage_name: The view's name in the store.
         """
-        shape = msgpack.packb(
+        shape = _packed(
             [storage_name, self.inputs, [(e.tile, e.span, e.slots) for e in self.levels],
              self.sketches]
         )  # fmt: skip
@@ -188,7 +186,7 @@ class TileLayout:
     def for_script(self) -> bytes:
         """What the script that counts events is told of the layout, as MessagePack."""
         exact = [self.most_events if e.tile == EXACT_TILE else 65535 for e in self.levels]
-        packed: bytes = msgpack.packb(
+        return _packed(
             {
                 "lateness": self.lateness,
                 "most_ids": self.most_ids,
@@ -211,7 +209,15 @@ class TileLayout:
                                                                     sketch.source + 1)],
             }
         )  # fmt: skip
-        return packed
+
+
+def _packed(thing: object) -> bytes:
+    """A thing as MessagePack."""
+    # Only here: the client, for which this module is loaded too, does without the package.
+    import msgpack
+
+    packed: bytes = msgpack.packb(thing)
+    return packed
 
 
 def tile_layout(

@@ -31,11 +31,13 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (("type: redis\n  connection_string", "type: sqlite\n  path"), ["redis", "online_store"]),
+        ((" type: redis\n  redis_type: redis\n  connection_string", " type: sqlite\n  path"),
+         ["online_store.type", "sqlite"]),
+        (("redis_type: redis", "redis_type: memcached"), ["redis_type", "'redis_cluster'"]),
         (("version: 3", "version: 2"), ["entity_key_serialization_version", "3"]),
         (("connection_string: 127", "connection_string: nowhere,127"), ["connection_string"]),
     ],
-)
+)  # fmt: skip
 def test_repository_that_cannot_be_served(
     market_store: FeatureStore, tmp_path: Path, change: tuple[str, str], parts: list[str]
 ) -> None:
