@@ -334,8 +334,9 @@ class TopicConsumer:
     def _measure(self) -> None:
         """How many messages there are in this consumer's partitions that it has not stored."""
         lags = {}
+        mine = self._consumer.assignment()
         try:
-            for each in self._consumer.position(self._consumer.assignment()):
+            for each in self._consumer.position(mine):
                 _, end = self._consumer.get_watermark_offsets(each, cached=True)
                 if end >= 0:
                     lags[each.partition] = max(0, end - self._next(each))
@@ -344,7 +345,8 @@ class TopicConsumer:
                 raise
             logger.warning("the lag is not known: %s", _text(error))
         self.consumed.partition_lags = lags
-        self.consumed.lag = sum(lags.values()) if lags else None
+        # The end of a partition is known once it has been fetched from.
+        self.consumed.lag = sum(lags.values()) if 0 < len(lags) == len(mine) else None
 
     def _next(self, at: TopicPartition) -> int:
         """The offset of the message of a partition that is read next."""
