@@ -73,7 +73,7 @@ def words_of(audit: Audit) -> Sequence[str]:
             f"AUDIT NOT DONE for {len(audit.skipped)} packages: PyPI tells nothing of them here.",
             "Nothing is known of them, which is not the same as their having no vulnerability.",
             *(f"  {line}" for line in audit.skipped[:3]),
-            "Run `make audit` where https://pypi.org/pypi/NAME/VERSION/json is answered.",
+            "Run `make audit` where the index answers for NAME/VERSION/json.",
             _BANNER,
         ]
     said.append(
