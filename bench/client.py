@@ -21,7 +21,8 @@ from rich.table import Table
 
 from bench import OUT
 from bench.data import FIVE_VIEWS, JOIN_KEY, Rows, choose_entities, make_request
-from bench.measure import Contender, Samples, interleave, machine, write_json
+from bench.measure import Contender, Samples, interleave, machine
+from bench.parts import Results, parts_table, write_parts
 from bench.processes import OUR_METHOD, caller, open_gateway
 from bench.stores import Encoding, open_store
 from hotfeast.clients import FeatureClient, OnlineFeatures
@@ -35,9 +36,6 @@ _WHOLE_CALLS = 50
 _REQUESTS = 100
 _BARE, _WHOLE = "bare gRPC call, bytes to bytes", "client, array to NumPy matrix"
 _FEAST_DF, _FEAST_ARROW = "protobuf, Feast's to_df", "protobuf, Feast's to_arrow"
-
-Results = dict[str, dict[str, Samples]]
-"""By part and contender."""
 
 
 def run(rounds: int = 10, say: Callable[[str], None] = print) -> Results:
@@ -65,36 +63,14 @@ def run(rounds: int = 10, say: Callable[[str], None] = print) -> Results:
         say("whole calls")
         client = stack.enter_context(FeatureClient(f"127.0.0.1:{port}", timeout=30))
         results[f"call for {_WHOLE_ROWS} x 50"] = _whole_calls(rows, client, call, rounds)
-    write_json(
-        OUT / "client.json",
-        {
-            "machine": facts,
-            "latency": {
-                part: {name: taken.as_dict() for name, taken in samples.items()}
-                for part, samples in results.items()
-            },
-        },
-    )
+    write_parts(OUT / "client.json", facts, results)
     return results
 
 
 def table(results: Results) -> Table:
     """The results as a table; each beside the first of its part."""
-    shown = Table(title="the Python client, milliseconds")
-    for heading in ("", "", "p50", "p99", "of the first"):
-        shown.add_column(heading, justify="right" if len(shown.columns) > 1 else "left")
-    for part, samples in results.items():
-        first = next(iter(samples.values()))
-        for number, (name, taken) in enumerate(samples.items()):
-            shown.add_row(
-                "" if number else part,
-                name,
-                f"{taken.p50_ms:.3f}",
-                f"{taken.p99_ms:.3f}",
-                f"{taken.p50_ms / first.p50_ms:.3f}",
-            )
-        shown.add_section()
-    return shown
+    bases = {name: next(iter(samples)) for samples in results.values() for name in samples}
+    return parts_table("the Python client, milliseconds", "of the first", results, bases)
 
 
 def _decoders() -> dict[str, Callable[[bytes], Any]]:

@@ -22,7 +22,8 @@ from rich.table import Table
 
 from bench import OUT
 from bench.data import FIVE_VIEWS, Rows, choose_entities, make_request
-from bench.measure import Contender, Samples, interleave, machine, write_json
+from bench.measure import Contender, interleave, machine
+from bench.parts import Results, parts_table, write_parts
 from bench.processes import OUR_METHOD, Server
 from bench.stores import Encoding, open_store
 from hotfeast.server.security.tokens import hash_of, new_token
@@ -36,9 +37,6 @@ _REQUESTS = 200
 _NAME = "gateway.test"
 _CALL_LIMIT = 30.0
 _READY = r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$"
-
-Results = dict[str, dict[str, Samples]]
-"""By part and contender; the first of each server is the one without TLS."""
 
 
 def run(rounds: int = 10, say: Callable[[str], None] = print) -> Results:
@@ -98,36 +96,15 @@ def run(rounds: int = 10, say: Callable[[str], None] = print) -> Results:
             ],
             rounds,
         )
-    write_json(
-        OUT / "tls.json",
-        {
-            "machine": facts,
-            "latency": {
-                part: {each: taken.as_dict() for each, taken in samples.items()}
-                for part, samples in results.items()
-            },
-        },
-    )
+    write_parts(OUT / "tls.json", facts, results)
     return results
 
 
 def table(results: Results) -> Table:
-    """The results as a table."""
-    shown = Table(title="TLS and tokens, milliseconds")
-    for heading in ("", "", "p50", "p99", "of plain"):
-        shown.add_column(heading, justify="right" if len(shown.columns) > 1 else "left")
-    for part, samples in results.items():
-        for number, (name, taken) in enumerate(samples.items()):
-            plain = samples.get(f"{name.split(',')[0]}, plain")
-            shown.add_row(
-                "" if number else part,
-                name,
-                f"{taken.p50_ms:.3f}",
-                f"{taken.p99_ms:.3f}",
-                "" if plain is None else f"{taken.p50_ms / plain.p50_ms:.2f}",
-            )
-        shown.add_section()
-    return shown
+    """The results as a table; each beside the same server without TLS."""
+    names = {name for samples in results.values() for name in samples}
+    bases = {name: f"{name.split(',')[0]}, plain" for name in names}
+    return parts_table("TLS and tokens, milliseconds", "of plain", results, bases)
 
 
 def _write_files(folder: Path, ca: trustme.CA) -> str:

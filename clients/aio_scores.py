@@ -15,6 +15,7 @@ from hotfeast.clients.scoring import (
     Interrupted,
     Progress,
     Scored,
+    ScoredSoFar,
     ScoreOptions,
     ScoreState,
     Sent,
@@ -25,7 +26,7 @@ OpenStream = Callable[[AsyncIterator[Any]], Any]
 """Opens a stream of requests, and returns the call with its answers."""
 
 
-class AsyncScores:
+class AsyncScores(ScoredSoFar):
     """`Scores` for asyncio: an asynchronous iterator of `pyarrow.RecordBatch`.
 
     Rows that are no asynchronous iterable are read in the event loop.
@@ -56,26 +57,6 @@ class AsyncScores:
         self._exhausted = False
         self._failed: Exception | None = None
         self._batches = self._run()
-
-    @property
-    def rows(self) -> int:
-        """As `Scores.rows`."""
-        return self._state.rows
-
-    @property
-    def feature_service(self) -> str | None:
-        """As `Scores.feature_service`."""
-        return self._state.feature_service
-
-    @property
-    def warnings(self) -> list[str]:
-        """As `Scores.warnings`."""
-        return list(self._state.warnings)
-
-    @property
-    def row_errors(self) -> list[Any]:
-        """As `Scores.row_errors`."""
-        return list(self._state.row_errors)
 
     def __aiter__(self) -> "AsyncScores":
         return self

@@ -15,6 +15,7 @@ from hotfeast.clients.scoring import (
     Interrupted,
     Progress,
     Scored,
+    ScoredSoFar,
     ScoreOptions,
     ScoreState,
     Sent,
@@ -25,7 +26,7 @@ OpenStream = Callable[[Iterator[Any]], Any]
 """Opens a stream of requests, and returns the call with its answers."""
 
 
-class Scores:
+class Scores(ScoredSoFar):
     """The rows of `FeatureClient.score` with their features: an iterator of `pyarrow.RecordBatch`,
     one for each batch that was sent, in order.
 
@@ -55,27 +56,6 @@ class Scores:
         self._total = row_count(rows)
         self._source = _Source(record_batches(rows, options.batch_size), self._state)
         self._batches = self._run()
-
-    @property
-    def rows(self) -> int:
-        """Rows that have been answered."""
-        return self._state.rows
-
-    @property
-    def feature_service(self) -> str | None:
-        """Which version has answered the last batch, where an alias was asked for; else None."""
-        return self._state.feature_service
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is deprecated of what was read so far, and until when it is there."""
-        return list(self._state.warnings)
-
-    @property
-    def row_errors(self) -> list[Any]:
-        """What is missing from the last batch, with `allow_partial_response`: `RowError` messages,
-        whose `rows` are counted from the batch's first."""
-        return list(self._state.row_errors)
 
     def __iter__(self) -> "Scores":
         return self

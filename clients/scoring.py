@@ -338,3 +338,30 @@ def table_of(batches: Sequence[Any]) -> Any:
         return arrow.table({})
     tables = [arrow.Table.from_batches([batch]) for batch in batches]
     return arrow.concat_tables(tables, promote_options="default")
+
+
+class ScoredSoFar:
+    """What is known of a stream of batches while it is read."""
+
+    _state: ScoreState
+
+    @property
+    def rows(self) -> int:
+        """Rows that have been answered."""
+        return self._state.rows
+
+    @property
+    def feature_service(self) -> str | None:
+        """Which version has answered the last batch, where an alias was asked for; else None."""
+        return self._state.feature_service
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is deprecated of what was read so far, and until when it is there."""
+        return list(self._state.warnings)
+
+    @property
+    def row_errors(self) -> list[Any]:
+        """What is missing from the last batch, with `allow_partial_response`: `RowError` messages,
+        whose `rows` are counted from the batch's first."""
+        return list(self._state.row_errors)
