@@ -2,7 +2,7 @@
 
 Requests come at random times (a Poisson process), whatever becomes of those before them; the client
 is a small C program (`open_load.c`), since one in Python would need more of the machine than the
-gateway. What can be answered is first found by a closed loop of h2load. Good is an answer within a
+gateway. It sends and receives four thousand times a second, and headers as gRPC's clients do. What can be answered is first found by a closed loop of h2load. Good is an answer within a
 second of the time its request was due, and latency counts from that time, of answers only.
 A gateway that refuses nothing is tried beside it.
 """
@@ -11,12 +11,14 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from rich.table import Table
@@ -48,14 +50,21 @@ _WARM_UP = 0.5
 _GRACE = 3.0
 # Seconds after which nobody waits for an answer.
 _GOOD = 1.0
-# Seconds between two points, for what waits in sockets.
-_REST = 0.5
+# Before the next point a gateway must have worked off this one: a call of its own takes no longer
+# than that many seconds, looked at after pauses, or too many times in vain.
+_QUICK = 0.02
+_REST = 0.25
+_MOST_LOOKS = 200
 # gRPC's codes.
 _OK, _RESOURCE_EXHAUSTED = 0, 8
 
 
 class NoCompiler(RuntimeError):
     """There is no C compiler, or no h2load."""
+
+
+class NeverIdle(RuntimeError):
+    """A gateway goes on working long after the last request."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +125,10 @@ def run(
             name: stack.enter_context(open_gateway(store.repo, layout=store.layout, options=more))
             for name, more in ((REFUSING, ()), (TAKING_ALL, _TAKES_ALL))
         }
+        calls = {name: caller(stack, port, OUR_METHOD) for name, port in ports.items()}
         for count in rows:
             (request,) = make_requests(data, count, 1)
-            size = len(caller(stack, ports[REFUSING], OUR_METHOD)(request))
+            size = len(calls[REFUSING](request))
             target = Target(ports[REFUSING], OUR_METHOD, request, size)
             shots = [shoot(program, target, _CLOSED, _CLOSED_SECONDS) for _ in range(rounds)]
             capacity = float(np.median([shot.rate for shot in shots]))
@@ -128,9 +138,10 @@ def run(
             for times in TIMES:
                 for name, port in ports.items():
                     say(f"{count} rows, {times:g} times that, {name}")
-                    taken = [
-                        _offer(load, port, body, capacity * times, seed) for seed in range(rounds)
-                    ]
+                    taken = []
+                    for seed in range(rounds):
+                        taken.append(_offer(load, port, body, capacity * times, seed))
+                        _settle(calls[name], request)
                     points.append(_summarize(name, count, times, capacity * times, taken))
     verdicts = judge(points)
     _write(points, verdicts)
@@ -146,8 +157,19 @@ def _offer(load: Path, port: int, body: Path, rate: float, seed: int) -> npt.NDA
     ]  # fmt: skip
     subprocess.run(command, check=True, timeout=10 * (_SECONDS + _GRACE))
     calls: npt.NDArray[np.float64] = np.fromfile(out).reshape(-1, 3)
-    subprocess.run(["sleep", f"{_REST}"], check=True)
     return calls[calls[:, 0] >= _WARM_UP]
+
+
+def _settle(call: Callable[[bytes], bytes], request: bytes) -> None:
+    """Waits until a gateway has nothing left to do."""
+    for _ in range(_MOST_LOOKS):
+        time.sleep(_REST)
+        began = time.perf_counter()
+        with suppress(grpc.RpcError):
+            call(request)
+            if time.perf_counter() - began < _QUICK:
+                return
+    raise NeverIdle(f"a call took more than {_QUICK:g} s {_MOST_LOOKS} times")
 
 
 def _summarize(

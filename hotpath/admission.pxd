@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t
 
 from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.hpack cimport RepeatedBlock
 
 cdef enum:
     # Reads that there may be in any case: so many clients that ask for one thing after another are
@@ -29,7 +30,7 @@ cdef class Admission:
     cdef int64_t done
     cdef int64_t done_work
 
-    cdef bytes refuse(self)
+    cdef RepeatedBlock refuse(self)
     cdef int begin_read(self, Batch batch, double arrived) except -1
     cdef int end_read(self, Batch batch, double arrived, double now, bint answered) except -1
     cdef void adapt(self) noexcept

@@ -1,15 +1,20 @@
 from collections.abc import Container
 
 from hotfeast.hotpath.batch import Batch
+from hotfeast.hotpath.hpack import RepeatedBlock
 
 class Admission:
     """How much of the reads that arrive is taken on. Used by one thread."""
 
     def __init__(
-        self, paths: Container[bytes], refusals: list[bytes], most_in_flight: int, delay: float
+        self,
+        paths: Container[bytes],
+        refusals: list[RepeatedBlock],
+        most_in_flight: int,
+        delay: float,
     ) -> None:
-        """`refusals` are header blocks that refused calls are answered with, one after another;
-        `delay` is in seconds, 0 for no such limit."""
+        """`refusals` are header blocks that refused calls are answered with, one after another, and
+        differ in the value of their last field alone; `delay` is in seconds, 0 for no such limit."""
 
     @property
     def paths(self) -> Container[bytes]:
@@ -49,7 +54,7 @@ class Admission:
     def full(self) -> bool:
         """Whether a read that arrives now is to be refused."""
 
-    def take_refusal(self) -> bytes:
+    def take_refusal(self) -> RepeatedBlock:
         """Counts a call that is refused, and has the header block to answer it with."""
 
     def begin(self, batch: Batch, arrived: float) -> None:

@@ -14,6 +14,7 @@ the loop has not looked at them for a while.
 from libc.stdint cimport int64_t
 
 from hotfeast.hotpath.batch cimport Batch
+from hotfeast.hotpath.hpack cimport RepeatedBlock
 from hotfeast.hotpath.link cimport monotonic_ns
 
 cdef enum:
@@ -62,7 +63,8 @@ cdef class Admission:
         """
         Args:
             paths: Of methods, such as `/package.Service/Method`.
-            refusals: Header blocks that a refused call is answered with, one after another.
+            refusals: Header blocks that a refused call is answered with, one after another;
+                `RepeatedBlock`s that differ in the value of their last field alone.
             most_in_flight: How many reads there may be at once.
             delay: Seconds that a read may wait for others; 0 for any.
         """
@@ -80,7 +82,7 @@ cdef class Admission:
         """Whether a read that arrives now is to be refused."""
         return is_full(self)
 
-    def take_refusal(self) -> bytes:
+    def take_refusal(self) -> RepeatedBlock:
         """Counts a call that is refused, and has the header block to answer it with."""
         return self.refuse()
 
@@ -106,14 +108,14 @@ cdef class Admission:
         """The same at a time that is given."""
         self.end_read(batch, arrived, now, answered)
 
-    cdef bytes refuse(self):
+    cdef RepeatedBlock refuse(self):
         if self.in_flight >= self.most_in_flight:
             self.refused_count += 1
         else:
             self.refused_work += 1
         self.was_full = True
         self.refused += 1
-        return self.refusals[self.refused % len(self.refusals)]
+        return <RepeatedBlock>self.refusals[self.refused % len(self.refusals)]
 
     cdef int begin_read(self, Batch batch, double arrived) except -1:
         if self.in_flight == 0:

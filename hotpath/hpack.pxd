@@ -68,6 +68,14 @@ cdef class HeaderDecoder:
     cdef void evict(self, uint32_t size) noexcept nogil
 
 
+@cython.final
+cdef class RepeatedBlock:
+    cdef readonly bytes literal    # enters nothing into the peer's table
+    cdef readonly bytes entering   # enters its fields, into a table that is empty
+    cdef readonly bytes referring  # refers to them afterwards
+    cdef readonly uint32_t room    # bytes that they take in the table
+
+
 cdef inline uint8_t* put_integer(
     uint8_t* at, uint8_t pattern, int prefix_bits, uint64_t value
 ) noexcept nogil:

@@ -28,6 +28,38 @@ class HeaderDecoder:
             OverflowError: The list is above `list_limit`; others can be decoded after it.
         """
 
+class RepeatedBlock:
+    """A header block that is sent again and again on one connection, on which no other block enters
+    anything into the peer's table: in full the first time, and in a few bytes from then on.
+
+    Args:
+        head: Fields that stand in the static table as they are, as a block.
+        fields: Names and values behind them. The last one's value may be another each time.
+
+    Raises:
+        ValueError: There are no fields.
+    """
+
+    def __init__(self, head: bytes, fields: list[tuple[bytes, bytes]]) -> None: ...
+    @property
+    def literal(self) -> bytes:
+        """In full, and entered nowhere: for peers without room in their tables."""
+
+    @property
+    def entering(self) -> bytes:
+        """In full, its fields entered into a table that is empty."""
+
+    @property
+    def referring(self) -> bytes:
+        """Referring to what `entering` has entered; of the last field to its name."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that the fields take in the table."""
+
+def encode_table_size(size: int) -> bytes:
+    """What empties the peer's table and has it take `size` bytes from then on."""
+
 def encode_integer(value: int, pattern: int, prefix_bits: int) -> bytes:
     """An integer of up to 64 bits behind a prefix of 1 to 8 bits; `pattern` is above the prefix."""
 

@@ -518,6 +518,57 @@ cdef class HeaderDecoder:
             free_headers(&fields)
 
 
+cdef bytes field_block(bytes name, bytes value, uint8_t pattern, int prefix_bits, uint32_t index):
+    """A field whose name is an entry of a table, or a new one where `index` is 0."""
+    block = encode_integer(index, pattern, prefix_bits)
+    if index == 0:
+        block += encode_integer(len(name), 0, 7) + name
+    return block + encode_integer(len(value), 0, 7) + value
+
+
+@cython.final
+cdef class RepeatedBlock:
+    """A header block that is sent again and again on one connection, on which no other block enters
+    anything into the peer's table: in full the first time, and in a few bytes from then on.
+
+    Attributes:
+        literal: In full, and entered nowhere: for peers without room in their tables.
+        entering: In full, its fields entered into a table that is empty.
+        referring: Referring to what `entering` has entered. But the last field is there only by
+            its name, since its value may be another each time.
+        room: Bytes that the fields take in the table.
+    """
+
+    def __cinit__(self, bytes head not None, list fields not None):
+        """
+        Args:
+            head: Fields that stand in the static table as they are, as a block.
+            fields: Names and values behind them.
+
+        Raises:
+            ValueError: There are no fields.
+        """
+        cdef bytes name, value
+        cdef uint32_t index = STATIC_ENTRIES + <uint32_t>len(fields)
+        if not fields:
+            raise ValueError("a block without fields of its own need not be repeated")
+        self.literal = self.entering = self.referring = head
+        for name, value in fields:
+            self.literal += field_block(name, value, 0, 4, 0)
+            self.entering += field_block(name, value, 0x40, 6, 0)
+            if index > STATIC_ENTRIES + 1:
+                self.referring += encode_integer(index, 0x80, 7)
+            else:
+                self.referring += field_block(name, value, 0, 4, index)
+            self.room += <uint32_t>(len(name) + len(value)) + ENTRY_OVERHEAD
+            index -= 1
+
+
+def encode_table_size(uint32_t size):
+    """What empties the peer's table and has it take `size` bytes from then on."""
+    return b"\x20" + encode_integer(size, 0x20, 5)
+
+
 def encode_integer(uint64_t value, uint8_t pattern, int prefix_bits):
     """An integer behind a prefix of 1 to 8 bits; `pattern` is above the prefix."""
     cdef uint8_t room[INTEGER_ROOM]

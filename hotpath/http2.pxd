@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from hotfeast.hotpath.admission cimport Admission
-from hotfeast.hotpath.hpack cimport HeaderDecoder, HeaderList
+from hotfeast.hotpath.hpack cimport HeaderDecoder, HeaderList, RepeatedBlock
 from hotfeast.hotpath.tls cimport Tls
 
 cdef enum ErrorCode:        # why a stream or a connection ends (RFC 9113, section 7)
@@ -105,9 +105,14 @@ cdef class Connection:
     cdef bint greeted             # the client's preface has been read
     cdef dict streams
     cdef uint32_t last_number
+    cdef uint32_t unread          # stream that was refused and still sends its request, or 0
+    cdef bytes path               # of the last call
     cdef readonly int64_t send_window
     cdef int64_t initial_window   # the client's, for new streams
     cdef uint32_t largest_frame
+    cdef uint32_t table_room      # bytes of the client's table of headers that are used
+    cdef bint table_changed       # which the client is told ahead of the next header block
+    cdef bint refusal_entered     # the table has the fields of refusals
     cdef int64_t returned         # bytes received that a next WINDOW_UPDATE will name
     cdef bint widened             # whether more may be sent than was tried
     cdef size_t queued            # bytes of answers that wait for the client's windows
@@ -133,8 +138,10 @@ cdef class Connection:
         self, uint32_t number, const uint8_t* at, size_t size, bint ends
     ) except -1
     cdef int open_stream(self, uint32_t number, bint ends) except -1
+    cdef bytes known_path(self, const uint8_t* value, size_t size)
     cdef bytes known_authorization(self, const uint8_t* value, size_t size)
     cdef int turn_away(self, uint32_t number, bint ends) except -1
+    cdef int end_refused(self) except -1
     cdef int take_settings(self, uint32_t flags, const uint8_t* at, size_t size) except -1
     cdef int take_window_update(self, uint32_t number, const uint8_t* at, size_t size) except -1
     cdef int put_frame(

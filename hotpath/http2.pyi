@@ -1,6 +1,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from hotfeast.hotpath.hpack import RepeatedBlock
+
 def parse_timeout(text: bytes) -> float:
     """Seconds of a `grpc-timeout`; ValueError where it is none."""
 
@@ -13,7 +15,7 @@ def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def status_block(code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A status as a header block."""
 
-def refusal_block(code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> bytes:
+def refusal_block(code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> RepeatedBlock:
     """The header block that is the whole answer to a call which is refused."""
 
 class Unreadable(Exception):

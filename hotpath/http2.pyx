@@ -29,11 +29,14 @@ from hotfeast.hotpath.hpack cimport (
     HPACK_NO_MEMORY,
     HPACK_TOO_LARGE,
     Header,
+    RepeatedBlock,
     clear_headers,
     free_headers,
     literal_room,
     put_literal,
 )
+
+from hotfeast.hotpath.hpack import encode_table_size
 
 cdef enum FrameKind:
     DATA = 0
@@ -55,6 +58,7 @@ cdef enum Flag:
     WITH_PRIORITY = 32
 
 cdef enum Setting:
+    SETTINGS_HEADER_TABLE_SIZE = 1
     SETTINGS_ENABLE_PUSH = 2
     SETTINGS_MAX_CONCURRENT_STREAMS = 3
     SETTINGS_INITIAL_WINDOW_SIZE = 4
@@ -67,6 +71,7 @@ cdef enum:
     LARGEST_FRAME = 16384         # that we take: HTTP/2's default
     MOST_STREAMS = 1024           # at once on a connection, where the server does not say
     LARGEST_HEADERS = 16384       # bytes of a header list
+    MOST_TABLE = 4096             # bytes of a client's table of headers that are used: the default
     DEFAULT_WINDOW = 65535
     STREAM_WINDOW = 4194304       # that we give each stream
     CONNECTION_WINDOW = 67108864
@@ -102,7 +107,8 @@ cdef bytes WARNED = b"goodbye\0"
 cdef bytes THERE = b"hotfeast"
 cdef bytes PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # `:status: 200` is entry 8 of the static table, the name `content-type` entry 31.
-cdef bytes RESPONSE_HEADERS = b"\x88\x0f\x10\x10application/grpc"
+cdef bytes STATUS_200 = b"\x88"
+cdef bytes RESPONSE_HEADERS = STATUS_200 + b"\x0f\x10\x10application/grpc"
 cdef bytes OK_TRAILERS = b"\x00\x0bgrpc-status\x010"
 cdef object UNITS = {72: 3600.0, 77: 60.0, 83: 1.0, 109: 1e-3, 117: 1e-6, 110: 1e-9}
 
@@ -183,9 +189,12 @@ def status_block(int code, str message not None, metadata) -> bytes:
     return block + header_block(metadata) if metadata else block
 
 
-def refusal_block(int code, str message not None, metadata) -> bytes:
+def refusal_block(int code, str message not None, metadata) -> RepeatedBlock:
     """The header block that is the whole answer to a call which is refused."""
-    return RESPONSE_HEADERS + status_block(code, message, metadata)
+    return RepeatedBlock(STATUS_200, [
+        (b"content-type", b"application/grpc"), (b"grpc-status", b"%d" % code),
+        (b"grpc-message", percent_encoded(message)), *metadata,
+    ])
 
 
 cdef class Stream:
@@ -252,7 +261,7 @@ cdef class Stream:
         if (
             self.headers_sent or self.outgoing or data > connection.largest_frame
             or <int64_t>data > self.window() or <int64_t>data > connection.send_window
-            or <size_t>len(trailers) > connection.largest_frame
+            or <size_t>len(trailers) > connection.largest_frame or connection.table_changed
         ):
             self.send_message(message)
             self.finish(0, "", ())
@@ -634,6 +643,7 @@ cdef class Connection:
         self.streams = {}
         self.send_window = self.initial_window = DEFAULT_WINDOW
         self.largest_frame = LARGEST_FRAME
+        self.table_room = MOST_TABLE
         at = put_big(put_big(at, SETTINGS_MAX_CONCURRENT_STREAMS, 2), self.most_streams, 4)
         at = put_big(put_big(at, SETTINGS_INITIAL_WINDOW_SIZE, 2), STREAM_WINDOW, 4)
         at = put_big(put_big(at, SETTINGS_MAX_HEADER_LIST_SIZE, 2), LARGEST_HEADERS, 4)
@@ -771,6 +781,7 @@ cdef class Connection:
         if self.failed:
             self.input_size = 0
             return 0
+        self.end_refused()
         if self.widened:
             self.widened = False
             self.write_all_waiting()
@@ -793,6 +804,10 @@ cdef class Connection:
             if self.returned >= CONNECTION_WINDOW // 4:
                 self.put_window_update(0, <uint32_t>self.returned)
                 self.returned = 0
+            if number == self.unread:
+                if flags & END_STREAM:
+                    self.unread = 0
+                return 0
             stream = self.streams.get(number)
             if stream is None:
                 # Answered, or given up, before all had come.
@@ -897,14 +912,14 @@ cdef class Connection:
             raise MemoryError
         if outcome == HPACK_MALFORMED:
             return self.fail(COMPRESSION_ERROR, "malformed header block")
-        stream = self.streams.get(number)
-        if stream is not None:
-            # A client's trailers, which gRPC has not; what they say is not read.
-            if ends and not stream.remote_closed:
-                return stream.end_of_request()
-            self.reset(number, STREAM_CLOSED if stream.remote_closed else PROTOCOL_ERROR)
-            return self.abandon(stream)
         if number <= self.last_number:
+            stream = self.streams.get(number)
+            if stream is not None:
+                # A client's trailers, which gRPC has not; what they say is not read.
+                if ends and not stream.remote_closed:
+                    return stream.end_of_request()
+                self.reset(number, STREAM_CLOSED if stream.remote_closed else PROTOCOL_ERROR)
+                return self.abandon(stream)
             # Trailers, too, of a call that was answered before they had come.
             return 0 if ends else self.fail(
                 STREAM_CLOSED, "HEADERS on a stream that was closed"
@@ -947,7 +962,7 @@ cdef class Connection:
             name = self.headers.bytes + header.name_at
             value = self.headers.bytes + header.value_at
             if header.name_size == 5 and memcmp(name, b":path", 5) == 0:
-                path = value[: header.value_size]
+                path = self.known_path(value, header.value_size)
             elif header.name_size == 7 and memcmp(name, b":method", 7) == 0:
                 post = header.value_size == 4 and memcmp(value, b"POST", 4) == 0
             elif header.name_size == 12:
@@ -1012,6 +1027,16 @@ cdef class Connection:
             stream.end_of_request()
         return 0
 
+    cdef bytes known_path(self, const uint8_t* value, size_t size):
+        """A path as bytes, the same object as before where it is the same, as it mostly is: its
+        hash is known by then."""
+        cdef bytes known = self.path
+        if known is None or <size_t>PyBytes_GET_SIZE(known) != size or (
+            memcmp(PyBytes_AS_STRING(known), value, size) != 0
+        ):
+            self.path = known = value[:size]
+        return known
+
     cdef bytes known_authorization(self, const uint8_t* value, size_t size):
         """A token as bytes, the same object as before where it is the same: a client sends one
         token with all of its calls, and who looks it up has hashed it already."""
@@ -1024,11 +1049,26 @@ cdef class Connection:
 
     cdef int turn_away(self, uint32_t number, bint ends) except -1:
         """Refuses a call that has just begun, before anything is kept of it."""
-        self.put_block(number, self.admission.refuse(), True)
+        cdef RepeatedBlock block = self.admission.refuse()
+        if self.refusal_entered:
+            self.put_block(number, block.referring, True)
+        elif block.room <= self.table_room:
+            self.put_block(number, block.entering, True)
+            self.refusal_entered = True
+        else:
+            self.put_block(number, block.literal, True)
+        self.end_refused()
         if not ends:
-            # Its messages are not read.
-            self.reset(number, NO_ERROR)
+            self.unread = number
         return self.touch()
+
+    cdef int end_refused(self) except -1:
+        """Has the client stop sending what is not read. The request of most calls ends in the next
+        frame, and then there is nothing to stop."""
+        if self.unread:
+            self.reset(self.unread, NO_ERROR)
+            self.unread = 0
+        return 0
 
     def header_list(self) -> list[tuple[bytes, bytes]]:
         """The headers that were decoded last."""
@@ -1054,7 +1094,12 @@ cdef class Connection:
             value = get_big(at + 2, 4)
             at += 6
             size -= 6
-            if setting == SETTINGS_INITIAL_WINDOW_SIZE:
+            if setting == SETTINGS_HEADER_TABLE_SIZE:
+                if min(value, <uint32_t>MOST_TABLE) != self.table_room:
+                    self.table_room = min(value, <uint32_t>MOST_TABLE)
+                    self.table_changed = True
+                    self.refusal_entered = False
+            elif setting == SETTINGS_INITIAL_WINDOW_SIZE:
                 if value > 0x7FFFFFFF:
                     return self.fail(FLOW_CONTROL_ERROR, "window too large")
                 # Of open streams, too: theirs are counted from here.
@@ -1155,6 +1200,10 @@ cdef class Connection:
         """Writes a header block, in as many frames as it needs."""
         cdef size_t at = 0, size
         cdef uint32_t kind = HEADERS, flags
+        if self.table_changed:
+            # One that has become smaller must be told, and what it had is gone in any case.
+            self.table_changed = False
+            block = encode_table_size(self.table_room) + block
         while True:
             size = min(<size_t>len(block) - at, <size_t>self.largest_frame)
             flags = END_HEADERS if at + size == <size_t>len(block) else 0

@@ -4,6 +4,8 @@ refused, as a client of HTTP/2 sees them."""
 import random
 from collections import deque
 
+import h2.events
+import h2.settings
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from hotfeast.hotpath.http2 import refusal_block
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.request import Request
 from tests.hotpath.helpers import int64_request, one_view
-from tests.hotpath.http2_client import ECHO, STREAMED, Client, Server, framed
+from tests.hotpath.http2_client import ECHO, STREAMED, Client, Server, framed, request_headers
 
 PLAN = Plan(one_view(features=[f"f{i}" for i in range(50)]))
 LEAST = 32
@@ -222,3 +224,73 @@ def test_calls_are_refused_before_their_messages_are_read() -> None:
         after = client.call(ECHO, framed(b"after"), headers=[(b"x-new", b"1")])
         assert after.messages == [b"after"]
     assert client.ended is None
+
+
+def resize(client: Client, size: int) -> None:
+    """Has the client's table of headers take another size, which its decoder insists on."""
+    client.h2.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+    client.pump()
+
+
+def refused(client: Client) -> int:
+    """Has a call refused; says in how many bytes."""
+    number = client.start(ECHO, framed(b"x"))
+    client._write()
+    client.feed(client.h2.data_to_send())
+    answer = client.connection.to_send()
+    client.take(answer)
+    call = client.calls[number]
+    assert call.ended and (call.status, call.message) == (8, b"too much")
+    assert call.headers[b"content-type"] == b"application/grpc"
+    assert call.headers[b"grpc-retry-pushback-ms"] in (b"3", b"4")
+    return len(answer)
+
+
+def test_refusals_are_short_where_the_client_has_a_table() -> None:
+    server = Limited()
+    client, limit = Client(server=server), server.admission
+    client.pump()
+    limit.begin(ONE, 0.0)
+    first, *others = [refused(client) for _ in range(5)]
+    assert first > 100 and set(others) == {9 + 8}
+    room = BLOCKS[0].room
+    for size, short in ((room - 1, False), (0, False), (room, True), (1 << 20, True)):
+        resize(client, size)
+        first, *others = [refused(client) for _ in range(3)]
+        assert first > 100
+        assert max(others) == 9 + 8 if short else min(others) > 100
+    # Other answers tell of the new size, too, and stay what they are.
+    for size in (0, 100, 4096):
+        resize(client, size)
+        assert client.call(STREAMED, framed(b"a")).messages == [b"a"]
+        limit.end(ONE, 0.0, True)
+        resize(client, size + 1)
+        assert client.call(ECHO, framed(b"b")).messages == [b"b"]
+        limit.begin(ONE, 0.0)
+        refused(client)
+    assert client.ended is None
+
+
+def test_only_a_request_that_goes_on_is_stopped() -> None:
+    server = Limited()
+    client, limit = Client(server=server), server.admission
+    client.pump()
+    limit.begin(ONE, 0.0)
+    numbers = []
+    for data, ends in ((b"", True), (framed(b"all"), True), (b"", False), (b"\0\0", False)):
+        number = client.h2.get_next_available_stream_id()
+        alone = ends and not data
+        client.h2.send_headers(number, request_headers(ECHO), end_stream=alone)
+        if data:
+            client.h2.send_data(number, data, end_stream=ends)
+        numbers.append(number)
+    client.feed(client.h2.data_to_send())
+    resets = {event.stream_id: event.error_code for event in client.h2.receive_data(
+        client.connection.to_send()
+    ) if isinstance(event, h2.events.StreamReset)}  # fmt: skip
+    assert resets == {number: 0 for number in numbers[2:]}
+    assert limit.refused_count == 4
+    # What was under way to a stream that was stopped is not missed.
+    client.connection.receive(b"\0\0\1\0\1" + numbers[2].to_bytes(4, "big") + b"x")
+    limit.end(ONE, 0.0, True)
+    assert client.call(ECHO, framed(b"after")).messages == [b"after"]

@@ -10,7 +10,13 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotfeast.hotpath.hpack import HeaderDecoder, encode_integer, encode_literal
+from hotfeast.hotpath.hpack import (
+    HeaderDecoder,
+    RepeatedBlock,
+    encode_integer,
+    encode_literal,
+    encode_table_size,
+)
 from tests.hotpath.helpers import RANDOMS, mutant
 
 Field = tuple[bytes, bytes]
@@ -522,3 +528,37 @@ def test_literals(size: int) -> None:
         ours = decoder()
         assert ours.decode_block(block * 2) == [field] * 2
         assert ours.dynamic_table == []
+
+
+ANY_NAME = st.from_regex(rb"[a-z][a-z-]{0,80}", fullmatch=True)
+ANY_VALUE = st.binary(max_size=200)
+
+
+@given(
+    st.lists(st.tuples(ANY_NAME, ANY_VALUE), min_size=1, max_size=8),
+    st.lists(ANY_VALUE, max_size=4),
+)
+def test_repeated_blocks_say_the_same_in_each_form(
+    fields: list[Field], values: list[bytes]
+) -> None:
+    oracle = oracle_decoder()
+    status = (b":status", b"200")
+    *others, (name, _) = fields
+    block = RepeatedBlock(b"\x88", fields)
+    assert oracle.decode(block.literal, raw=True) == [status, *fields]
+    assert not oracle.header_table.dynamic_entries
+    assert block.room == size_of(fields)
+    # Twice: a peer that has changed its table's size has it empty.
+    for size in (block.room, block.room + 1):
+        oracle.max_allowed_table_size = size
+        resized = encode_table_size(size)
+        assert oracle.decode(resized + block.entering, raw=True) == [status, *fields]
+        for value in values:
+            next_one = RepeatedBlock(b"\x88", [*others, (name, value)])
+            assert oracle.decode(next_one.referring, raw=True) == [status, *others, (name, value)]
+        assert len(oracle.header_table.dynamic_entries) == len(fields)
+
+
+def test_a_repeated_block_has_fields() -> None:
+    with pytest.raises(ValueError, match="without fields"):
+        RepeatedBlock(b"\x88", [])
