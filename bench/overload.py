@@ -2,8 +2,9 @@
 
 Requests come at random times (a Poisson process), whatever becomes of those before them; the client
 is a small C program (`open_load.c`), since one in Python would need more of the machine than the
-gateway. It sends and receives four thousand times a second, and headers as gRPC's clients do. What can be answered is first found by a closed loop of h2load. Good is an answer within a
-second of the time its request was due, and latency counts from that time, of answers only.
+gateway. It sends and receives four thousand times a second, and headers as gRPC's clients do. What
+can be answered is first found by a closed loop of h2load. Good is an answer within a second of the
+time its request was due, and latency counts from that time, of answers only.
 A gateway that refuses nothing is tried beside it.
 """
 
