@@ -14,7 +14,7 @@ class Admission:
         delay: float,
     ) -> None:
         """`refusals` are header blocks that refused calls are answered with, one after another, and
-        differ in the value of their last field alone; `delay` is in seconds, 0 for no such limit."""
+        differ in the value of their last field alone; `delay` is in seconds, 0 for no limit."""
 
     @property
     def paths(self) -> Container[bytes]:

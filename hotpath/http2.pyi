@@ -15,7 +15,9 @@ def header_block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def status_block(code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A status as a header block."""
 
-def refusal_block(code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]) -> RepeatedBlock:
+def refusal_block(
+    code: int, message: str, metadata: Iterable[tuple[bytes, bytes]]
+) -> RepeatedBlock:
     """The header block that is the whole answer to a call which is refused."""
 
 class Unreadable(Exception):
