@@ -24,6 +24,7 @@ from hotfeast.hotpath.slots import SLOT_COUNT, SlotMap
 from hotfeast.server.breaker import Breaker
 from hotfeast.server.errors import RedisUnavailable
 from hotfeast.server.layouts import Schemas
+from hotfeast.server.redis_clients import version_of
 from hotfeast.server.redis_io import Lane, Lanes
 from hotfeast.server.replicas import FreshReplicas
 from hotfeast.server.settings import BreakerSettings
@@ -220,7 +221,7 @@ class Cluster:
         return f"node {node} (slots {slots})" if slots else f"node {node}"
 
     def ping(self) -> str:
-        """Asks a node for its version, and keeps up with the cluster from now on.
+        """Asks a node which server it is, and for its version, and keeps up with the cluster from now on.
 
         Raises:
             RedisUnavailable: None answered.
@@ -233,8 +234,7 @@ class Cluster:
             except redis.RedisError as error:
                 failure = error
                 continue
-            version = info.get("redis_version", "unknown")
-            return f"{version}, a cluster of {len(self._slots.nodes)} masters"
+            return f"{version_of(info)}, a cluster of {len(self._slots.nodes)} masters"
         raise RedisUnavailable(f"no node of the Redis Cluster answered: {failure}")
 
     def disconnect(self) -> None:
@@ -264,7 +264,7 @@ class Cluster:
             try:
                 if wanted or time.monotonic() - looked >= _LOOK_EVERY:
                     looked = time.monotonic()
-                    self._look()
+                    self.find_again()
                 if self.staleness:
                     self._look_at_replicas()
                 complained = False
@@ -278,12 +278,18 @@ class Cluster:
                 self._looked.notify_all()
             self._stopping.wait(_LOOK_AGAIN)
 
-    def _look(self) -> None:
+    def find_again(self) -> None:
+        """Looks for the nodes and their slots, at once and in this thread.
+
+        Raises:
+            redis.ConnectionError: No node answers.
+        """
         try:
             self.client.nodes_manager.initialize()
         except RedisClusterException as error:
             raise redis.ConnectionError(str(error)) from error
-        self._read_slots()
+        with self._lock:
+            self._read_slots()
 
     def _look_at_replicas(self) -> None:
         """Finds out which replicas can be read for now."""

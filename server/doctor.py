@@ -23,7 +23,13 @@ from hotfeast.server.layouts import schemas_key
 from hotfeast.server.local_redis import LocalRedis, NoRedisServer
 from hotfeast.server.plan import ServingPlan, plan_service
 from hotfeast.server.read_modes import FIELD_COST, SCAN_COST, WHOLE_COST
-from hotfeast.server.redis_clients import REDIS_ERRORS, client_of, node_clients_of
+from hotfeast.server.redis_clients import (
+    REDIS_ERRORS,
+    Pool,
+    answering_clients_of,
+    client_of,
+    version_of,
+)
 from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.registry import Definitions, read_definitions
 from hotfeast.server.repack import repack_views, stored_views
@@ -51,7 +57,7 @@ class Entities:
         bytes_now: Mean bytes of an entity, as the server itself says.
         bytes_by_layout: Mean bytes in each layout with the server's settings; and under
             `packed, lists` with `hash-max-listpack-value` raised. Empty where there is no server
-            program to measure with.
+            program to measure with, or what is known of packed rows is on a node that is lost.
     """
 
     join_keys: tuple[str, ...]
@@ -118,7 +124,7 @@ def examine(repo: Path, redis_url: str | None = None) -> Report:
     pool = connection_pool(store.config, redis_url, _TIMEOUT)
     try:
         client = client_of(pool)
-        nodes = node_clients_of(pool)
+        nodes = answering_clients_of(pool)
         report = Report()
         report.findings += examine_shape(pool)
         settings: dict[str, str] = {}
@@ -129,8 +135,9 @@ def examine(repo: Path, redis_url: str | None = None) -> Report:
                 address = "{host}:{port}".format(**node.connection_pool.connection_kwargs)
                 found = (replace(each, what=f"{address}: {each.what}") for each in found)
             report.findings += found
+        schemas = _recorded(pool, definitions.project)
         for join_keys, views in _by_join_keys(definitions).items():
-            entities = _look(client, nodes, definitions, join_keys, views, settings)
+            entities = _look(client, nodes, definitions, join_keys, views, settings, schemas)
             if entities is not None:
                 report.entities.append(entities)
         report.findings += _hashes(report.entities, settings)
@@ -167,8 +174,7 @@ def _text(settings: dict[Any, Any], *names: str) -> str | None:
 
 
 def _server(info: dict[str, Any], settings: dict[str, str]) -> Iterator[Finding]:
-    version = info.get("valkey_version") or info.get("redis_version", "unknown")
-    yield Finding(FINE, f"{info.get('server_name', 'redis')} {version}")
+    yield Finding(FINE, version_of(info))
     policy = _text(settings, "maxmemory-policy") or info.get("maxmemory_policy")
     limit = int(info.get("maxmemory", 0))
     if policy not in (None, "noeviction"):
@@ -224,6 +230,16 @@ def _by_join_keys(definitions: Definitions) -> dict[tuple[str, ...], list[WriteD
     return found
 
 
+def _recorded(pool: Pool, project: str) -> dict[bytes, bytes] | None:
+    """What is recorded of packed rows; None where it is on a node of a cluster that is lost."""
+    try:
+        return dict(client_of(pool).hgetall(schemas_key(project)))
+    except REDIS_ERRORS:
+        if isinstance(pool, redis.ConnectionPool):
+            raise
+        return None
+
+
 def _look(
     client: Any,
     nodes: Sequence[Any],
@@ -231,6 +247,7 @@ def _look(
     join_keys: tuple[str, ...],
     views: Sequence[WriteDefinition],
     settings: dict[str, str],
+    schemas: dict[bytes, bytes] | None,
 ) -> Entities | None:
     """Looks at some entities; None where there are none."""
     entities = EntityKeys(join_keys, definitions.project)
@@ -253,14 +270,15 @@ def _look(
         name = encoding.decode() if isinstance(encoding, bytes) else str(encoding)
         encodings[name] = encodings.get(name, 0) + 1
     hashes = {key: stored for key, stored in zip(keys, answers[2::3], strict=True) if stored}
-    schemas = client.hgetall(schemas_key(definitions.project))
     return Entities(
         join_keys,
         len(keys),
         int(statistics.median(len(stored) for stored in hashes.values())) if hashes else 0,
         encodings,
         statistics.fmean(size or 0 for size in answers[1::3]),
-        _measure(definitions.project, hashes, schemas, views, settings),
+        {}
+        if schemas is None
+        else _measure(definitions.project, hashes, schemas, views, settings),
     )
 
 

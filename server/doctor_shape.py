@@ -8,7 +8,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from hotfeast.hotpath.slots import SLOT_COUNT
 from hotfeast.server.findings import ADVICE, FINE, PROBLEM, Finding
-from hotfeast.server.redis_clients import Pool, client_of, node_clients_of
+from hotfeast.server.redis_clients import UNREACHABLE, Pool, client_of, node_clients_of
 
 # Sentinels that can still agree when one of them is lost.
 _LEAST_SENTINELS = 3
@@ -114,7 +114,18 @@ def _cluster(pool: Pool) -> Iterator[Finding]:
     for node in node_clients_of(pool):
         kwargs = node.connection_pool.connection_kwargs
         address = f"{kwargs['host']}:{kwargs['port']}"
-        yield from _replicas(node.info("replication"), f"master {address}")
+        try:
+            replication = node.info("replication")
+        except UNREACHABLE as error:
+            yield Finding(
+                PROBLEM,
+                f"master {address} does not answer ({error}), and no replica has taken over: rows "
+                f"of its {masters.get(address, 0):,} slots can neither be read nor written",
+                "start it, or make a replica of it the master (CLUSTER FAILOVER FORCE, sent to the "
+                "replica)",
+            )
+            continue
+        yield from _replicas(replication, f"master {address}")
         try:
             full = node.config_get("cluster-require-full-coverage")
         except redis.ResponseError:

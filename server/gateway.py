@@ -352,7 +352,7 @@ class Gateway:
         complained = False
         while not self._stopping.is_set():
             try:
-                redis_version = self._lanes.ping()
+                server = self._lanes.ping()
                 if self._invalidations is not None:
                     self._open_cache(self._invalidations)
                 break
@@ -384,7 +384,7 @@ class Gateway:
         (say_ready or say)(
             f"Hotfeast serves project {book.definitions.project!r} on "
             f"{self.settings.host}:{self.port} ({len(book.definitions.services)} feature services, "
-            f"{len(book.definitions.views)} feature views, Redis {redis_version})"
+            f"{len(book.definitions.views)} feature views, {server})"
         )
 
     def change(self, settings: Settings) -> None:

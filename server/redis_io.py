@@ -29,6 +29,7 @@ from hotfeast.hotpath.writes import WriteBatch
 from hotfeast.server.breaker import Breaker
 from hotfeast.server.errors import RedisUnavailable, passes
 from hotfeast.server.layouts import Schemas
+from hotfeast.server.redis_clients import version_of
 from hotfeast.server.settings import BreakerSettings
 
 # Bytes read at once from an encrypted socket: TLS's largest record.
@@ -257,7 +258,7 @@ class Lanes:
                 return
 
     def ping(self) -> str:
-        """Asks Redis for its version.
+        """Asks Redis which server it is, and for its version.
 
         Raises:
             RedisUnavailable: It did not answer.
@@ -265,7 +266,7 @@ class Lanes:
         client = redis.Redis(connection_pool=self._pool)
         try:
             info: Any = client.info("server")
-            return str(info.get("redis_version", "unknown"))
+            return version_of(info)
         except redis.RedisError as error:
             raise RedisUnavailable(f"Redis did not answer: {error}") from error
 

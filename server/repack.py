@@ -15,6 +15,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -60,6 +61,11 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0
 _MOST_EXAMPLES = 5
 # What the script answers for a row.
 _CONVERTED, _ALREADY, _ABSENT, _UNKNOWN = b"1=-U"
+# What passes where Redis is away for a while, or a node of a cluster is.
+_AWAY = (
+    redis.ConnectionError, redis.TimeoutError, redis.exceptions.ClusterDownError,
+    redis.exceptions.RedisClusterException,
+)  # fmt: skip
 # What redis-py makes of a node's word that a key is elsewhere.
 _ELSEWHERE = (redis.exceptions.AskError, redis.exceptions.TryAgainError)
 _REASONS = {
@@ -313,7 +319,7 @@ class _Run:
         self._pool = pool
         # Of a cluster, keys are looked for node by node, and a call has those of one slot.
         self._is_cluster = not isinstance(pool, redis.ConnectionPool)
-        self._node: Any = None
+        self._number = 0
         self._schemas = Schemas(pool)
         self._recorded: dict[str, dict[int, bytes]] = {}
         self._project = views[0].project
@@ -330,6 +336,17 @@ class _Run:
     @cached_property
     def _client(self) -> Any:
         return client_of(self._pool)
+
+    @property
+    def _nodes(self) -> list[Any]:
+        """Whoever has keys now: a replica may have taken over from a node that is lost."""
+        return node_clients_of(self._pool)
+
+    @property
+    def _node(self) -> Any:
+        """The one whose keys are being converted, or whose place it has."""
+        nodes = self._nodes
+        return nodes[min(self._number, len(nodes) - 1)]
 
     def go(
         self, keys_at_once: int, rate: float | None, restart: bool, progress: ProgressCallback
@@ -350,33 +367,33 @@ class _Run:
         self, keys_at_once: int, rate: float | None, restart: bool, progress: ProgressCallback
     ) -> None:
         server = self._patiently(self._server)
-        number, cursor = (0, 0) if restart else self._patiently(lambda: self._resume(server))
+        self._number, cursor = 0, 0
+        if not restart:
+            self._number, cursor = self._patiently(lambda: self._resume(server))
         self._recorded = self._patiently(lambda: self._schemas.recorded(self._project))
         while True:
-            nodes = self._patiently(lambda: node_clients_of(self._pool))
-            self._node = nodes[number]
-            cursor, keys, total = self._patiently(partial(self._keys, nodes, cursor, keys_at_once))
+            cursor, keys, total = self._patiently(partial(self._keys, cursor, keys_at_once))
             looked = time.monotonic()
             rows = self._convert(keys)
             self.summary.keys += len(keys)
             progress(self.summary.keys, max(total, self.summary.keys), self._converted())
             if cursor == 0:
-                number += 1
-            if number == len(nodes):
+                self._number += 1
+            if self._number >= self._patiently(lambda: len(self._nodes)):
                 now = self._patiently(self._server)
                 if now == server:
                     break
                 # A cursor means nothing to another server, such as one that was started again; and
                 # keys may have come to a node that was done.
-                server, number = now, 0
-            self._patiently(partial(self._remember, server, number, cursor))
+                server, self._number = now, 0
+            self._patiently(partial(self._remember, server, cursor))
             if rate is not None:
                 self._pause(looked + rows / rate - time.monotonic())
         self._patiently(lambda: self._client.delete(self._place))
 
-    def _keys(self, nodes: Sequence[Any], cursor: int, count: int) -> tuple[int, list[bytes], int]:
+    def _keys(self, cursor: int, count: int) -> tuple[int, list[bytes], int]:
         cursor, keys = self._node.scan(cursor, count=count)
-        return cursor, keys, sum(node.dbsize() for node in nodes)
+        return cursor, keys, sum(node.dbsize() for node in self._nodes)
 
     def _convert(self, keys: list[bytes]) -> int:
         """Converts the rows of keys. Returns how many rows there were."""
@@ -454,7 +471,7 @@ class _Run:
 
     def _server(self) -> str:
         """What servers there are, and who has which keys."""
-        runs = [str(node.info("server")["run_id"]) for node in node_clients_of(self._pool)]
+        runs = [str(node.info("server")["run_id"]) for node in self._nodes]
         if not self._is_cluster:
             return runs[0]
         slots = sorted((at, who["primary"]) for at, who in self._client.cluster_slots().items())
@@ -485,7 +502,7 @@ class _Run:
         self.summary.resumed = True
         return int(stored.get("node", 0)), int(stored["cursor"])
 
-    def _remember(self, server: str, number: int, cursor: int) -> None:
+    def _remember(self, server: str, cursor: int) -> None:
         counts = {
             "views": [asdict(view) for view in self.summary.views],
             "keys": self.summary.keys,
@@ -496,7 +513,7 @@ class _Run:
             self._place,
             mapping={
                 **self._described(server),
-                "node": number,
+                "node": self._number,
                 "cursor": cursor,
                 "counts": json.dumps(counts),
             },
@@ -519,9 +536,16 @@ class _Run:
             self._pause(0)
             try:
                 return act()
-            except (redis.ConnectionError, redis.TimeoutError):
+            except _AWAY:
                 left = end - time.monotonic()
                 if left <= 0:
                     raise
                 self._pause(min(wait, left))
                 wait = min(2 * wait, _LONGEST_WAIT)
+                self._find_nodes_again()
+
+    def _find_nodes_again(self) -> None:
+        if not isinstance(self._pool, redis.ConnectionPool):
+            # Where nobody answers, the next try says so.
+            with suppress(*REDIS_ERRORS):
+                self._pool.find_again()

@@ -16,3 +16,7 @@ READER = _rights("hotfeast-reader")
 """Of a gateway that only reads."""
 GATEWAY = _rights("hotfeast")
 """Of one that takes pushes, too."""
+SINCE_7_2 = "+client|setinfo"
+"""What either may have in addition where Redis knows it."""
+
+assert f"`{SINCE_7_2.replace('|', chr(92) + '|')}`" in _TEXT, "it is in the table"

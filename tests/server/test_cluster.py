@@ -30,12 +30,14 @@ from test_parity import SELECTIONS, columns, request_for, sdk_answer
 
 from hotfeast.clients import HotfeastError
 from hotfeast.hotpath.slots import key_slot
+from hotfeast.server.doctor import Report, examine
 from hotfeast.server.doctor_shape import examine_shape
 from hotfeast.server.errors import StartFailure
-from hotfeast.server.findings import PROBLEM
+from hotfeast.server.findings import FINE, PROBLEM
 from hotfeast.server.gateway import Gateway, Settings
 from hotfeast.server.local_redis import LocalRedis
 from hotfeast.server.local_shapes import LocalCluster, wait_until
+from hotfeast.server.plan import row_hash_field
 from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.repack import repack
 from hotfeast.server.view_writer import ViewWriter
@@ -428,6 +430,58 @@ def check_what_is_missing(
     assert [row for row, outcome in enumerate(pushed.outcomes) if outcome != WRITTEN] == its
     assert {pushed.outcomes[row] for row in its} == {FAILED}
     assert f"node {lost.address}" in pushed.failures[0].message
+
+
+def test_doctor_and_repack_while_a_node_is_lost(cluster: LocalCluster, tmp_path: Path) -> None:
+    """The doctor names it and looks at the others; rows are put into another layout all the same,
+    also where it is lost while its keys are being looked at."""
+    market.write_repository(tmp_path, "kept", cluster.address, redis_type="redis_cluster")
+    store = FeatureStore(repo_path=str(tmp_path))
+    store.apply([market.product, market.product_stats])
+    report = examine(tmp_path)
+    assert (report.exit_code, report.entities) == (0, [])
+    shared = cluster.client()
+    masters = shared.get_primaries()
+    for master in masters:
+        wanted = f"master {master.host}:{master.port} has 1 replica"
+        assert [f.kind for f in report.findings if f.what == wanted] == [FINE]
+    served = serve(store, Settings(repo=tmp_path, layout="packed", push_wait_replicas=1))
+    assert set(push(served, SKUS, [7.0] * 200, 1).outcomes) == {WRITTEN}
+    stop(served)
+    # The first whose keys are looked at.
+    lost = next(node for node in cluster.nodes if node.port == masters[0].port)
+    clients: list[Any] = [node.client() for node in cluster.nodes]
+    (replica,) = (
+        client
+        for client in clients
+        if client.info("replication").get("master_port") == lost.port
+    )
+    reports: list[Report] = []
+
+    def lose(*_: int) -> None:
+        if not reports:
+            replica.config_set("cluster-replica-no-failover", "yes")
+            lost.kill()
+            reports.append(examine(tmp_path))
+            replica.config_set("cluster-replica-no-failover", "no")
+
+    summary = repack(store, "feast", keys_at_once=20, progress=lose)
+    assert (summary.state, summary.error) == ("done", "")
+    # What had been converted when it was lost, and was not in its replica, is converted again.
+    assert summary.views[0].converted >= 200
+    assert summary.views[0].unreadable == 0
+    report = reports[0]
+    (problem, *_) = [f.what for f in report.findings if f.kind == PROBLEM]
+    assert f"master {lost.address} does not answer" in problem
+    assert "and no replica has taken over: rows of its " in problem
+    assert [entities.sampled for entities in report.entities] == [50]
+    online = store.get_online_features(["product_stats:price"], [{"sku": sku} for sku in SKUS])
+    assert online.to_dict()["price"] == [7.0] * 200
+    assert replica.info("replication")["role"] == "master"
+    keys = [key for key in replica.scan_iter() if key.endswith(b"kept")]
+    assert len(keys) > 20
+    for key in keys:
+        assert row_hash_field("product_stats") not in replica.hgetall(key)
 
 
 def test_a_cache_is_refused(store: FeatureStore) -> None:

@@ -12,6 +12,7 @@ import trustme
 from feast import FeatureStore
 from feast.protos.feast.types.Value_pb2 import Value
 from processes import eventually
+from redis_programs import BOTH, program
 from served import serve, stop
 from tls import TlsFront
 
@@ -112,9 +113,10 @@ def test_password_and_database(tmp_path: Path) -> None:
         assert ":wrong" not in "".join(lines)
 
 
-def test_unix_socket(tmp_path: Path) -> None:
+@BOTH
+def test_unix_socket(tmp_path: Path, name: str) -> None:
     path = tmp_path / "redis.sock"
-    with LocalRedis("--unixsocket", str(path)) as server:
+    with LocalRedis("--unixsocket", str(path), program=program(name)) as server:
         store = market.apply(market.write_repository(tmp_path, "market", server.address))
         market.fill(store)
         check(store, Settings(repo=tmp_path, redis_url=f"unix://{path}"))

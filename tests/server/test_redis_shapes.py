@@ -1,4 +1,5 @@
-"""Users with few rights, certificates of clients, and Sentinel with a failover."""
+"""Users with few rights, certificates of clients, and Sentinel with a failover: of Redis and of
+Valkey."""
 
 import threading
 from contextlib import suppress
@@ -9,7 +10,8 @@ import market
 import pytest
 import trustme
 from feast.protos.feast.serving.ServingService_pb2_grpc import ServingServiceStub
-from redis_rights import GATEWAY, READER
+from redis_programs import BOTH, program, program_with_tls
+from redis_rights import GATEWAY, READER, SINCE_7_2
 from served import serve, stop
 from test_cluster import prices, push
 from test_parity import SELECTIONS, columns, request_for, sdk_answer
@@ -19,23 +21,27 @@ from hotfeast.server.doctor_shape import examine_shape
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.findings import ADVICE, FINE
 from hotfeast.server.gateway import Gateway, Settings
-from hotfeast.server.local_redis import LocalRedis, free_port
+from hotfeast.server.local_redis import LocalRedis, ServerTls
 from hotfeast.server.local_shapes import MASTER, LocalSentinel, wait_until
 from hotfeast.server.redis_pools import connection_pool
 
 SKUS = ["a", "b", "c"]
 
 
+@BOTH
 def test_users_with_the_rights_that_are_documented(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """Reads and pushes of all layouts ask for nothing that the documented lines do not allow."""
-    with LocalRedis() as server:
+    with LocalRedis(program=program(name)) as server:
         admin: Any = server.client()
+        # Of which version of Redis the commands are, also with Valkey.
+        version = tuple(map(int, admin.info("server")["redis_version"].split(".")))
         store = market.apply(market.write_repository(tmp_path, "market", server.address))
         market.fill(store)
         for user, rights in (("writer", GATEWAY), ("reader", READER)):
             line = rights.replace("PROJECT", "market").split()
+            line += [SINCE_7_2] * (version >= (7, 2))
             admin.execute_command("ACL", "SETUSER", user, "on", ">s3cret", *line)
         for layout in ("packed", "feast"):
             url = f"redis://writer:s3cret@{server.address}/0"
@@ -58,18 +64,18 @@ def test_users_with_the_rights_that_are_documented(
     assert "s3cret" not in caplog.text
 
 
-def test_certificates_of_clients(tmp_path: Path, authority: tuple[trustme.CA, Path]) -> None:
+@BOTH
+def test_certificates_of_clients(
+    tmp_path: Path, authority: tuple[trustme.CA, Path], name: str
+) -> None:
     """A server that speaks TLS itself, and only with clients that its authority knows."""
+    found = program_with_tls(name)
     ca, path = authority
     ours, theirs = (tmp_path / name for name in ("client.pem", "server.pem"))
     ca.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(str(ours))
     ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(theirs))
-    port = free_port()
-    with LocalRedis(
-        "--tls-port", str(port), "--tls-ca-cert-file", str(path), "--tls-cert-file", str(theirs),
-        "--tls-key-file", str(theirs), "--tls-auth-clients", "yes",
-    ) as server:  # fmt: skip
-        string = f"127.0.0.1:{port},ssl=true,ssl_ca_certs={path}"
+    with LocalRedis(program=found, tls=ServerTls(path, theirs)) as server:
+        string = f"{server.address},ssl=true,ssl_ca_certs={path}"
         known = f"{string},ssl_certfile={ours},ssl_keyfile={ours}"
         store = market.apply(market.write_repository(tmp_path / "repo", "market", known))
         market.fill(store)
@@ -93,9 +99,10 @@ def test_certificates_of_clients(tmp_path: Path, authority: tuple[trustme.CA, Pa
         assert lines[0].startswith("not ready: ")
 
 
-def test_sentinel(tmp_path: Path) -> None:
+@BOTH
+def test_sentinel(tmp_path: Path, name: str) -> None:
     """The master hangs, and its replica takes over."""
-    with LocalSentinel() as servers:
+    with LocalSentinel(program=program(name)) as servers:
         market.write_repository(
             tmp_path, "market", servers.sentinel.address, redis_type="redis_sentinel"
         )
