@@ -221,7 +221,8 @@ class Cluster:
         return f"node {node} (slots {slots})" if slots else f"node {node}"
 
     def ping(self) -> str:
-        """Asks a node which server it is, and for its version, and keeps up with the cluster from now on.
+        """Asks a node which server it is, of which version, and keeps up with the cluster from now
+        on.
 
         Raises:
             RedisUnavailable: None answered.

@@ -276,9 +276,7 @@ def _look(
         int(statistics.median(len(stored) for stored in hashes.values())) if hashes else 0,
         encodings,
         statistics.fmean(size or 0 for size in answers[1::3]),
-        {}
-        if schemas is None
-        else _measure(definitions.project, hashes, schemas, views, settings),
+        {} if schemas is None else _measure(definitions.project, hashes, schemas, views, settings),
     )
 
 

@@ -169,9 +169,7 @@ class LocalCluster:
                 "--cluster-require-full-coverage", "no",
                 *(("--tls-cluster", "yes") if tls else ()),
             ]  # fmt: skip
-            self.nodes.append(
-                LocalRedis(*cluster, *_AT_ONCE, *arguments, program=program, tls=tls)
-            )
+            self.nodes.append(LocalRedis(*cluster, *_AT_ONCE, *arguments, program=program, tls=tls))
 
     @property
     def address(self) -> str:

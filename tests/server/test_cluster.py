@@ -452,9 +452,7 @@ def test_doctor_and_repack_while_a_node_is_lost(cluster: LocalCluster, tmp_path:
     lost = next(node for node in cluster.nodes if node.port == masters[0].port)
     clients: list[Any] = [node.client() for node in cluster.nodes]
     (replica,) = (
-        client
-        for client in clients
-        if client.info("replication").get("master_port") == lost.port
+        client for client in clients if client.info("replication").get("master_port") == lost.port
     )
     reports: list[Report] = []
 

@@ -1,5 +1,7 @@
-"""Clusters of Valkey, and of Redis that speaks nothing but TLS: what `test_cluster.py` looks at more
-closely."""
+"""Clusters of Valkey, and of Redis that speaks nothing but TLS.
+
+The main of what `test_cluster.py` looks at more closely.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,10 @@ def test_reads_pushes_resharding_and_a_lost_node(
         market.write_repository(tmp_path, "market", string, redis_type="redis_cluster")
         store = market.apply(tmp_path)
         market.fill(store)
-        settings = Settings(repo=tmp_path, status_mode="feast", push_wait_replicas=1)
+        # Six encrypted connections take their time on a busy machine.
+        settings = Settings(
+            repo=tmp_path, status_mode="feast", push_wait_replicas=1, redis_timeout=5.0
+        )
         served = serve(store, settings)
         try:
             stub = ServingServiceStub(served.channel)
