@@ -75,7 +75,8 @@ class PushResult:
 
     @property
     def outcomes(self) -> list[str]:
-        """For each row `written`, `stale` (older than what is stored), `rejected` or `failed`."""
+        """For each row `written`, `stale` (older than what is stored), `rejected`, `failed`, or
+        `duplicate` (an event that had been counted before)."""
         return [_OUTCOMES.get(o, str(o)) for o in self.proto.outcomes]
 
     @property
@@ -102,7 +103,7 @@ class PushResult:
 
     @property
     def ok(self) -> bool:
-        """Whether every row is stored, or older than what is."""
+        """Whether every row is stored, now or before, or older than what is."""
         return not self.proto.rejections and not self.proto.failures
 
     def raise_for_failures(self) -> None:

@@ -3,17 +3,17 @@
 -- KEYS  the key of the entity's tiles
 -- ARGV  1 the layout as MessagePack; 2 the time, in microseconds since 1970; 3 the events, each of
 --       8 bytes of time, 8 bytes of its id's hash, and for each input a byte that is 1 where it has
---       a value, and 8 bytes of it
+--       a value, and 8 bytes of it: of a text 4 for its place in 4 and 4 for its size; 4 the texts
 --
--- Answers one character for each event: 1 counted, or counted before, 0 too late, F refused, and
+-- Answers one character for each event: 1 counted, 2 counted before, 0 too late, F refused, and
 -- behind them why the first was.
 
 local pack, unpack, floor = struct.pack, struct.unpack, math.floor
 local find, concat, max, min = string.find, table.concat, math.max, math.min
 local key, field = KEYS[1], 't'
 local shape = cmsgpack.unpack(ARGV[1])
-local now, events = tonumber(ARGV[2]), ARGV[3]
-local levels, pairs_of = shape.levels, shape.sketches
+local now, events, sent_texts = tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local levels, pairs_of, pairs_of_texts = shape.levels, shape.sketches, shape.texts
 local MOST_HASHES, DENSE, REGISTERS = 256, 65535, 2048
 local ID_SIZE, TWO_32, NEVER = 12, 4294967296, '\255\255\255\255\255\255\255\255'
 local SIZES = {[0] = 4, 12, 16, 8, 8, 8, 8, 16}
@@ -23,7 +23,7 @@ for i = 1, #levels do
 end
 
 local newest, least, oldest, filled, ids = 0, 0, NEVER, '\0', ''
-local records, entries = {}, {}
+local records, entries, texts = {}, {}, {}
 local blob = redis.call('HGET', key, field)
 if blob then
   if string.byte(blob) ~= 1 then return redis.error_reply('the tiles are of an unknown format') end
@@ -42,9 +42,15 @@ if blob then
     entries[i] = sub(blob, at + 4, at + 3 + size)
     at = at + 4 + size
   end
+  for i = 1, #pairs_of_texts / 2 do
+    local size = unpack('<I4', blob, at)
+    texts[i] = sub(blob, at + 4, at + 3 + size)
+    at = at + 4 + size
+  end
 else
   for i = 1, #levels do records[i] = '' end
   for i = 1, #pairs_of / 2 do entries[i] = '' end
+  for i = 1, #pairs_of_texts / 2 do texts[i] = '' end
 end
 
 -- Events at or before it are refused; ids of events before it need not be known any more.
@@ -290,6 +296,60 @@ local function count_in_sketch(i, time, event)
   open.held = held
 end
 
+-- Where the entry of a text that ends before `rest` begins. Its size is its last byte.
+local function text_start(all, rest, level)
+  return rest - 9 - level.index - byte(all, rest - 1)
+end
+
+-- Drops the entries of a text that no window reaches.
+local function drop_texts(i)
+  local level = levels[pairs_of_texts[2 * i - 1]]
+  local limit, all, rest = first_tile(level), texts[i], #texts[i] + 1
+  while rest > 1 do
+    local at = text_start(all, rest, level)
+    if unpack(level.format, all, at) < limit then
+      texts[i] = sub(all, rest)
+      return
+    end
+    rest = at
+  end
+end
+
+-- Whether a text is greater, byte by byte: Lua's own order is that of the server's language.
+local function is_greater(text, other)
+  for i = 1, min(#text, #other) do
+    local one, two = byte(text, i), byte(other, i)
+    if one ~= two then return one > two end
+  end
+  return #text > #other
+end
+
+-- The last text, by the rules of `add_last`.
+local function keep_text(i, time, event)
+  local level, place = levels[pairs_of_texts[2 * i - 1]], 17 + 9 * (pairs_of_texts[2 * i] - 1)
+  local tile, all, head = tile_of(time, level.tile), texts[i], level.index + 8
+  if byte(event, place) ~= 1 or tile < first_tile(level) then return end
+  local from, size = unpack('<I4I4', event, place + 1)
+  local text = sub(sent_texts, from + 1, from + size)
+  -- Where its entry belongs, and what comes behind that: mostly nothing.
+  local at, rest = #all + 1, #all + 1
+  while at > 1 do
+    local start = text_start(all, at, level)
+    local number = unpack(level.format, all, start)
+    if number < tile then break end
+    if number == tile then
+      local stored = unpack('<I8', all, start + level.index)
+      if stored > time then return end
+      if stored == time and not is_greater(text, sub(all, start + head, at - 2)) then return end
+      at = start
+      break
+    end
+    at, rest = start, start
+  end
+  texts[i] = sub(all, 1, at - 1) .. pack(level.format .. 'I8', tile, time) .. text
+    .. string.char(size) .. sub(all, rest)
+end
+
 -- Whether a level has no room for one more record, also without those that no window reaches once
 -- there is an event of this time.
 local function is_full(time)
@@ -317,7 +377,7 @@ for n = 1, #events / width do
   if time <= floor_of() then
     outcomes[n] = '0'
   elseif known(id) then
-    outcomes[n] = '1'
+    outcomes[n] = '2'
   elseif is_full(time) then
     outcomes[n] = 'F'
     complaint = 'the entity has ' .. shape.most_events .. ' event times in an exact window, which '
@@ -328,6 +388,7 @@ for n = 1, #events / width do
     ids = ids .. id .. pack('<I4', floor(time / 1000000))
     for i = 1, #levels do count_in_record(i, time, event) end
     for i = 1, #entries do count_in_sketch(i, time, event) end
+    for i = 1, #texts do keep_text(i, time, event) end
     outcomes[n] = '1'
     changed = true
   end
@@ -346,6 +407,10 @@ if changed then
     close_entry(i)
     drop_entries(i)
     pieces[#pieces + 1] = pack('<I4', #entries[i]) .. entries[i]
+  end
+  for i = 1, #texts do
+    drop_texts(i)
+    pieces[#pieces + 1] = pack('<I4', #texts[i]) .. texts[i]
   end
   redis.call('HSET', key, field, concat(pieces))
   local life = math.ceil((max(newest - now, 0) + shape.retention) / 1000)

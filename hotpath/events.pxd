@@ -22,6 +22,7 @@ cdef class EventPlan(WritePlan):
     cdef EventInput* inputs
     cdef uint32_t input_count
     cdef uint32_t event_size
+    cdef bint has_texts           # whether any input is in the form of a text
     cdef Cursor shape             # what the script is told of the layout
 
 
@@ -31,6 +32,8 @@ cdef class EventBatch(WriteBatch):
     cdef size_t longest_key
 
     cdef int make_sequence(self) noexcept nogil
-    cdef uint8_t* put_event(self, uint8_t* at, uint32_t row) noexcept nogil
+    cdef size_t texts_size(self, uint32_t row) noexcept nogil
+    cdef uint8_t* put_texts(self, uint8_t* at, uint32_t row) noexcept nogil
+    cdef uint8_t* put_event(self, uint8_t* at, uint32_t row, size_t* text_at) noexcept nogil
     cdef int put_events(self, const uint32_t* rows, uint32_t count) noexcept nogil
     cdef bint has_key(self, uint32_t row, size_t size) noexcept nogil

@@ -14,7 +14,7 @@ class EventPlan(WritePlan):
         """Raises ValueError where the definition has no tiles."""
 
 class EventBatch(WriteBatch):
-    """Events of one view, ready to be sent; counted before is `written`, too late is `stale`."""
+    """Events of one view, ready to be sent; counted before is `duplicate`, too late `stale`."""
 
 def hash_column(column: ValueColumn) -> list[int | None]:
     """The hashes that the distinct values of a column are told apart by; None for null."""

@@ -54,6 +54,7 @@ cdef enum:
     INTEGER = 1
     REAL = 2
     HASH = 3
+    TEXT = 4
     MICROSECONDS = 1000000
     # Bytes of `$` and a length and two line ends at most, around a bulk string.
     BULK_ROOM = 24
@@ -78,6 +79,7 @@ cdef class EventPlan(WritePlan):
             self.inputs[i].column = names.index(each.column)
             self.inputs[i].form = each.form
             self.inputs[i].value_type = each.value_type
+            self.has_texts = self.has_texts or each.form == TEXT
 
     def __dealloc__(self):
         free(self.inputs)
@@ -179,9 +181,9 @@ cdef inline uint8_t* put_head(uint8_t* at, uint8_t kind, size_t value) noexcept 
 cdef class EventBatch(WriteBatch):
     """Events of one view, ready to be sent. One thread at a time may use it.
 
-    Its outcome for an event is `written` also where it had been counted before, and `stale` where
-    it is too late: older than the newest of its entity by more than the view's lateness, or of a
-    time that was filled in.
+    Its outcome for an event is `duplicate` where it had been counted before, and `stale` where it
+    is too late: older than the newest of its entity by more than the view's lateness, or of a time
+    that was filled in.
     """
 
     def __cinit__(self, EventPlan plan not None, *args, **kwargs):
@@ -232,8 +234,36 @@ cdef class EventBatch(WriteBatch):
         qsort(self.sequence, self.rows, sizeof(Place), compare_places)
         return 0
 
-    cdef uint8_t* put_event(self, uint8_t* at, uint32_t row) noexcept nogil:
-        """Writes an event as the script reads it."""
+    cdef size_t texts_size(self, uint32_t row) noexcept nogil:
+        """Bytes of an event's texts."""
+        cdef const EventInput* each
+        cdef Number value
+        cdef uint32_t i
+        cdef size_t size = 0
+        for i in range((<EventPlan>self.plan).input_count):
+            each = &(<EventPlan>self.plan).inputs[i]
+            if each.form == TEXT and read_value(
+                self.features[each.column][row], each.value_type, &value
+            ) == 0:
+                size += left(&value.text)
+        return size
+
+    cdef uint8_t* put_texts(self, uint8_t* at, uint32_t row) noexcept nogil:
+        """Writes an event's texts, one behind the other."""
+        cdef const EventInput* each
+        cdef Number value
+        cdef uint32_t i
+        for i in range((<EventPlan>self.plan).input_count):
+            each = &(<EventPlan>self.plan).inputs[i]
+            if each.form == TEXT and read_value(
+                self.features[each.column][row], each.value_type, &value
+            ) == 0:
+                at = put_cursor(at, &value.text)
+        return at
+
+    cdef uint8_t* put_event(self, uint8_t* at, uint32_t row, size_t* text_at) noexcept nogil:
+        """Writes an event as the script reads it, but for its texts: where they are among the
+        call's, `text_at` of them, stands in their place."""
         cdef const EventInput* each
         cdef Number value
         cdef uint32_t i, id_column = self.plan.feature_count - 1
@@ -255,6 +285,9 @@ cdef class EventBatch(WriteBatch):
                     put_u64(at + 1, bits)
                 elif each.form == HASH:
                     put_u64(at + 1, hash_value(&value, each.value_type) & 0xFFFFFFFFu)
+                elif each.form == TEXT:
+                    put_u32(put_u32(at + 1, <uint32_t>text_at[0]), <uint32_t>left(&value.text))
+                    text_at[0] += left(&value.text)
             at += 9
         return at
 
@@ -264,15 +297,20 @@ cdef class EventBatch(WriteBatch):
         cdef size_t key_size = self.key_size(rows[0])
         cdef size_t events_size = <size_t>count * (<EventPlan>self.plan).event_size
         cdef timespec now
-        cdef size_t time
+        cdef size_t time, texts_size = 0, text_at = 0
         cdef uint32_t i
         cdef uint8_t* at
-        if self.make_out(128 + 4 * BULK_ROOM + key_size + left(shape) + events_size) != 0:
+        if (<EventPlan>self.plan).has_texts:
+            for i in range(count):
+                texts_size += self.texts_size(rows[i])
+        if self.make_out(
+            128 + 5 * BULK_ROOM + key_size + left(shape) + events_size + texts_size
+        ) != 0:
             return -1
         clock_gettime(CLOCK_REALTIME, &now)
         time = <size_t>now.tv_sec * MICROSECONDS + <size_t>now.tv_nsec // 1000
         at = self.out + self.out_size
-        memcpy(at, b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n", 22)
+        memcpy(at, b"*8\r\n$7\r\nEVALSHA\r\n$40\r\n", 22)
         memcpy(at + 22, SHA, 40)
         memcpy(at + 62, b"\r\n$1\r\n1\r\n", 9)
         at = self.put_key(put_head(at + 71, 36, key_size), rows[0])
@@ -284,7 +322,12 @@ cdef class EventBatch(WriteBatch):
         memcpy(at, b"\r\n", 2)
         at = put_head(at + 2, 36, events_size)
         for i in range(count):
-            at = self.put_event(at, rows[i])
+            at = self.put_event(at, rows[i], &text_at)
+        memcpy(at, b"\r\n", 2)
+        at = put_head(at + 2, 36, texts_size)
+        if texts_size > 0:
+            for i in range(count):
+                at = self.put_texts(at, rows[i])
         memcpy(at, b"\r\n", 2)
         self.out_size = <size_t>(at + 2 - self.out)
         return 0

@@ -18,5 +18,8 @@ def not_of_length(column: ValueColumn, low: int, high: int) -> list[int]:
     """Rows whose length is not within `low` to `high`: characters of a text, bytes of bytes,
     elements of a list or set."""
 
+def larger_than(column: ValueColumn, most: int) -> list[int]:
+    """Rows whose text or bytes take more than `most` bytes."""
+
 def not_matching(column: ValueColumn, matches: Callable[[str], object]) -> list[int]:
     """Rows whose text `matches`, called with it, says no to."""

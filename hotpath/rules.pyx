@@ -148,6 +148,22 @@ def not_of_length(ValueColumn column not None, uint64_t low, uint64_t high) -> l
     return broken
 
 
+def larger_than(ValueColumn column not None, uint64_t most) -> list[int]:
+    """Rows whose text or bytes take more than `most` bytes."""
+    cdef uint32_t row, field = 0, wire = 0
+    cdef Cursor c, span
+    broken = []
+    for row in range(column.rows):
+        c = span = column.cells[row]
+        if is_missing(&c):
+            continue
+        read_tag(&c, &field, &wire)
+        read_span(&c, &span)
+        if left(&span) > most:
+            broken.append(row)
+    return broken
+
+
 def not_matching(ValueColumn column not None, matches) -> list[int]:
     """Rows whose text `matches`, called with a `str`, says no to."""
     cdef uint32_t row, field = 0, wire = 0

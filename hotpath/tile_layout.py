@@ -14,12 +14,16 @@ An entity's tiles of a view are one blob, all numbers little-endian:
       2 bytes   how many records there are, and the records, by time
     for each sketch
       4 bytes   the size of its entries, and the entries, by time
+    for each text
+      4 bytes   the size of its entries, and the entries, by time
 
 A level holds all that is kept in tiles of one size. Tile number k has the events of the time
 (k * size, (k + 1) * size]; a record is the tile's number, in 4 bytes, or in 8 below a second, and
 its slots. A sketch holds the distinct values of one input in the tiles of one level; an entry is
 the tile's number, 2 bytes for the number of hashes, and these, of 4 bytes each, or 65535 and 2048
-registers of a HyperLogLog.
+registers of a HyperLogLog. A text holds the last value of one input, texts or bytes, in the tiles
+of one level; an entry is the tile's number, 8 bytes for the event time, the value, and 1 byte for
+its size, which stands last since entries are looked for from the newest one.
 """
 
 import hashlib
@@ -34,7 +38,7 @@ TILES_FIELD = b"t"
 FUNCTIONS = ("count", "sum", "mean", "min", "max", "last", "distinct")
 
 # Forms in which the values of a column are sent with an event.
-PRESENCE, INTEGER, REAL, HASH = range(4)
+PRESENCE, INTEGER, REAL, HASH, TEXT = range(5)
 
 # What a slot of a record holds, and its bytes.
 COUNT, SUM_INTEGER, SUM_REAL, MIN_INTEGER, MAX_INTEGER, MIN_REAL, MAX_REAL, LAST = range(8)
@@ -49,10 +53,14 @@ EXACT_TILE = 1
 MOST_HASHES = 256
 """Distinct values of a tile above which registers take their place."""
 
+MOST_TEXT = 255
+"""Bytes of a text that is kept as a last value, at most; an event with a longer one is rejected."""
+
 _SECOND = 1_000_000
 _MOST_LEVELS = 16
 _REAL_TYPES = {5, 6}
 _NUMBER_TYPES = {3, 4, 5, 6, 7, 8}
+_TEXT_TYPES = {1, 2}
 
 
 class Aggregate(NamedTuple):
@@ -115,6 +123,13 @@ class Sketch(NamedTuple):
     source: int
 
 
+class Text(NamedTuple):
+    """Where the last values of an input are kept that are texts or bytes."""
+
+    level: int
+    source: int
+
+
 class Reading(NamedTuple):
     """How a feature is read from tiles."""
 
@@ -132,6 +147,8 @@ class Reading(NamedTuple):
     """The input's form, where the function is of values."""
     sketch: int
     """Index of its sketch; -1 where it has none."""
+    text: int
+    """Index of its text; -1 where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +159,7 @@ class TileLayout:
         inputs: What is sent with an event.
         levels: By the size of their tiles.
         sketches: Those of distinct values.
+        texts: Those of last values that are texts or bytes.
         readings: One for each aggregate, in their order.
         lateness: How much older than the newest event of its entity an event may be, in
             microseconds.
@@ -152,6 +170,7 @@ class TileLayout:
     inputs: tuple[Input, ...]
     levels: tuple[Level, ...]
     sketches: tuple[Sketch, ...]
+    texts: tuple[Text, ...]
     readings: tuple[Reading, ...]
     lateness: int
     most_ids: int
@@ -164,8 +183,8 @@ class TileLayout:
 
     @property
     def event_size(self) -> int:
-        """Bytes of an event as it is sent: time, id, and each input behind a byte that says whether
-        it has a value."""
+        """Bytes of an event as it is sent, but for its texts: time, id, and each input behind a
+        byte that says whether it has a value."""
         return 16 + 9 * len(self.inputs)
 
     def suffix(self, storage_name: str) -> bytes:
@@ -177,11 +196,14 @@ class TileLayout:
         Args:
             storage_name: The view's name in the store.
         """
-        shape = _packed(
-            [storage_name, self.inputs, [(e.tile, e.span, e.slots) for e in self.levels],
-             self.sketches]
-        )  # fmt: skip
-        return b"\0w" + hashlib.blake2b(shape, digest_size=6).digest()
+        shape: list[object] = [
+            storage_name, self.inputs, [(e.tile, e.span, e.slots) for e in self.levels],
+            self.sketches,
+        ]  # fmt: skip
+        if self.texts:
+            # Only then: tiles without any keep the key that they have had.
+            shape.append(self.texts)
+        return b"\0w" + hashlib.blake2b(_packed(shape), digest_size=6).digest()
 
     def for_script(self) -> bytes:
         """What the script that counts events is told of the layout, as MessagePack."""
@@ -205,8 +227,8 @@ class TileLayout:
                     }
                     for e, most in zip(self.levels, exact, strict=True)
                 ],
-                "sketches": [s for sketch in self.sketches for s in (sketch.level + 1,
-                                                                    sketch.source + 1)],
+                "sketches": [n + 1 for sketch in self.sketches for n in sketch],
+                "texts": [n + 1 for text in self.texts for n in text],
             }
         )  # fmt: skip
 
@@ -244,6 +266,7 @@ def tile_layout(
         raise ValueError(f"there are tiles of {len(tiles)} sizes; at most {_MOST_LEVELS} are kept")
     levels: list[Level] = []
     sketches: list[Sketch] = []
+    texts: list[Text] = []
     for number, tile in enumerate(tiles):
         here = [each for each in aggregates if each.tile == tile]
         wanted = {pair for each in here for pair in _slots_of(each, columns, place)}
@@ -258,12 +281,16 @@ def tile_layout(
         sketches += sorted(
             {Sketch(number, place[e.column, HASH]) for e in here if e.function == "distinct"}
         )
+        texts += sorted(
+            {Text(number, place[e.column, TEXT]) for e in here if _form_of(e, columns) == TEXT}
+        )
     return TileLayout(
         inputs=inputs,
         levels=tuple(levels),
         sketches=tuple(sketches),
+        texts=tuple(texts),
         readings=tuple(
-            _reading(each, columns, place, tiles.index(each.tile), levels, sketches)
+            _reading(each, columns, place, tiles.index(each.tile), levels, sketches, texts)
             for each in aggregates
         ),
         lateness=lateness,
@@ -288,6 +315,8 @@ def _form_of(each: Aggregate, columns: dict[str, int]) -> int:
         return PRESENCE
     if each.function == "distinct":
         return HASH
+    if each.function == "last" and columns[each.column] in _TEXT_TYPES:
+        return TEXT
     return number_form(columns[each.column])
 
 
@@ -301,11 +330,11 @@ def _slots_of(
     each: Aggregate, columns: dict[str, int], place: dict[tuple[str, int], int]
 ) -> list[tuple[int, int]]:
     """Kinds and inputs of the slots that an aggregate needs."""
-    if each.function == "distinct":
-        return []
     if not each.column:
         return [(COUNT, ALL_EVENTS)]
     form = _form_of(each, columns)
+    if form in (HASH, TEXT):
+        return []
     source = place[each.column, form]
     return [(kind, source) for kind in (COUNT, _value_slot(each.function, form)) if kind >= 0]
 
@@ -330,11 +359,14 @@ def _reading(
     level: int,
     levels: list[Level],
     sketches: list[Sketch],
+    texts: list[Text],
 ) -> Reading:
-    form = _form_of(each, columns) if each.column else PRESENCE
-    sketch, count_offset, offset = -1, 0, 0
-    if each.function == "distinct":
+    form = _form_of(each, columns)
+    sketch, text, count_offset, offset = -1, -1, 0, 0
+    if form == HASH:
         sketch = sketches.index(Sketch(level, place[each.column, HASH]))
+    elif form == TEXT:
+        text = texts.index(Text(level, place[each.column, TEXT]))
     else:
         source = place[each.column, form] if each.column else ALL_EVENTS
         offsets = {(s.kind, s.source): s.offset for s in levels[level].slots}
@@ -352,4 +384,5 @@ def _reading(
         count_offset=count_offset,
         form=form,
         sketch=sketch,
+        text=text,
     )

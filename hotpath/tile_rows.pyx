@@ -11,7 +11,7 @@ from hotfeast.hotpath.packed cimport SPAN_ABSENT, SPAN_BROKEN
 from hotfeast.hotpath.plan cimport View
 from hotfeast.hotpath.reply cimport Reply, Span
 from hotfeast.hotpath.tiles cimport (
-    NUMBER_ROOM,
+    NO_MEMORY,
     TIME_ROOM,
     TileRow,
     parse_tiles,
@@ -43,7 +43,7 @@ cdef int settle_tiles(
         time.size = blob.size
         return 0
     # First, since it may move the buffer.
-    if reply.make_room(<size_t>view.feature_count * NUMBER_ROOM + TIME_ROOM) != 0:
+    if reply.make_room(<size_t>view.feature_count * view.tiles.value_room + TIME_ROOM) != 0:
         return -1
     if parse_tiles(view.tiles, reply.buffer + blob.at, <size_t>blob.size, &row) != 0:
         time.size = SPAN_BROKEN
@@ -54,8 +54,11 @@ cdef int settle_tiles(
         size = put_reading(
             view.tiles, &row, view.tile_readings[f], batch.now_us, reply.buffer + reply.received
         )
-        if size < 0:
+        if size == NO_MEMORY:
             return -1
+        if size < 0:
+            time.size = SPAN_BROKEN
+            return 0
         cells[f].at = <uint32_t>reply.received
         cells[f].size = <int32_t>size
         reply.received += <size_t>size

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 cdef enum:
     MOST_LEVELS = 16
     MOST_SKETCHES = 64
+    MOST_TEXTS = 64
     # Bytes in front of the ids.
     BLOB_HEAD = 28
     ID_SIZE = 12
@@ -12,7 +13,12 @@ cdef enum:
     REGISTERS = 2048
     # Bytes of a serialized Value of a number at most, and of a Timestamp.
     NUMBER_ROOM = 11
+    # The same of a text: a tag, 2 bytes of its size, and what `tile_layout` allows.
+    TEXT_ROOM = 258
     TIME_ROOM = 22
+    # What `put_reading` answers where it cannot say what the window holds.
+    NO_MEMORY = -1
+    BROKEN_TILES = -2
 
 cdef struct TileLevel:
     int64_t tile
@@ -29,6 +35,7 @@ cdef struct TileReading:
     uint32_t count_offset
     uint32_t form
     int32_t sketch            # -1 where it has none
+    int32_t text              # -1 where it has none
 
 # How a view's tiles are laid out.
 cdef struct TileShape:
@@ -36,8 +43,11 @@ cdef struct TileShape:
     uint32_t level_count
     uint32_t* sketch_levels
     uint32_t sketch_count
+    uint32_t* text_levels
+    uint32_t text_count
     TileReading* readings
     uint32_t reading_count
+    uint32_t value_room       # bytes of a reading as a serialized Value, at most
     int64_t widest_start_window  # the window that reaches back furthest, and the size of its tiles
     int64_t widest_start_tile
 
@@ -48,6 +58,8 @@ cdef struct TileRow:
     uint32_t record_counts[MOST_LEVELS]
     const uint8_t* entries[MOST_SKETCHES]
     uint32_t entry_sizes[MOST_SKETCHES]
+    const uint8_t* texts[MOST_TEXTS]
+    uint32_t text_sizes[MOST_TEXTS]
 
 
 cdef class Tiles:

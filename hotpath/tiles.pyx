@@ -14,8 +14,8 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from hotfeast.hotpath.values cimport DOUBLE_VAL, FLOAT_VAL
-from hotfeast.hotpath.wire cimport get_u32, mix, put_varint
+from hotfeast.hotpath.values cimport DOUBLE_VAL, FLOAT_VAL, STRING_VAL
+from hotfeast.hotpath.wire cimport get_u32, is_utf8, mix, put_varint
 
 from hotfeast.hotpath.tile_layout import TileLayout
 
@@ -37,6 +37,8 @@ cdef enum Function:
 cdef enum:
     TILES_FORMAT = 1
     REAL = 2
+    # Bytes of a text's entry beside the tile's number and the text: its time and its size.
+    TEXT_FRAME = 9
     # Of the hashes in a window the most that are told apart one by one.
     FIRST_SEEN = 1024
 
@@ -51,20 +53,32 @@ cdef class Tiles:
     def __cinit__(self, layout not None: TileLayout):
         cdef uint32_t i
         cdef int64_t reach, furthest = -1
-        if len(layout.levels) > MOST_LEVELS or len(layout.sketches) > MOST_SKETCHES:
-            raise ValueError("the layout has too many levels or sketches")
+        if (
+            len(layout.levels) > MOST_LEVELS
+            or len(layout.sketches) > MOST_SKETCHES
+            or len(layout.texts) > MOST_TEXTS
+        ):
+            raise ValueError("the layout has too many levels, sketches or texts")
         self.layout = layout
         self.shape.level_count = len(layout.levels)
         self.shape.sketch_count = len(layout.sketches)
+        self.shape.text_count = len(layout.texts)
         self.shape.reading_count = len(layout.readings)
+        self.shape.value_room = TEXT_ROOM if layout.texts else NUMBER_ROOM
         self.shape.levels = <TileLevel*>calloc(self.shape.level_count + 1, sizeof(TileLevel))
         self.shape.sketch_levels = <uint32_t*>calloc(
             self.shape.sketch_count + 1, sizeof(uint32_t)
         )
+        self.shape.text_levels = <uint32_t*>calloc(self.shape.text_count + 1, sizeof(uint32_t))
         self.shape.readings = <TileReading*>calloc(
             self.shape.reading_count + 1, sizeof(TileReading)
         )
-        if not (self.shape.levels and self.shape.sketch_levels and self.shape.readings):
+        if not (
+            self.shape.levels
+            and self.shape.sketch_levels
+            and self.shape.text_levels
+            and self.shape.readings
+        ):
             raise MemoryError
         for i, level in enumerate(layout.levels):
             self.shape.levels[i].tile = level.tile
@@ -78,6 +92,8 @@ cdef class Tiles:
                 self.shape.widest_start_tile = level.tile
         for i, sketch in enumerate(layout.sketches):
             self.shape.sketch_levels[i] = sketch.level
+        for i, text in enumerate(layout.texts):
+            self.shape.text_levels[i] = text.level
         for i, reading in enumerate(layout.readings):
             self.shape.readings[i].function = reading.function
             self.shape.readings[i].value_type = reading.value_type
@@ -87,10 +103,12 @@ cdef class Tiles:
             self.shape.readings[i].count_offset = reading.count_offset
             self.shape.readings[i].form = reading.form
             self.shape.readings[i].sketch = reading.sketch
+            self.shape.readings[i].text = reading.text
 
     def __dealloc__(self):
         free(self.shape.levels)
         free(self.shape.sketch_levels)
+        free(self.shape.text_levels)
         free(self.shape.readings)
 
     def read(self, bytes blob not None, int64_t now) -> list[bytes] | None:
@@ -108,7 +126,7 @@ cdef class Tiles:
             ValueError: These are no tiles of this layout.
         """
         cdef TileRow row
-        cdef uint8_t value[NUMBER_ROOM]
+        cdef uint8_t value[TEXT_ROOM]
         cdef uint32_t i
         cdef int size
         if parse_tiles(
@@ -120,8 +138,10 @@ cdef class Tiles:
         values = []
         for i in range(self.shape.reading_count):
             size = put_reading(&self.shape, &row, i, now, value)
-            if size < 0:
+            if size == NO_MEMORY:
                 raise MemoryError
+            if size == BROKEN_TILES:
+                raise ValueError("these are no tiles of this layout")
             values.append(value[:size])
         return values
 
@@ -153,7 +173,7 @@ cdef int parse_tiles(
     cdef const uint8_t* end = at + size
     cdef const uint8_t* entry
     cdef const uint8_t* entries_end
-    cdef uint32_t i, count, bytes_
+    cdef uint32_t i, count, bytes_, frame
     cdef size_t total
     if size < BLOB_HEAD or at[0] != TILES_FORMAT:
         return -1
@@ -191,6 +211,22 @@ cdef int parse_tiles(
                 return -1
             entry += bytes_
         at = entries_end
+    for i in range(shape.text_count):
+        if end - at < 4:
+            return -1
+        bytes_ = get_u32(at)
+        at += 4
+        if bytes_ > <size_t>(end - at):
+            return -1
+        out.texts[i] = at
+        out.text_sizes[i] = bytes_
+        entry = at + bytes_
+        frame = shape.levels[shape.text_levels[i]].index_size + TEXT_FRAME
+        while entry > at:
+            if entry - at < frame or entry - at < frame + (entry - 1)[0]:
+                return -1
+            entry -= frame + (entry - 1)[0]
+        at += bytes_
     return 0 if at == end else -1
 
 
@@ -287,9 +323,9 @@ cdef inline double whole_real(double sum, double rest) noexcept nogil:
 cdef int put_reading(
     const TileShape* shape, const TileRow* row, uint32_t reading_index, int64_t now, uint8_t* to
 ) noexcept nogil:
-    """Writes what a window holds as a serialized `Value`, for which there are NUMBER_ROOM bytes.
+    """Writes what a window holds as a serialized `Value`, for which there are `value_room` bytes.
 
-    Returns its size, 0 for null, or -1 where there is no memory.
+    Returns its size, 0 for null, NO_MEMORY, or BROKEN_TILES.
     """
     cdef const TileReading* reading = &shape.readings[reading_index]
     cdef const uint8_t* at = NULL
@@ -303,6 +339,8 @@ cdef int put_reading(
     cdef wide_t total = 0
     if reading.function == DISTINCT:
         return put_distinct(shape, row, reading, now, to)
+    if reading.text >= 0:
+        return put_text(shape, row, reading, now, to)
     run_of(shape, row, reading, now, &at, &end)
     while at < end:
         here = get_u32(at + reading.count_offset)
@@ -354,6 +392,41 @@ cdef int put_reading(
     return put_integer(to, reading.value_type, most)
 
 
+# ------------------------------------------------------------ texts
+
+cdef int put_text(
+    const TileShape* shape, const TileRow* row, const TileReading* reading, int64_t now, uint8_t* to
+) noexcept nogil:
+    """Writes the last text: that of the newest tile of the window that has one."""
+    cdef const TileLevel* level = &shape.levels[reading.level]
+    cdef uint64_t first = <uint64_t>start_tile(now, reading.window, level.tile)
+    cdef uint64_t last = <uint64_t>((now - 1) // level.tile) if now > 0 else 0
+    cdef const uint8_t* begin = row.texts[reading.text]
+    cdef const uint8_t* end = begin + row.text_sizes[reading.text]
+    cdef const uint8_t* text
+    cdef const uint8_t* entry
+    cdef uint8_t* at
+    cdef uint8_t size
+    cdef uint64_t index
+    while end > begin:
+        size = (end - 1)[0]
+        text = end - 1 - size
+        entry = text - 8 - level.index_size
+        index = get_index(entry, level.index_size)
+        if index < first:
+            return 0
+        if index <= last:
+            # It goes into the answer as it is, and one that is none would break all of it.
+            if reading.value_type == STRING_VAL and not is_utf8(text, text + size):
+                return BROKEN_TILES
+            to[0] = <uint8_t>(reading.value_type << 3 | 2)
+            at = put_varint(to + 1, size)
+            memcpy(at, text, size)
+            return <int>(at - to) + size
+        end = entry
+    return 0
+
+
 # ------------------------------------------------------------ distinct values
 
 cdef int put_distinct(
@@ -385,7 +458,7 @@ cdef int put_distinct(
     if begin == NULL:
         return put_integer(to, reading.value_type, 0)
     count = count_dense(begin, at, head) if dense else count_hashes(begin, at, head, total)
-    return -1 if count < 0 else put_integer(to, reading.value_type, count)
+    return NO_MEMORY if count < 0 else put_integer(to, reading.value_type, count)
 
 
 cdef int64_t count_hashes(

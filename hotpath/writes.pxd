@@ -14,7 +14,8 @@ cdef enum Outcome:
     STALE = 2             # older than what is stored
     REJECTED = 3          # invalid, never sent
     FAILED = 4            # Redis refused it
-    SUPERSEDED = 5        # another row of the same entity is newer, never sent
+    DUPLICATE = 5         # an event that had been counted before
+    SUPERSEDED = 6        # another row of the same entity is newer, never sent
 
 cdef enum:
     # Rows of one script call at most: more save little, and Redis serves nobody else meanwhile.

@@ -56,7 +56,7 @@ from hotfeast.hotpath.errors import ProtocolError
 from hotfeast.hotpath.plan import bulk_string, key_prefix
 from hotfeast.hotpath.scripts import load_script
 
-OUTCOMES = ("pending", "written", "stale", "rejected", "failed", "superseded")
+OUTCOMES = ("pending", "written", "stale", "rejected", "failed", "duplicate", "superseded")
 """Names of the outcomes, by number."""
 
 KEY_TYPES = (BYTES_VAL, STRING_VAL, INT32_VAL, INT64_VAL, UNIX_TIMESTAMP_VAL)
@@ -363,10 +363,10 @@ cdef class WriteBatch:
     @property
     def counts(self) -> dict[str, int]:
         """How many rows have each outcome."""
-        cdef uint32_t counted[6]
+        cdef uint32_t counted[SUPERSEDED + 1]
         cdef uint32_t row
         cdef int i
-        for i in range(6):
+        for i in range(<int>SUPERSEDED + 1):
             counted[i] = 0
         for row in range(self.rows):
             counted[self.states[row]] += 1
@@ -461,7 +461,8 @@ cdef class WriteBatch:
         """Makes rows pending again that the last exchange has written."""
         cdef uint32_t i
         for i in range(self.done_rows):
-            if self.states[self.order[i]] == WRITTEN:
+            # What had been counted before may have been lost with the rest.
+            if self.states[self.order[i]] in (WRITTEN, DUPLICATE):
                 self.states[self.order[i]] = PENDING
 
     def take_error(self, WriteBatch part not None) -> None:
@@ -852,7 +853,7 @@ cdef class WriteBatch:
             return -1
         if kind == 36:
             for i in range(count):
-                if at[i] not in (48, 49, 70):
+                if at[i] not in (48, 49, 50, 70):
                     return -1
         if kind == 45 and size >= 8 and memcmp(at, b"NOSCRIPT", 8) == 0:
             self.no_script = True
@@ -878,6 +879,8 @@ cdef class WriteBatch:
                 state = WRITTEN
             elif at[i] == 48:
                 state = STALE
+            elif at[i] == 50:
+                state = DUPLICATE
             else:
                 state = FAILED
             self.states[row] = state

@@ -277,7 +277,8 @@ def read_row(values: dict[str, Any], types: Types) -> dict[str, Any]:
         value = values.get(name)
         if isinstance(value, dict | list):
             raise BadEntry(f"field {name!r} is no single value but JSON's {type(value).__name__}")
-        if value is None or (value == "" and not pa.types.is_string(kind)):
+        may_be_empty = pa.types.is_string(kind) or pa.types.is_binary(kind)
+        if value is None or (value == "" and not may_be_empty):
             row[name] = None
             continue
         try:

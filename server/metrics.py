@@ -130,8 +130,8 @@ class Metrics(grpc.ServerInterceptor):
         )
         self._push_rows = Counter(
             "hotfeast_push_rows",
-            "Pushed rows, by feature view and what became of them there: written, stale, rejected, "
-            "failed.",
+            "Pushed rows, by feature view and what became of them there: written, stale (of an "
+            "event: too late), rejected, failed, duplicate (of an event: counted before).",
             ["feature_view", "outcome"],
             registry=self.collector,
         )

@@ -28,14 +28,18 @@ WRITTEN = OUTCOMES.index("written")
 STALE = OUTCOMES.index("stale")
 REJECTED = OUTCOMES.index("rejected")
 FAILED = OUTCOMES.index("failed")
+DUPLICATE = OUTCOMES.index("duplicate")
 
 # What is still pending after a write has failed may be stored or not; what never was to go to Redis
 # is fine so far.
 _AFTER_ONLINE = bytes.maketrans(b"\0", bytes([FAILED]))
 _NOT_ONLINE = bytes.maketrans(b"\0", bytes([WRITTEN]))
-# A row has the worst of its outcomes in the views. The numbers are ordered so but for one: what is
-# rejected is so in every view.
-_WORST = {FAILED, STALE, WRITTEN}
+# A row has the worst of its outcomes in the views, and is a duplicate if it is in all of them. The
+# numbers are ordered so once duplicates have the least, but for one: what is rejected is so in
+# every view.
+_TO_COMPARE = bytes.maketrans(bytes([DUPLICATE]), b"\0")
+_COMPARED = bytes.maketrans(b"\0", bytes([DUPLICATE]))
+_NOT_LOST = bytes([FAILED, STALE, WRITTEN, DUPLICATE])
 
 ONLINE = push_pb2.PUSH_TARGET_ONLINE
 OFFLINE = push_pb2.PUSH_TARGET_OFFLINE
@@ -168,7 +172,7 @@ class RowPusher:
             self._write_offline(destination, rows, states, pushed)
         if self._count is not None:
             for write, outcomes in zip(destination.writes, states, strict=True):
-                for number in range(WRITTEN, FAILED + 1):
+                for number in range(WRITTEN, DUPLICATE + 1):
                     if having := outcomes.count(number):
                         self._count(write.name, OUTCOMES[number], having)
         if self._tell is not None:
@@ -176,7 +180,10 @@ class RowPusher:
                 # Events have no values of features.
                 if write.windows is None:
                     self._tell(write, made, outcomes)
-        pushed.outcomes = states[0] if len(states) == 1 else bytes(map(max, *states))
+        pushed.outcomes = states[0]
+        if len(states) > 1:
+            compared = (each.translate(_TO_COMPARE) for each in states)
+            pushed.outcomes = bytes(map(max, *compared)).translate(_COMPARED)
         return pushed
 
     def _judge(self, destination: Destination, rows: PushedRows) -> list[EncodedRows]:
@@ -232,7 +239,7 @@ class RowPusher:
                 self._writer.write(batch, time_left())
             except NodesUnavailable as error:
                 done = batch.counts
-                if done["written"] or done["stale"] or done["failed"]:
+                if done["written"] or done["stale"] or done["failed"] or done["duplicate"]:
                     # The rows of the other nodes are told apart by their outcomes.
                     pushed.failures.append(Failure(ONLINE, view, str(error)))
                 else:
@@ -260,7 +267,7 @@ class RowPusher:
                 states[i] = states[i].translate(_FAILED_OFFLINE)
 
 
-_FAILED_OFFLINE = bytes.maketrans(bytes(_WORST), bytes([FAILED] * len(_WORST)))
+_FAILED_OFFLINE = bytes.maketrans(_NOT_LOST, bytes([FAILED] * len(_NOT_LOST)))
 
 
 def _spread_rejections(encoded: list[EncodedRows]) -> Sequence[Rejection]:

@@ -49,7 +49,7 @@ class WriteCounts:
 
     Attributes:
         read: Rows that came.
-        written: Those that are in Redis now.
+        written: Those that are in Redis now; of events also those that had been counted before.
         stale: Those older than what Redis had.
         superseded: Those that another row of their entity in the same run makes needless.
         rejected: Those that are invalid, or break a rule of their field.
@@ -92,7 +92,8 @@ def counts_of(encoded: EncodedRows, examples: list[str]) -> WriteCounts:
     outcomes = encoded.batch.counts
     return WriteCounts(
         read=encoded.batch.rows,
-        **{n: outcomes[n] for n in ("written", "stale", "superseded", "rejected", "failed")},
+        written=outcomes["written"] + outcomes["duplicate"],
+        **{n: outcomes[n] for n in ("stale", "superseded", "rejected", "failed")},
         rules=Counter((r.field, r.rule) for r in encoded.rejections),
         examples=examples,
         refusal=encoded.batch.error,

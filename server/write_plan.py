@@ -172,7 +172,7 @@ def _plan_events(
     write = ViewWrite(
         view=view,
         compiled=compiled,
-        rules={},
+        rules=windows.rules,
         timestamp_column=times,
         created_column="",
         field_mapping=mapping,

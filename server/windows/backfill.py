@@ -218,6 +218,7 @@ class _Filling:
             filled=True,
             records=[b""] * len(layout.levels),
             entries=[[] for _ in layout.sketches],
+            texts=[[] for _ in layout.texts],
         )
 
     def _blobs(self, cuts: dict[int, int]) -> dict[int, Blob]:
@@ -245,6 +246,8 @@ class _Filling:
             self._add_records(made, number, level)
         for number in range(len(self._layout.sketches)):
             self._add_entries(made, number)
+        for number in range(len(self._layout.texts)):
+            self._add_texts(made, number)
         return made
 
     def _add_records(self, made: dict[int, Blob], number: int, level: Level) -> None:
@@ -269,6 +272,18 @@ class _Filling:
         ):
             held = hashes.values.to_numpy(zero_copy_only=False).astype(np.uint32)
             made[e].entries[number].append((at, hashes_of(held)))
+
+    def _add_texts(self, made: dict[int, Blob], number: int) -> None:
+        level, source = self._layout.texts[number]
+        tile = tile_of("e.ts", self._layout.levels[level])
+        value = f"struct_pack(t := e.ts, v := e.i{source})"
+        kept = self._db.sql(
+            f"SELECT e.e, {tile} AS tile, max({value}) AS last FROM part e "
+            f"WHERE e.i{source} IS NOT NULL GROUP BY ALL ORDER BY e.e, tile"
+        ).to_arrow_table()
+        for each in kept.to_pylist():
+            last = each["last"]
+            made[each["e"]].texts[number].append((each["tile"], last["t"], last["v"]))
 
     def _redis_keys(self, start: int, stop: int) -> list[bytes]:
         """The keys of entities' tiles."""

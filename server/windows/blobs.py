@@ -23,6 +23,7 @@ from hotfeast.hotpath.tile_layout import (
     SUM_REAL,
     TILES_FORMAT,
     Level,
+    Text,
     TileLayout,
 )
 
@@ -55,6 +56,7 @@ class Blob:
         ids: Remembered ids, as they are stored.
         records: For each level its records, as they are stored.
         entries: For each sketch its tiles: number, and hashes or registers as they are stored.
+        texts: For each text its tiles: number, event time, and value.
     """
 
     newest: int = 0
@@ -64,6 +66,7 @@ class Blob:
     ids: bytes = b""
     records: list[bytes] = field(default_factory=list)
     entries: list[list[tuple[int, bytes]]] = field(default_factory=list)
+    texts: list[list[tuple[int, int, bytes]]] = field(default_factory=list)
 
 
 def record_type(level: Level) -> np.dtype[np.void]:
@@ -122,7 +125,18 @@ def pack_blob(layout: TileLayout, blob: Blob) -> bytes:
             for tile, held in entries
         )
         parts += [struct.pack("<I", len(packed)), packed]
+    for text, kept in zip(layout.texts, blob.texts, strict=True):
+        head = _text_head(layout, text)
+        packed = b"".join(
+            head.pack(tile, time) + value + bytes([len(value)]) for tile, time, value in kept
+        )
+        parts += [struct.pack("<I", len(packed)), packed]
     return b"".join(parts)
+
+
+def _text_head(layout: TileLayout, text: Text) -> struct.Struct:
+    """What stands in front of the value in an entry of a text."""
+    return struct.Struct("<IQ" if layout.levels[text.level].index_size == 4 else "<QQ")
 
 
 def parse_blob(layout: TileLayout, data: bytes) -> Blob:
@@ -153,11 +167,31 @@ def parse_blob(layout: TileLayout, data: bytes) -> Blob:
                 entries.append((tile, data[at : at + held]))
                 at += held
             made.entries.append(entries)
+        for text in layout.texts:
+            (size,) = struct.unpack_from("<I", data, at)
+            made.texts.append(_parse_texts(_text_head(layout, text), data[at + 4 : at + 4 + size]))
+            at += 4 + size
     except struct.error as error:
         raise ValueError(f"these are no tiles of this layout: {error}") from None
     if version != TILES_FORMAT or at != len(data):
         raise ValueError("these are no tiles of this layout")
     return made
+
+
+def _parse_texts(head: struct.Struct, data: bytes) -> list[tuple[int, int, bytes]]:
+    """The tiles of a text, which are looked for from the last one.
+
+    Raises:
+        struct.error: The bytes are no entries.
+    """
+    made = []
+    while data:
+        start = len(data) - 1 - data[-1] - head.size
+        if start < 0:
+            raise struct.error("a text is longer than all of them")
+        made.append((*head.unpack_from(data, start), data[start + head.size : -1]))
+        data = data[:start]
+    return made[::-1]
 
 
 def unite(layout: TileLayout, filled: Blob, counted: Blob) -> Blob:
@@ -175,8 +209,8 @@ def unite(layout: TileLayout, filled: Blob, counted: Blob) -> Blob:
         filled=True,
         ids=counted.ids,
     )
-    for level, before, after in zip(layout.levels, filled.records, counted.records, strict=True):
-        made.records.append(_unite_records(level, before, after))
+    for level, old, new in zip(layout.levels, filled.records, counted.records, strict=True):
+        made.records.append(_unite_records(level, old, new))
     for earlier, later in zip(filled.entries, counted.entries, strict=True):
         entries = list(earlier)
         for tile, held in later:
@@ -185,6 +219,10 @@ def unite(layout: TileLayout, filled: Blob, counted: Blob) -> Blob:
             else:
                 entries.append((tile, held))
         made.entries.append(entries)
+    for before, after in zip(filled.texts, counted.texts, strict=True):
+        # Events that were counted are later.
+        first = after[0][0] if after else None
+        made.texts.append([each for each in before if each[0] != first] + after)
     return made
 
 

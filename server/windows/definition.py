@@ -6,9 +6,13 @@ A view is windowed if any of its features has the tag `hotfeast.aggregate`; then
 import re
 from dataclasses import dataclass
 
+from hotfeast.hotpath import rules
+from hotfeast.hotpath.columns import ValueColumn
 from hotfeast.hotpath.tile_layout import (
     EXACT_TILE,
     FUNCTIONS,
+    MOST_TEXT,
+    TEXT,
     Aggregate,
     TileLayout,
     number_form,
@@ -17,6 +21,7 @@ from hotfeast.hotpath.tile_layout import (
 from hotfeast.server.errors import RequestFailure, not_servable
 from hotfeast.server.feast_api import ValueType
 from hotfeast.server.registry import FieldDefinition, ViewDefinition
+from hotfeast.server.rules import Rule
 
 AGGREGATE_TAG = "hotfeast.aggregate"
 WINDOW_TAG = "hotfeast.window"
@@ -44,8 +49,7 @@ _LARGEST_LIMIT = 65535
 _INT64, _DOUBLE = ValueType.INT64.value, ValueType.DOUBLE.value
 _NUMBERS = {v.value for v in (ValueType.INT32, ValueType.INT64, ValueType.FLOAT, ValueType.DOUBLE)}
 _ORDERED = _NUMBERS | {ValueType.UNIX_TIMESTAMP.value}
-_KEPT = _ORDERED | {ValueType.BOOL.value}
-_COUNTED = _KEPT | {ValueType.STRING.value, ValueType.BYTES.value}
+_COUNTED = _ORDERED | {v.value for v in (ValueType.BOOL, ValueType.STRING, ValueType.BYTES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,16 @@ class WindowView:
         made = [FieldDefinition(name, kind) for name, kind in self.columns.items()]
         # Ids are of whatever type they come in.
         return [*made, FieldDefinition(self.event_id, 0)]
+
+    @property
+    def rules(self) -> dict[str, tuple[Rule, ...]]:
+        """For each column whose texts are kept how long they may be."""
+        rule = Rule("max_length", f"at most {MOST_TEXT} bytes", _too_large)
+        return {each.column: (rule,) for each in self.layout.inputs if each.form == TEXT}
+
+
+def _too_large(column: ValueColumn) -> list[int]:
+    return rules.larger_than(column, MOST_TEXT)
 
 
 def is_windowed(view: ViewDefinition) -> bool:
@@ -264,7 +278,7 @@ def _check_types(
         whole = column in columns and columns[column] in may and number_form(columns[column]) == 1
         wanted = _INT64 if whole else _DOUBLE
     else:
-        may = _KEPT if function == "last" else _ORDERED
+        may = _COUNTED if function == "last" else _ORDERED
         wanted = columns[column]
     if column and columns[column] not in may:
         raise _Fault(

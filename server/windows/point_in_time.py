@@ -28,6 +28,8 @@ _TYPES = {
     ValueType.FLOAT.value: pa.float32(),
     ValueType.BOOL.value: pa.bool_(),
     ValueType.UNIX_TIMESTAMP.value: pa.timestamp("s", "UTC"),
+    ValueType.STRING.value: pa.string(),
+    ValueType.BYTES.value: pa.binary(),
 }
 
 
@@ -52,13 +54,17 @@ def windows_at(
     _find_served(events, ttl)
     columns: dict[int, pa.Array] = {}
     for number, level in enumerate(events.windows.layout.levels):
-        here = [i for i, r in enumerate(readings) if r.level == number and r.sketch < 0]
+        here = [
+            i for i, r in enumerate(readings) if r.level == number and r.sketch < 0 and r.text < 0
+        ]
         if here:
             made = _of_level(events, number, level, [readings[i] for i in here])
             columns |= {i: made.column(j) for j, i in enumerate(here)}
     for i, reading in enumerate(readings):
         if reading.sketch >= 0:
             columns[i] = _distinct(events, reading)
+        elif reading.text >= 0:
+            columns[i] = _last_text(events, reading)
     return [_typed(columns[i], reading) for i, reading in enumerate(readings)]
 
 
@@ -140,6 +146,25 @@ def _without(reading: Reading, value: str) -> str:
         # What does not fit is null.
         return f"TRY_CAST({value} AS BIGINT)"
     return value
+
+
+def _last_text(events: Events, reading: Reading) -> pa.ChunkedArray:
+    """Last values that are texts or bytes; of several at one time the greatest."""
+    layout = events.windows.layout
+    source = layout.texts[reading.text].source
+    level = layout.levels[reading.level]
+    listed = "".join(f"e.{key}, " for key in events.keys)
+    query = f"""
+        WITH texts AS (
+            SELECT {listed}e.ts, max(e.i{source}) AS v FROM events e
+            WHERE e.i{source} IS NOT NULL GROUP BY ALL
+        )
+        SELECT CASE WHEN s.n IS NOT NULL
+            AND t.ts > {start_of("r.ts", reading.window, level)} * {level.tile} THEN t.v END AS v
+        FROM rows r ASOF LEFT JOIN texts t ON {events.same_keys("r", "t")} AND r.ts >= t.ts
+        LEFT JOIN served s USING (n) ORDER BY r.n
+    """
+    return events.db.sql(query).to_arrow_table()["v"]
 
 
 def _distinct(events: Events, reading: Reading) -> pa.Array:

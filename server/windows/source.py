@@ -1,7 +1,8 @@
 """Events of a windowed view from its batch source, and their tiles, in DuckDB.
 
 DuckDB goes to disk where memory is short. Of events with one id of one entity the first counts, as
-it does online; events without an entity, an id or a time after 1970 count nowhere.
+it does online; events without an entity, an id or a time after 1970, and those with a text that is
+too long to be kept, count nowhere.
 """
 
 import tempfile
@@ -25,7 +26,9 @@ from hotfeast.hotpath.tile_layout import (
     MAX_REAL,
     MIN_INTEGER,
     MIN_REAL,
+    MOST_TEXT,
     PRESENCE,
+    TEXT,
     Level,
     Slot,
 )
@@ -54,6 +57,13 @@ _ARROW_TYPES = {
     ValueType.BOOL.value: pa.bool_(),
     ValueType.FLOAT.value: pa.float32(),
     ValueType.DOUBLE.value: pa.float64(),
+}
+# What inputs are kept as, by form; the rest are fractions. Texts are compared byte by byte.
+_FORM_TYPES = {
+    PRESENCE: pa.bool_(),
+    INTEGER: pa.int64(),
+    HASH: pa.uint32(),
+    TEXT: pa.binary(),
 }
 
 
@@ -242,11 +252,9 @@ def _schema(write: ViewWrite) -> pa.Schema:
         (f"k{i}", key_type(kind)) for i, (_, kind) in enumerate(write.compiled.definition.join_keys)
     ]
     inputs = [
-        (f"i{i}", {PRESENCE: pa.bool_(), INTEGER: pa.int64(), HASH: pa.uint32()}.get(
-            each.form, pa.float64()
-        ))
+        (f"i{i}", _FORM_TYPES.get(each.form, pa.float64()))
         for i, each in enumerate(windows.layout.inputs)
-    ]  # fmt: skip
+    ]
     # Ids of whatever type are compared as texts.
     return pa.schema([*fields, ("ts", pa.int64()), ("id", pa.string()), *inputs])
 
@@ -312,12 +320,15 @@ def _typed(write: ViewWrite, batch: pa.RecordBatch) -> pa.RecordBatch:
             values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
         if each.form == PRESENCE:
             values = pc.if_else(pc.is_valid(values), pa.scalar(True), pa.scalar(None, pa.bool_()))
-        elif each.form == INTEGER:
-            values = values.cast(pa.int64())
         else:
-            values = values.cast(pa.float64())
+            values = values.cast(_FORM_TYPES.get(each.form, pa.float64()))
         arrays.append(values)
-    return pa.record_batch(arrays, schema=_schema(write))
+    made = pa.record_batch(arrays, schema=_schema(write))
+    for i, each in enumerate(windows.layout.inputs):
+        if each.form == TEXT:
+            sizes = pc.binary_length(made[f"i{i}"])
+            made = made.filter(pc.fill_null(pc.less_equal(sizes, MOST_TEXT), True))
+    return made
 
 
 def until(time: datetime, microseconds_before: int) -> datetime:

@@ -1,7 +1,7 @@
 """Events to try windows with, and the comparison of what they hold."""
 
 import random
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import events as ev
@@ -12,6 +12,7 @@ from events import Event
 from feast import FeatureStore
 
 from hotfeast.hotpath.tiles import Tiles
+from hotfeast.hotpath.writes import OUTCOMES
 from hotfeast.server.redis_io import Lanes, RedisWriter
 from hotfeast.server.redis_pools import connection_pool
 from hotfeast.server.rows import EncodedRows, encode, map_fields
@@ -35,7 +36,10 @@ def some_events(generator: random.Random, count: int, span: timedelta) -> list[E
                 f"{generator.random()}-{i}",
                 generator.choice([None, 0.1, -0.3, 1e15, generator.uniform(-9, 9)]),
                 generator.choice([None, generator.randrange(-(2**62), 2**62), 3, -4]),
-                generator.choice([None, "", "a", "b", f"page {generator.randrange(400)}"]),
+                generator.choice([None, "", "a", "ä", f"page {generator.randrange(400)}"]),
+                generator.choice([None, b"", b"\0\xff", generator.randbytes(255)]),
+                generator.choice([None, True, False]),
+                generator.choice([None, ev.START - timedelta(seconds=generator.randrange(9**9))]),
             )
         )
     return sorted(made, key=lambda event: event.time)
@@ -74,10 +78,10 @@ class Direct:
         return encode(self.write, map_fields(self.write, columns))
 
     def push(self, user_id: int, events: list[Event]) -> list[str]:
-        """The outcome of each event: `written` or `stale`, or what Redis said."""
+        """The outcome of each event, or what Redis said where it failed."""
         encoded = self.encode(user_id, events)
         self._writer.write(encoded.batch)
-        names = {1: "written", 2: "stale", 3: "rejected", 4: encoded.batch.error}
+        names = [encoded.batch.error if name == "failed" else name for name in OUTCOMES]
         return [names[outcome] for outcome in encoded.batch.outcomes]
 
     def key(self, user_id: int) -> bytes:
@@ -98,4 +102,6 @@ class Direct:
 
 def plain(value: value_pb2.Value) -> Any:
     member = value.WhichOneof("val")
+    if member == "unix_timestamp_val":
+        return datetime.fromtimestamp(value.unix_timestamp_val, UTC)
     return None if member is None else getattr(value, member)

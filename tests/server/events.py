@@ -17,7 +17,7 @@ from feast import (
     PushSource,
     ValueType,
 )
-from feast.types import Float64, Int64, String
+from feast.types import Bool, Bytes, Float64, Int64, String, UnixTimestamp
 
 from hotfeast.server.windows import event_tags, window_field
 
@@ -44,6 +44,13 @@ FEATURES: list[tuple[str, Any, str, str, str]] = [
     ("pages_1h", Int64, "distinct(page)", "1h", ""),
     ("pages_30d", Int64, "distinct(page)", "30d", ""),
     ("kinds_5m_exact", Int64, "distinct(page)", "5m", "exact"),
+    ("page_last_1h", String, "last(page)", "1h", ""),
+    ("page_last_30d", String, "last(page)", "30d", ""),
+    ("page_last_5m_exact", String, "last(page)", "5m", "exact"),
+    ("token_last_7d", Bytes, "last(token)", "7d", ""),
+    ("member_last_7d", Bool, "last(member)", "7d", ""),
+    ("seen_last_1d", UnixTimestamp, "last(seen)", "1d", ""),
+    ("seen_max_7d", UnixTimestamp, "max(seen)", "7d", ""),
 ]
 """Name, type, aggregate, window and tile of each feature."""
 
@@ -56,6 +63,10 @@ class Event(NamedTuple):
     amount: float | None = None
     units: int | None = None
     page: str | None = None
+    token: bytes | None = None
+    member: bool | None = None
+    seen: datetime | None = None
+    """Of whole seconds, which is what values have."""
 
 
 def write_repository(
@@ -140,6 +151,9 @@ def frame(events: dict[int, list[Event]]) -> pd.DataFrame:
         "amount": "Float64",
         "units": "Int64",
         "page": "string",
+        "token": "object",
+        "member": "boolean",
+        "seen": "datetime64[us, UTC]",
     }
     return pd.DataFrame(
         {

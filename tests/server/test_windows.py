@@ -10,9 +10,10 @@ from typing import Any
 import events as ev
 import pyarrow as pa
 import pytest
+import redis
 from event_samples import Direct, close, some_events
 from events import Event
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView, PushSource
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -20,8 +21,16 @@ from served import Served, serve, stop
 
 from hotfeast.hotpath.columns import ValueColumn
 from hotfeast.hotpath.events import hash_column
+from hotfeast.hotpath.writes import OUTCOMES
+from hotfeast.server.clock import Clock
 from hotfeast.server.gateway import Settings
 from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.offline import OfflineWriter
+from hotfeast.server.push_plan import Destinations
+from hotfeast.server.push_rows import ONLINE, PushedRows, RowPusher
+from hotfeast.server.redis_io import Lanes, RedisWriter
+from hotfeast.server.redis_pools import connection_pool
+from hotfeast.server.registry import read_definitions
 
 DAY = timedelta(days=1)
 END = ev.START + 40 * DAY
@@ -98,31 +107,85 @@ def test_a_stream_of_pushes_takes_events(served: Served) -> None:
         )
         for i in (3, 2, 1, 2)
     ]
-    for pushed in served.client.push_stream(batches, push_source="events"):
-        assert pushed.outcomes == ["written"]
+    outcomes = [p.outcomes for p in served.client.push_stream(batches, push_source="events")]
+    assert outcomes == [["written"], ["written"], ["written"], ["duplicate"]]
     answer = served.client.get_online_features(features="windows", entities={"user_id": [74]})
     assert answer.to_dict()["events_1h"] == [3]
 
 
+def test_an_event_is_a_duplicate_if_all_views_have_counted_it(
+    redis_server: LocalRedis, tmp_path: Path
+) -> None:
+    store = ev.write_repository(tmp_path, "duplicates", redis_server.address)
+    activity = store.get_feature_view("activity")
+    twin = FeatureView(
+        name="twin",
+        entities=[ev.user],
+        schema=activity.schema,
+        source=PushSource(name="events", batch_source=activity.batch_source),
+        tags=activity.tags,
+    )
+    pushes: list[tuple[list[str], list[tuple[str, str, int]]]] = []
+    for views in ([activity], [twin], []):
+        store.apply(views)
+        pushes.append(push_and_count(store, Event(END, "a")))
+    assert pushes == [
+        (["written"], [("activity", "written", 1)]),
+        (["written"], [("activity", "duplicate", 1), ("twin", "written", 1)]),
+        (["duplicate"], [("activity", "duplicate", 1), ("twin", "duplicate", 1)]),
+    ]
+
+
+def push_and_count(
+    store: FeatureStore, event: Event
+) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """The outcome of an event in all views that its source feeds, and what is counted of it."""
+    counted: list[tuple[str, str, int]] = []
+
+    def count(view: str, outcome: str, rows: int) -> None:
+        counted.append((view, outcome, rows))
+
+    pool = connection_pool(store.config, None, 5)
+    assert isinstance(pool, redis.ConnectionPool)
+    writer = RedisWriter(Lanes(pool), 5)
+    pusher = RowPusher(writer, OfflineWriter(store), Clock(), 0, count=count)
+    table = pa.Table.from_pandas(ev.frame({1: [event]}), preserve_index=False)
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    destination = Destinations(0).find(read_definitions(store), True, "events", True)
+    pushed = pusher.push(destination, ONLINE, PushedRows(columns), lambda: None)
+    return [OUTCOMES[number] for number in pushed.outcomes], counted
+
+
 def test_wrong_events_are_rejected_by_name(served: Served) -> None:
+    # A text may have 255 bytes.
+    long, too_long = "ä" * 127 + "x", "ä" * 128
     table = pa.table(
         {
-            "user_id": [1, 1, 1],
-            "happened": pa.array([END, END, datetime(1969, 1, 1)], pa.timestamp("us", "UTC")),
-            "event_id": ["a", None, "c"],
-            "amount": ["1", "x", "1"],
-            "units": [1, 1, 1],
-            "page": ["a", "a", "a"],
+            "user_id": [60] * 5,
+            "happened": pa.array(
+                [END, END, datetime(1969, 1, 1), END, END], pa.timestamp("us", "UTC")
+            ),
+            "event_id": ["a", None, "c", "d", "e"],
+            "amount": ["1", "x", "1", "1", "1"],
+            "units": [1] * 5,
+            "page": [long, "a", "a", too_long, "a"],
+            "token": [b"a", b"a", b"a", b"a", b"a" * 256],
+            "member": [True] * 5,
+            "seen": pa.array([END] * 5),
         }
     )
     with pytest.raises(Exception, match="'amount'"):
         served.client.push(table, push_source="events")
-    table = table.set_column(3, "amount", pa.array([1.0, 1.0, 1.0]))
+    table = table.set_column(3, "amount", pa.array([1.0] * 5))
     pushed = served.client.push(table, push_source="events")
-    assert pushed.outcomes == ["written", "rejected", "rejected"]
+    assert pushed.outcomes == ["written", *["rejected"] * 4]
     assert [(r.field, r.rule) for r in pushed.rejections] == [
-        ("event_id", "not_null"), ("happened", "timestamp"),
+        ("event_id", "not_null"), ("happened", "timestamp"), ("page", "max_length"),
+        ("token", "max_length"),
     ]  # fmt: skip
+    assert "max_length wants at most 255 bytes" in pushed.rejections[2].message
+    answer = served.client.get_online_features(features="windows", entities={"user_id": [60]})
+    assert answer.to_dict()["page_last_1h"] == [long]
 
 
 def test_every_order_within_the_lateness_gives_the_same(
@@ -138,18 +201,22 @@ def test_every_order_within_the_lateness_gives_the_same(
         generator.shuffle(sent)
         # Four at a time, each with several calls.
         parts = [sent[i::4] for i in range(4)]
-        threads = [threading.Thread(target=send, args=(direct, user_id, part)) for part in parts]
+        outcomes: list[str] = []
+        threads = [
+            threading.Thread(target=send, args=(direct, user_id, part, outcomes)) for part in parts
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         close(direct.read(user_id, at), ev.expected(events, at))
+        # Whoever came first has counted an event, and nobody else.
+        assert {n: outcomes.count(n) for n in set(outcomes)} == {"written": 80, "duplicate": 40}
 
 
-def send(direct: Direct, user_id: int, events: list[Event]) -> None:
+def send(direct: Direct, user_id: int, events: list[Event], outcomes: list[str]) -> None:
     for start in range(0, len(events), 7):
-        outcomes = direct.push(user_id, events[start : start + 7])
-        assert set(outcomes) == {"written"}
+        outcomes += direct.push(user_id, events[start : start + 7])
 
 
 def test_events_that_are_too_late_are_told(direct: Direct) -> None:
@@ -158,7 +225,8 @@ def test_events_that_are_too_late_are_told(direct: Direct) -> None:
     assert direct.push(500, [Event(at, "now")]) == ["written"]
     late = [Event(at - hour, "late"), Event(at - hour + timedelta(microseconds=1), "just")]
     assert direct.push(500, late) == ["stale", "written"]
-    assert direct.push(500, [Event(at, "now"), late[1], late[0]]) == ["written", "written", "stale"]
+    again = direct.push(500, [Event(at, "now"), late[1], late[0]])
+    assert again == ["duplicate", "duplicate", "stale"]
     made = direct.read(500, at)
     assert made is not None
     assert made["events_1h"] == 2
@@ -173,7 +241,7 @@ def test_more_ids_than_are_remembered_raise_the_floor_and_are_never_counted_twic
     assert direct.push(1, events) == ["written"] * 40
     again = direct.push(1, events)
     assert again[:25] == ["stale"] * 25
-    assert again[-5:] == ["written"] * 5
+    assert again[-5:] == ["duplicate"] * 5
     made = direct.read(1, events[-1].time)
     assert made is not None
     assert made["amount_1h"] == 40.0
@@ -267,6 +335,9 @@ def test_tiles_that_are_none_are_an_error(served: Served, direct: Direct) -> Non
     for broken in (b"", b"\2" + blob[1:], blob[:-1], blob + b"\0", blob[:26] + b"\xff" + blob[27:]):
         with pytest.raises(ValueError, match="no tiles"):
             direct.tiles.read(broken, 0)
+    # A text that is no UTF-8 would break the whole answer.
+    with pytest.raises(ValueError, match="no tiles"):
+        direct.tiles.read(blob.replace(b"a\1", b"\xff\1"), int(END.timestamp() * 10**6))
     direct.client.hset(key, "t", blob[:-3])
     with pytest.raises(Exception, match="tiles cannot be read"):
         served.client.get_online_features(features="windows", entities={"user_id": [900]})
@@ -303,12 +374,13 @@ class Machine(RuleBasedStateMachine):
         self.at = ev.START + DAY
 
     events = st.builds(
-        lambda minutes, micros, amount, units, page: (minutes, micros, amount, units, page),
+        lambda *values: values,
         st.integers(0, 130),
         st.integers(-1, 1),
         st.sampled_from([None, 0.1, 1e10, -2.5]),
         st.sampled_from([None, 1, -(2**60)]),
-        st.sampled_from([None, "a", "b"]),
+        st.sampled_from([None, "", "a", "ab", "b", "ä", "\U0001f600"]),
+        st.sampled_from([None, b"\x7f", b"\x80", b"\0"]),
     )
 
     def take(self, event: Event) -> str:
@@ -316,7 +388,9 @@ class Machine(RuleBasedStateMachine):
         self.sent.append(event)
         if event.time <= self.newest - timedelta(hours=1):
             return "stale"
-        self.counted.setdefault(event.event_id, event)
+        if event.event_id in self.counted:
+            return "duplicate"
+        self.counted[event.event_id] = event
         self.newest = max(self.newest, event.time)
         return "written"
 
@@ -327,11 +401,9 @@ class Machine(RuleBasedStateMachine):
             Event(
                 self.at - timedelta(minutes=minutes, microseconds=micros),
                 f"{len(self.sent) + i}",
-                amount,
-                units,
-                page,
+                *values,
             )
-            for i, (minutes, micros, amount, units, page) in enumerate(made)
+            for i, (minutes, micros, *values) in enumerate(made)
         ]
         self.send(batch)
 

@@ -50,7 +50,7 @@ def test_the_example_of_the_page_is_applied_and_served(
             },
             push_source="purchases",
         )
-        assert pushed.outcomes == ["written", "written", "written"]
+        assert pushed.outcomes == ["written", "written", "duplicate"]
         answer = served.client.get_online_features("activity", {"user_id": [1]}).to_dict()
     finally:
         stop(served)
@@ -138,6 +138,7 @@ def view(*features: Field, **tags: str) -> ViewDefinition:
         (view(window_field("f", Int64, "mean(x)", "1h")), "set its dtype"),
         (view(window_field("f", String, "max(x)", "1h")), "max is not of STRING"),
         (view(window_field("f", Int64, "distinct(x)", "1h")), "hotfeast.inputs"),
+        (view(window_field("f", Int64, "last(x)", "1h"), inputs="x: STRING"), "set its dtype"),
         (
             view(
                 window_field("f", Int64, "sum(x)", "1h"), window_field("g", Float64, "min(x)", "1h")
@@ -177,6 +178,18 @@ def test_tiles_have_other_keys_only_where_they_differ() -> None:
     assert renamed.layout.suffix("v") == late.layout.suffix("v") == key
     assert wide.layout.suffix("v") != key
     assert first.layout.suffix("v_v1") != key
+
+
+def test_keys_of_tiles_stay_what_they_are() -> None:
+    """They are stored: another key is tiles that begin with nothing."""
+    numbers = [
+        window_field("a", Float64, "sum(x)", "7d"), window_field("d", Int64, "distinct(x)", "1h"),
+    ]  # fmt: skip
+    texts = [*numbers, window_field("s", String, "last(y)", "1h")]
+    made = [window_view(view(*fields)) for fields in (numbers, texts)]
+    assert [each and each.layout.suffix("v").hex() for each in made] == [
+        "0077ec4c14e71423", "0077e5f3538e97fc",
+    ]  # fmt: skip
 
 
 def test_a_view_without_the_tag_has_no_windows(redis_server: LocalRedis, tmp_path: Path) -> None:
