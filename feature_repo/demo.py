@@ -1,15 +1,18 @@
 """The main job end to end: raw data to features over gRPC, on this machine.
 
-Data to Parquet, `feast apply`, Redis, materialization, gateway, requests, latencies. What is there
-already is kept: Parquet files of this pipeline, and rows in Redis that were materialized from them.
+Data to Parquet, `feast apply`, Redis, materialization, gateway, requests, windows over raw events
+beside the batch features, latencies. What is there already is kept: Parquet files of this pipeline,
+rows in Redis that were materialized from them, and events that are counted there.
 
 Redis is the one that HOTFEAST_REDIS names (as Feast's connection string: "host:port", options after
 commas), else one that is started here and keeps its data in `data/redis`.
 """
 
 import hashlib
+import math
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ from typing import Annotated, Any
 
 # Feast first, by its quick import.
 import grpc
+import pyarrow as pa
 import typer
 from feast import FeatureStore
 from feast.repo_config import load_repo_config
@@ -46,9 +50,11 @@ from hotfeast.server.materialize_report import print_summary as print_materializ
 from hotfeast.server.materialize_report import progress_bars as materialize_bars
 from hotfeast.server.redis_clients import client_of
 from hotfeast.server.redis_pools import connection_pool
+from hotfeast.server.windows.training import training_set
 from hotfeast.serving.v1 import serving_pb2, value_pb2
 
 REPO = Path(__file__).resolve().parent
+WINDOWS_REPO = REPO / "windows"
 REDIS_VARIABLE = "HOTFEAST_REDIS"
 SERVICE = "recommendation"
 # The end of the data. Judged at today's clock every row would be years too old.
@@ -76,6 +82,22 @@ RANKING_REQUEST = {
 RANKING_COMPUTED = 14
 """How many of its features are computed; they are the last ones."""
 
+WINDOWS_SERVICE, WINDOWS_SOURCE, BATCH_VIEW = (
+    "purchase_now",
+    "purchase_lines",
+    "user_purchase_stats",
+)
+BATCH_WINDOWS = {
+    f"{name}_{days}d"
+    for name in ("baskets_count", "units_count", "revenue_usd")
+    for days in (7, 30)
+}
+"""Features that the daily batch view has, too."""
+WINDOWS_SHOWN = (1453, 2022)
+"""Households of the table: the second one shops in the last hour of the data."""
+# How far a window reaches back, its first tile included.
+WINDOWS_SPAN = timedelta(days=31)
+
 STATUS_STYLES = {"NULL_VALUE": "yellow", "OUTSIDE_MAX_AGE": "magenta", "NOT_FOUND": "red"}
 
 LATENCY_REQUESTS = 2000
@@ -102,12 +124,14 @@ def running_redis() -> Iterator[str]:
         yield server.address
 
 
-def apply_definitions() -> FeatureStore:
+def apply_definitions(repo: Path = REPO) -> FeatureStore:
     """`feast apply`, in this process."""
-    config = load_repo_config(REPO, REPO / "feature_store.yaml")
+    # Its files are imported by their names, as if this ran in its folder.
+    sys.path.insert(0, str(repo))
+    config = load_repo_config(repo, repo / "feature_store.yaml")
     with console.status("feast apply"):
-        apply_total(config, REPO, skip_source_validation=False)
-    return FeatureStore(repo_path=str(REPO))
+        apply_total(config, repo, skip_source_validation=False)
+    return FeatureStore(repo_path=str(repo))
 
 
 def materialize_features(store: FeatureStore) -> None:
@@ -137,8 +161,8 @@ def materialize_features(store: FeatureStore) -> None:
 
 
 @contextmanager
-def running_gateway(bind: str) -> Iterator[str]:
-    """`hotfeast serve` for the demo's repository; gives its address."""
+def running_gateway(bind: str, repo: Path = REPO) -> Iterator[str]:
+    """`hotfeast serve` for a repository, as of the end of the data; gives its address."""
     host = bind.rpartition(":")[0]
     with (
         console.status("starting the gateway"),
@@ -146,7 +170,7 @@ def running_gateway(bind: str) -> Iterator[str]:
     ):
         server = stack.enter_context(
             Server(
-                "hotfeast.server", "serve", "--repo", str(REPO), "--bind", bind,
+                "hotfeast.server", "serve", "--repo", str(repo), "--bind", bind,
                 "--as-of", AS_OF.isoformat(), "--reflection",
                 ready=r"(?m)^Hotfeast serves .* on .*:(\d+) .*$",
             )
@@ -240,6 +264,75 @@ def show_push(client: FeatureClient) -> None:
     )
 
 
+def show_windows(batch: FeatureClient) -> None:
+    """One table: windows over raw events, pushed line by line, beside what the daily batch view
+    serves and what the training set has.
+
+    Args:
+        batch: A client of the demo's gateway.
+    """
+    import polars as pl
+    from windows.purchase_events import purchase_lines, write_lines
+
+    lines = purchase_lines().filter(
+        pl.col("event_timestamp").is_between(AS_OF - WINDOWS_SPAN, AS_OF, closed="right")
+    )
+    late = lines.filter(pl.col("event_timestamp") > AS_OF - timedelta(hours=1))
+    users = sorted({*late["user_id"], *(user for _, user, _ in CASES)})
+    lines = lines.filter(pl.col("user_id").is_in(users))
+    write_lines(lines, WINDOWS_REPO)
+    store = apply_definitions(WINDOWS_REPO)
+    with (
+        running_gateway("127.0.0.1:0", WINDOWS_REPO) as address,
+        FeatureClient(address) as client,
+    ):
+        pushed = client.push(lines.to_arrow(), push_source=WINDOWS_SOURCE)
+        answer = client.get_online_features(WINDOWS_SERVICE, {"user_id": users})
+    counts = ", ".join(f"{count:,} {outcome}" for outcome, count in pushed.counts.items())
+    console.print(f"{len(pushed):,} purchases of {len(users)} households as events: {counts}")
+    times = pa.array([AS_OF] * len(users), pa.timestamp("us", "UTC"))
+    trained = training_set(
+        store, pa.table({"user_id": users, "event_timestamp": times}), WINDOWS_SERVICE
+    )
+    names = answer.names[1:]
+    both = [name for name in names if name in BATCH_WINDOWS]
+    daily = batch.get_online_features(
+        [f"{BATCH_VIEW}:{name}" for name in both], {"user_id": users}
+    ).to_dict()
+    served = answer.to_dict()
+    table = Table(title=f"'{WINDOWS_SERVICE}', windows over raw events as of {AS_OF:%Y-%m-%d}")
+    table.add_column("feature", no_wrap=True)
+    for user in WINDOWS_SHOWN:
+        for column in ("served", "daily batch", "training set"):
+            table.add_column(f"{user}\n{column}", justify="right")
+    different = 0
+    for name in names:
+        offline = trained[name].to_pylist()
+        different += sum(not _same(*pair) for pair in zip(served[name], offline, strict=True))
+        if name in both:
+            # Who has bought nothing has no row here, and zeros in the daily one.
+            pairs = zip(served[name], daily[name], strict=True)
+            different += sum(not _same(ours or 0, theirs or 0) for ours, theirs in pairs)
+        cells = []
+        for row in map(users.index, WINDOWS_SHOWN):
+            cells.append(_cell(served[name][row], answer.statuses[name][row]))
+            cells.append(_cell(daily[name][row], "PRESENT") if name in both else "")
+            cells.append(_cell(offline[row], "NULL_VALUE" if offline[row] is None else "PRESENT"))
+        table.add_row(name, *cells)
+    console.print(table)
+    console.print(
+        f"Of {len(users) * len(names)} values beside the training set and {len(users) * len(both)} "
+        f"beside the daily batch view, {different} differ."
+    )
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Whether two values are one; sums of fractions may be added up in another order."""
+    if isinstance(ours, float) and isinstance(theirs, float):
+        return math.isclose(ours, theirs, rel_tol=1e-12)
+    return bool(ours == theirs)
+
+
 def show_refusals(client: FeatureClient) -> None:
     """What a caller who errs is told."""
     mistakes: list[tuple[str, dict[str, list[Any]]]] = [
@@ -323,6 +416,7 @@ def run() -> None:
         show_features(client)
         show_ranking(client)
         show_push(client)
+        show_windows(client)
         console.print("Errors name what is wrong:")
         show_refusals(client)
         show_latencies(address)

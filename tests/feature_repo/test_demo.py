@@ -47,6 +47,13 @@ def test_demo_and_serve(data_dir: Path) -> None:
     assert rows["personalization_score"][3] == "0.00"
     assert rows["discount_is_eligible"][3] == "False"
     assert "did you mean 'recommendation'?" in done.stdout
+    # Windows over events: served, of the daily batch view, and of the training set.
+    assert rows["revenue_usd_30d"] == ["1,710.63"] * 3 + ["442.39"] * 3
+    assert rows["lines_count_1h"] == ["0", "", "0", "67", "", "67"]
+    assert re.search(r"4,676 purchases of 50 households as events: \d", done.stdout)
+    assert "500 values beside the training set and 300 beside the daily batch view, 0 differ" in (
+        done.stdout
+    )
     for count in ("1", "100"):
         gateway_p50, gateway_p99 = map(float, rows[count][1:3])
         assert 0 < gateway_p50 <= gateway_p99

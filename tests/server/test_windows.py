@@ -1,8 +1,12 @@
 """Windowed features: events that are pushed, and what their windows hold by definition."""
 
 import random
+import subprocess
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -219,6 +223,64 @@ def send(direct: Direct, user_id: int, events: list[Event], outcomes: list[str])
         outcomes += direct.push(user_id, events[start : start + 7])
 
 
+SENDER = """
+import socket, sys
+server = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+replies, told, out = server.makefile("rb"), sys.stdin.buffer, sys.stdout.buffer
+calls = told.read(int(told.readline())).split(b"NEXT CALL")
+out.write(b"ready\\n")
+out.flush()
+told.read(1)
+for call in calls:
+    server.sendall(call)
+    size = replies.readline()
+    out.write(size + replies.read(int(size[1:]) + 2) + b"NEXT CALL")
+"""
+"""A process that sends what a gateway would, call after call, once it is told to."""
+
+
+def test_processes_that_send_the_same_events_at_once_count_each_once(
+    redis_server: LocalRedis, direct: Direct
+) -> None:
+    generator = random.Random(13)
+    events = some_events(generator, 150, timedelta(minutes=59))
+    direct.client.script_load(direct.encode(400, events[:1]).batch.script)
+    counted: Counter[str] = Counter()
+    senders = []
+    with ExitStack() as stack:
+        for _ in range(4):
+            order = generator.sample(events, len(events))
+            batches = [direct.encode(400, order[i : i + 3]).batch for i in range(0, 150, 3)]
+            for batch in batches:
+                batch.begin()
+            calls = b"NEXT CALL".join(batch.next_portion() for batch in batches)
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-S", "-c", SENDER, str(redis_server.port)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                )
+            )  # fmt: skip
+            senders.append((process, batches))
+            assert process.stdin is not None
+            process.stdin.write(b"%d\n" % len(calls) + calls)
+            process.stdin.flush()
+        for process, _ in senders:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process, _ in senders:
+            assert process.stdin is not None
+            process.stdin.write(b"!")
+            process.stdin.flush()
+        for process, batches in senders:
+            replies, _ = process.communicate(timeout=30)
+            for batch, reply in zip(batches, replies.split(b"NEXT CALL"), strict=False):
+                assert batch.feed(reply)
+                counted.update(OUTCOMES[number] for number in batch.outcomes)
+    assert counted == {"written": 150, "duplicate": 450}
+    at = max(event.time for event in events)
+    close(direct.read(400, at), ev.expected(events, at))
+
+
 def test_events_that_are_too_late_are_told(direct: Direct) -> None:
     hour = timedelta(hours=1)
     at = ev.START + 30 * DAY
@@ -360,7 +422,8 @@ def test_any_bytes_are_tiles_or_an_error(direct: Direct) -> None:
 
 
 class Machine(RuleBasedStateMachine):
-    """Events of one entity that come late, again and in batches, beside a model of them."""
+    """Events of one entity that come late, again, in batches and after days of none, beside a model
+    of them."""
 
     direct: Direct
     users = iter(range(10_000, 1_000_000))
@@ -406,6 +469,11 @@ class Machine(RuleBasedStateMachine):
             for i, (minutes, micros, *values) in enumerate(made)
         ]
         self.send(batch)
+
+    @rule(days=st.sampled_from([1, 7, 23, 30, 31]))
+    def let_days_pass(self, days: int) -> None:
+        """To the microsecond: events of the start are at the edges of windows then."""
+        self.at += days * DAY
 
     @rule(data=st.data())
     def again(self, data: st.DataObject) -> None:
