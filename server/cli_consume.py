@@ -14,6 +14,16 @@ import typer
 from hotfeast.server.cli_options import RedisOption, RepoOption, failures
 from hotfeast.server.forms import parse_address
 
+# Properties of librdkafka that are secrets.
+_SECRETS = {
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.config",
+    "sasl.password",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.keystore.password",
+}
+
 
 class Target(StrEnum):
     """Where rows go."""
@@ -169,7 +179,7 @@ def read_config(given: list[str], file: Path | None) -> dict[str, str]:
     """Properties of librdkafka; those on the command line go before those of a file.
 
     Raises:
-        typer.BadParameter: A line is none. It is not repeated, as it may be a secret.
+        typer.BadParameter: A line is none, or a secret is on the command line. Neither is repeated.
     """
     lines = []
     if file is not None:
@@ -183,6 +193,11 @@ def read_config(given: list[str], file: Path | None) -> dict[str, str]:
             if hint == "--kafka-config-file" and (not text.strip() or text.startswith("#")):
                 continue
             name, equals, value = text.partition("=")
+            if hint == "--kafka-config" and name.strip() in _SECRETS:
+                raise typer.BadParameter(
+                    f"others can see {name.strip()} here: put it into --kafka-config-file",
+                    param_hint=hint,
+                )
             if not equals or not name.strip():
                 raise typer.BadParameter(f"number {number} is not KEY=VALUE", param_hint=hint)
             config[name.strip()] = value.strip()

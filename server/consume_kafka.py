@@ -7,6 +7,7 @@ is counted once by its id, and of a row event times decide.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,8 @@ _OURS = {
 # Seconds to wait for answers of brokers.
 _PATIENCE = 10.0
 _LONGEST_WAIT = 0.2
+# The same at the start: certificates, names and passwords.
+_WRONG_CONNECTION = {KafkaError._SSL, KafkaError._AUTHENTICATION}
 # Trying again does not help against these; what cannot be unpacked is not left out.
 _REFUSALS = {
     KafkaError._BAD_COMPRESSION,
@@ -155,6 +158,8 @@ class TopicConsumer:
         """
         check_config(options.config)
         self._options = options
+        # What the library has told of its connections last: calls that wait for brokers do not.
+        self._trouble: KafkaError | None = None
         self._tell = tell
         self._entries = EntryStore(
             store, options.push_source, options.target, read_message, redis_url, registry_interval
@@ -167,6 +172,7 @@ class TopicConsumer:
             **options.config,
             "bootstrap.servers": options.servers,
             "client.id": options.consumer,
+            "error_cb": self._note_trouble,
         }
         try:
             self._consumer = Consumer(
@@ -213,7 +219,7 @@ class TopicConsumer:
     def _begin(self) -> None:
         """Sees that the topic is there, and where a new group begins."""
         options = self._options
-        topic = self._consumer.list_topics(options.topic, _PATIENCE).topics[options.topic]
+        topic = self._ask_for_topic()
         if topic.error is not None:
             raise KafkaException(topic.error)
         if not options.begin_new:
@@ -225,6 +231,31 @@ class TopicConsumer:
         for each in all_of_it:
             each.offset = self._consumer.get_watermark_offsets(each, _PATIENCE)[1]
         self._consumer.commit(offsets=all_of_it, asynchronous=False)
+
+    def _ask_for_topic(self) -> Any:
+        """What brokers know of the topic.
+
+        Raises:
+            KafkaException: They do not answer, or there is something that waiting does not mend.
+        """
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                name = self._options.topic
+                return self._consumer.list_topics(name, _LONGEST_WAIT).topics[name]
+            except KafkaException as error:
+                # Only now the library hands over what it has noticed.
+                self._consumer.poll(0)
+                trouble = self._trouble
+                if trouble is not None and trouble.code() in _WRONG_CONNECTION:
+                    raise KafkaException(trouble) from error
+                if _is_final(error.args[0]) or time.monotonic() > end:
+                    raise KafkaException(trouble or error.args[0]) from error
+
+    def _note_trouble(self, error: KafkaError) -> None:
+        # That all brokers are away comes on top of why they are.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._trouble = error
 
     def _read(self) -> list[Message]:
         """What is there, of at most a batch; waits for a message if there is none."""

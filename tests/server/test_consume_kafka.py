@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,12 @@ from typing import Any
 
 import events as ev
 import pytest
+import trustme
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from event_samples import Direct, close, some_events
 from events import Event
 from feast import FeatureStore
-from kafka_brokers import PARTITIONS, Brokers, run_brokers
+from kafka_brokers import PARTITIONS, Brokers, guarded, run_brokers
 from typer.testing import CliRunner
 
 from hotfeast.server.cli import app
@@ -272,6 +274,38 @@ def test_what_cannot_start_is_said(store: FeatureStore, brokers: Brokers, topic:
     brokers.refuse(topic, 0)
 
 
+def test_brokers_with_tls_and_passwords(
+    store: FeatureStore, brokers: Brokers, topic: str, authority: tuple[trustme.CA, Path],
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    ca, path = authority
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    elsewhere = tmp_path / "elsewhere.pem"
+    trustme.CA().cert_pem.write_to_path(str(elsewhere))
+    config = QUICK | {
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": str(path),
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "me",
+        "sasl.password": "s3cret",
+    }
+    produce(brokers, topic, [message(56, Event(AT, f"t{i}", 1.0)) for i in range(PARTITIONS)])
+    with guarded(brokers, context, "s3cret") as servers:
+        for wrong, why in (
+            ({"ssl.ca.location": str(elsewhere)}, "certificate verify failed"),
+            ({"sasl.password": "s3cret?"}, "uthentication"),
+        ):
+            made = options(brokers, topic, servers=servers, config=config | wrong)
+            with pytest.raises(TopicRefused, match=why):
+                TopicConsumer(store, made).run(threading.Event())
+        running = Running(store, options(brokers, topic, servers=servers, config=config))
+        wait(lambda: running.count == PARTITIONS)
+        assert running.stop().outcomes == {"written": PARTITIONS}
+    assert committed(brokers, topic) == [1] * PARTITIONS
+    assert "s3cret" not in caplog.text + "".join(capfd.readouterr())
+
+
 def test_secrets_are_read_and_not_told(brokers: Brokers, tmp_path: Path) -> None:
     file = tmp_path / "kafka.properties"
     file.write_text("# of the broker\n\nsasl.username=me\nsasl.password = a=b\n")
@@ -280,6 +314,8 @@ def test_secrets_are_read_and_not_told(brokers: Brokers, tmp_path: Path) -> None
     assert "a=b" not in repr(options(brokers, "topic", config=config))
     arguments = ["consume", "events", "--stream", "s", "--from", "kafka://127.0.0.1:1"]
     for more, told in (
+        (["--kafka-config", "sasl.password=secretive"], "put it into --kafka-config-file"),
+        (["--kafka-config", "ssl.key.pem=secretive"], "put it into --kafka-config-file"),
         (["--kafka-config", "secretive"], "number 1 is not KEY=VALUE"),
         (["--claim-after", "5"], "Kafka's brokers say it"),
         (["--kafka-config", "a=secretive", "--from", "redis://127.0.0.1"], "only for"),
