@@ -13,6 +13,7 @@ import typer
 
 from hotfeast.server.cli_options import RedisOption, RepoOption, failures
 from hotfeast.server.forms import parse_address
+from hotfeast.server.settings import PageSettings, PageTls
 
 # Properties of librdkafka that are secrets.
 _SECRETS = {
@@ -90,6 +91,41 @@ def consume(
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Page of figures for Prometheus.")
     ] = None,
+    metrics_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of tokens ('hotfeast token new'), one of which whoever asks for figures has "
+            "to have."
+        ),
+    ] = None,
+    metrics_tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="The page's certificate chain in PEM: figures are served over HTTPS."),
+    ] = None,
+    metrics_tls_key: Annotated[
+        Path | None, typer.Option(help="Its private key in PEM, without a passphrase.")
+    ] = None,
+    metrics_tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="Authorities in PEM: whoever asks for figures has to have a certificate of theirs."
+        ),
+    ] = None,
+    metrics_allow_unauthenticated: Annotated[
+        bool,
+        typer.Option(
+            "--metrics-allow-unauthenticated",
+            help="Serve figures on an address that others reach, though nobody is asked who calls.",
+        ),
+    ] = False,
+    metrics_allow_plaintext: Annotated[
+        bool,
+        typer.Option(
+            "--metrics-allow-plaintext",
+            help="Take tokens for figures on an address that others reach, though nothing is "
+            "encrypted here.",
+        ),
+    ] = False,
 ) -> None:
     """Consumes a Redis stream or a Kafka topic into a push source: at least once, by a consumer
     group. An entry has a field for each column, as text, or one field json; a message of Kafka is
@@ -103,12 +139,26 @@ def consume(
             page = parse_address(metrics)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--metrics") from error
+    guarded = _page_settings(
+        metrics,
+        metrics_token_file,
+        metrics_tls_cert,
+        metrics_tls_key,
+        metrics_tls_client_ca,
+        metrics_allow_unauthenticated,
+        metrics_allow_plaintext,
+    )
     kafka = source.startswith("kafka://")
     if kafka and claim_after is not None:
         raise typer.BadParameter("Kafka's brokers say it", param_hint="--claim-after")
     if not kafka and (kafka_config or kafka_config_file):
         raise typer.BadParameter("only for --from kafka://", param_hint="--kafka-config")
     config = read_config(kafka_config or [], kafka_config_file)
+    if page is not None:
+        from hotfeast.server.security.exposure import check_page_exposure
+
+        with failures():
+            check_page_exposure(page, guarded)
     # Only now: Feast takes seconds to import, and a wrong option should be told at once.
     from redis import Redis, RedisError
 
@@ -164,7 +214,7 @@ def consume(
                     open_repository(repo), options, client, redis, tell=figures.told
                 )
             if page is not None:
-                figures.serve(*page)
+                figures.serve(page, guarded)
             typer.echo(f"Hotfeast consumes {stream} into {push_source} as {common['consumer']}")
             runner.run(stop)
         except refusals as error:
@@ -173,6 +223,40 @@ def consume(
             raise typer.Exit(2) from None
     counts = ", ".join(f"{n} {name}" for name, n in sorted(runner.consumed.outcomes.items()))
     typer.echo(f"Stopped: {counts or 'nothing was consumed'}")
+
+
+def _page_settings(
+    metrics: str | None,
+    tokens: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    client_ca: Path | None,
+    allow_unauthenticated: bool,
+    allow_plaintext: bool,
+) -> PageSettings:
+    """Who may see the page of figures.
+
+    Raises:
+        typer.BadParameter: Options do not go together.
+    """
+    given = {
+        "--metrics-token-file": tokens,
+        "--metrics-tls-cert": certificate,
+        "--metrics-tls-key": key,
+        "--metrics-tls-client-ca": client_ca,
+    }
+    for option, value in given.items():
+        if value is not None and metrics is None:
+            raise typer.BadParameter("goes with --metrics", param_hint=option)
+    tls = None
+    if certificate is not None and key is not None:
+        tls = PageTls(certificate, key, client_ca)
+    elif certificate is not None or key is not None or client_ca is not None:
+        raise typer.BadParameter(
+            "goes with the certificate and its key: give both",
+            param_hint="--metrics-tls-key" if certificate is not None else "--metrics-tls-cert",
+        )
+    return PageSettings(tokens, tls, allow_unauthenticated, allow_plaintext)
 
 
 def read_config(given: list[str], file: Path | None) -> dict[str, str]:

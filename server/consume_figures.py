@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from hotfeast.server.http_pages import HttpPages, page_guard
+from hotfeast.server.settings import PageSettings
 
 if TYPE_CHECKING:
     from hotfeast.server.consume_rows import Consumed
@@ -27,13 +30,21 @@ class ConsumerFigures:
         """Takes how the consumer stands."""
         self._consumed = consumed
 
-    def serve(self, host: str, port: int) -> None:
+    def serve(self, address: tuple[str, int], settings: PageSettings) -> HttpPages:
         """Serves a page of them.
 
+        Args:
+            address: Host and port.
+            settings: Who may see it.
+
         Raises:
-            OSError: The address cannot be listened on.
+            StartFailure: The address cannot be listened on, or a file of tokens or of certificates
+                cannot be used.
         """
-        start_http_server(port, host, self._registry)
+        guard = page_guard(settings)
+        if guard is not None:
+            self._registry.register(guard)
+        return HttpPages(make_wsgi_app(self._registry), *address, guard)
 
     def collect(self) -> list[Metric]:
         """The figures, as Prometheus' client asks for them."""

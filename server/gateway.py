@@ -31,6 +31,7 @@ from hotfeast.server.errors import RedisUnavailable, StartFailure
 from hotfeast.server.feast_push import FeastPushService
 from hotfeast.server.feature_streams import FeatureStreams
 from hotfeast.server.health import READINESS, Health
+from hotfeast.server.http_pages import page_guard
 from hotfeast.server.invalidation import Invalidations
 from hotfeast.server.kernels import KernelMaker
 from hotfeast.server.metrics import Metrics, Page
@@ -303,7 +304,10 @@ class Gateway:
                 self.port = self._native.bind(settings.host, settings.port)
         self.metrics_page: Page | None = None
         if self._metrics is not None and settings.metrics is not None:
-            self.metrics_page = Page([self._metrics.collector], *settings.metrics)
+            guard_of_page = page_guard(settings.page)
+            self.metrics_page = Page(
+                [self._metrics.collector], *settings.metrics, guard=guard_of_page
+            )
 
     def _listen(self) -> None:
         """Takes grpcio's address; connections to it wait until the server starts."""

@@ -21,7 +21,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     make_wsgi_app,
-    start_http_server,
     values,
 )
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -31,7 +30,7 @@ from prometheus_client.registry import Collector
 from hotfeast.hotpath.cache import RowCache
 from hotfeast.server.breaker import Breaker
 from hotfeast.server.config_watch import ConfigWatch
-from hotfeast.server.errors import StartFailure
+from hotfeast.server.http_pages import HttpPages
 from hotfeast.server.overload import LoadFigures
 from hotfeast.server.settings import WorkerFiles
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from hotfeast.server.monitoring.feature_log import FeatureLog
     from hotfeast.server.plan import PlanBook
     from hotfeast.server.registry import RegistryState
+    from hotfeast.server.security.page import PageGuard
 
 # Seconds. The quickest answers take a quarter of a millisecond; Redis has a second by default.
 _BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -416,17 +416,21 @@ class _LoadGauges:
         self._waiting.set(figures.waiting)
 
 
-class ReloadFigures(Collector):
+class WorkerFigures(Collector):
     """What a supervisor counts.
 
     Attributes:
-        done: Reloads after which all workers were new.
+        reloaded: Reloads after which all workers were new.
         failed: Those that a worker without a successor has ended.
+        ended: Workers that were started again since they had ended by themselves.
+        hung: Those that were since nothing was heard of them.
     """
 
     def __init__(self) -> None:
-        self.done = 0
+        self.reloaded = 0
         self.failed = 0
+        self.ended = 0
+        self.hung = 0
 
     def collect(self) -> Iterator[Metric]:
         """The figures as Prometheus wants them."""
@@ -435,9 +439,18 @@ class ReloadFigures(Collector):
             "Times that all workers were to be replaced (SIGHUP), by outcome: done, failed.",
             labels=["outcome"],
         )
-        reloads.add_metric(["done"], self.done)
+        reloads.add_metric(["done"], self.reloaded)
         reloads.add_metric(["failed"], self.failed)
         yield reloads
+        restarts = CounterMetricFamily(
+            "hotfeast_worker_restarts",
+            "Workers that were started again, by reason: ended (by themselves), hung (nothing was "
+            "heard of them for worker_timeout).",
+            labels=["reason"],
+        )
+        restarts.add_metric(["ended"], self.ended)
+        restarts.add_metric(["hung"], self.hung)
+        yield restarts
 
 
 class ConfigFigures(Collector):
@@ -490,6 +503,7 @@ class Page:
         host: str,
         port: int,
         beside: Mapping[str, WSGIApplication] | None = None,
+        guard: "PageGuard | None" = None,
     ) -> None:
         """
         Args:
@@ -498,6 +512,7 @@ class Page:
             port: 0 for any free one.
             beside: What else is, by path; a path that ends with a slash, other than `/`, stands for
                 all below it.
+            guard: Encrypts it, and lets requests pass; neither is done if None.
 
         Raises:
             StartFailure: The address cannot be had.
@@ -505,19 +520,17 @@ class Page:
         registry = CollectorRegistry()
         for each in figures:
             registry.register(_WithAge(each))
-        try:
-            self._server, self._thread = start_http_server(port, host.strip("[]"), registry)
-        except OSError as error:
-            raise StartFailure(f"cannot serve metrics on {host}:{port}: {error}") from error
+        if guard is not None:
+            registry.register(guard)
+        app = make_wsgi_app(registry)
         if beside:
-            self._server.set_app(_side_by_side(make_wsgi_app(registry), beside))
-        self.url = f"http://{host}:{self._server.server_port}/metrics"
+            app = _side_by_side(app, beside)
+        self._pages = HttpPages(app, host, port, guard)
+        self.url = f"{self._pages.scheme}://{host}:{self._pages.port}/metrics"
 
     def stop(self) -> None:
         """Stops serving."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._pages.stop()
 
 
 def _side_by_side(

@@ -64,6 +64,8 @@ class Setting:
     """Further spellings of the option."""
     secret: bool = False
     """Whether it is never shown; of a URL only the password is not."""
+    needs: str = ""
+    """The name of the setting without which it counts for nothing."""
     applies: Applies = Applies.NEW_WORKERS
 
 
@@ -221,6 +223,10 @@ def idle_settings(holder: type, values: Mapping[str, Any]) -> dict[str, str]:
     """Settings that are given and count for nothing, with the one that would turn them on."""
     found: dict[str, str] = {}
     for member in _members(holder):
+        if member.option is not None and member.option.name in values:
+            needs = member.option.setting.needs
+            if needs and needs not in values:
+                found[member.option.name] = needs
         if member.holder is None:
             continue
         inside = options_of(member.holder)

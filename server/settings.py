@@ -159,6 +159,107 @@ class TlsSettings(NamedTuple):
         """Whether no client goes without a certificate."""
         return self.client_ca is not None and self.client_auth == "require"
 
+    @property
+    def option(self) -> str:
+        """What the names of its options begin with."""
+        return "--tls"
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """What is spoken behind TLS (ALPN)."""
+        return ("h2",)
+
+
+class PageTls(NamedTuple):
+    """How the page of figures is encrypted. The files are read again when they change.
+
+    Attributes:
+        interval: Seconds between two looks at the files.
+    """
+
+    certificate: Annotated[
+        Path,
+        Setting(
+            "The page's certificate chain in PEM, which may be the gateway's: figures are served "
+            "over HTTPS.",
+            name="metrics_tls_cert",
+            needs="metrics",
+            applies=Applies.RESTART,
+        ),
+    ]
+    key: Annotated[
+        Path,
+        Setting(
+            "Its private key in PEM, without a passphrase.",
+            name="metrics_tls_key",
+            needs="metrics",
+            applies=Applies.RESTART,
+        ),
+    ]
+    client_ca: Annotated[
+        Path | None,
+        Setting(
+            "Authorities in PEM: whoever asks for figures has to have a certificate of theirs; "
+            "/live and /ready are for all.",
+            name="metrics_tls_client_ca",
+            needs="metrics",
+            applies=Applies.RESTART,
+        ),
+    ] = None
+    interval: float = 10.0
+
+    @property
+    def requires_clients(self) -> bool:
+        """Whether no connection goes without a certificate: probes have none."""
+        return False
+
+    @property
+    def option(self) -> str:
+        """What the names of its options begin with."""
+        return "--metrics-tls"
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """What is spoken behind TLS (ALPN)."""
+        return ("http/1.1",)
+
+
+@dataclass(frozen=True, slots=True)
+class PageSettings:
+    """Who may see the page of figures."""
+
+    tokens: Annotated[
+        Path | None,
+        Setting(
+            "File of tokens, as 'hotfeast token new' makes it, one of which whoever asks for "
+            "figures has to have; /live and /ready are for all. Read again when it changes.",
+            name="metrics_token_file",
+            needs="metrics",
+            applies=Applies.RESTART,
+        ),
+    ] = None
+    tls: PageTls | None = None
+    allow_unauthenticated: Annotated[
+        bool,
+        Setting(
+            "Serve figures on an address that others reach, though nobody is asked who calls; "
+            "allow_unauthenticated says that, too.",
+            name="metrics_allow_unauthenticated",
+            needs="metrics",
+            applies=Applies.RESTART,
+        ),
+    ] = False
+    allow_plaintext: Annotated[
+        bool,
+        Setting(
+            "Take tokens for figures on an address that others reach, though nothing is encrypted "
+            "here.",
+            name="metrics_allow_plaintext",
+            needs="metrics",
+            applies=Applies.RESTART,
+        ),
+    ] = False
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -373,6 +474,15 @@ class Settings:
     workers: Annotated[
         int, Setting("Processes that share the port.", ge=1, applies=Applies.RESTART)
     ] = 1
+    worker_timeout: Annotated[
+        float,
+        Setting(
+            "Seconds without a sign of life after which a worker is ended and started again; 0: "
+            "never.",
+            ge=0,
+            applies=Applies.AT_ONCE,
+        ),
+    ] = 10.0
     cpus: Annotated[
         tuple[int, ...],
         Setting(
@@ -521,6 +631,7 @@ class Settings:
             applies=Applies.RESTART,
         ),
     ] = None
+    page: PageSettings = PageSettings()
     as_of: Annotated[
         datetime | None,
         Setting(

@@ -2,7 +2,7 @@
 
 Each worker has listening sockets of its own on the one port, over which the kernel spreads
 connections (SO_REUSEPORT). The supervisor holds the port and these sockets, tells when all workers
-are ready, starts a worker anew when it dies, and passes on SIGTERM.
+are ready, starts a worker anew when it dies, ends one that hangs, and passes on SIGTERM.
 
 SIGHUP has the settings read again and all workers replaced, one after another; so does a change of
 the settings' file, where it has to be. A successor starts beside the worker that it is for, and
@@ -36,12 +36,13 @@ from prometheus_client.registry import Collector
 from hotfeast.server.config_watch import Change, ConfigWatch
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.health import BEAT, PATIENCE, Beats, health_pages
+from hotfeast.server.http_pages import page_guard
 from hotfeast.server.listening import bind_all, close_all, port_of
 from hotfeast.server.logs import set_up_logs
 from hotfeast.server.metrics import (
     ConfigFigures,
     Page,
-    ReloadFigures,
+    WorkerFigures,
     forget_gauges,
     workers_figures,
 )
@@ -59,6 +60,12 @@ _RESTART_PAUSE = 1.0
 _LOOKS = 0.2
 # Seconds beyond those for its requests after which a worker that still drains is killed.
 _DRAIN_PATIENCE = 5.0
+# Seconds without a sign of life after which nobody should be sent to a worker that is the last, or
+# half of those after which it is ended.
+_QUIET = 5.0
+# Seconds between two looks after which the supervisor itself, or the whole machine, has been
+# stopped: what workers have said meanwhile has not arrived yet.
+_GAP = 3.0
 
 Say = Callable[[str], None]
 
@@ -155,6 +162,7 @@ class _Worker:
         failure: Why it could not start.
         leave_by: Monotonic seconds when it is killed.
         beats: Its signs of life.
+        hung: Whether it is killed since there were none.
     """
 
     def __init__(self, context: SpawnContext, settings: Settings, slot: _Slot, number: int) -> None:
@@ -164,6 +172,7 @@ class _Worker:
         self.failure = ""
         self.leave_by = math.inf
         self.beats = Beats()
+        self.hung = False
         self.started = time.monotonic()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
@@ -190,6 +199,22 @@ class _Worker:
             logger.warning("%s has not drained in time; killing it", self.process.name)
             self.process.kill()
 
+    def kill_if_hung(self, timeout: float) -> None:
+        """Ends it if nothing has been heard of it for long. One that starts has much to do before
+        it says anything, and one that drains is waited for otherwise.
+
+        Args:
+            timeout: Seconds without a sign of life; 0 for any.
+        """
+        if not timeout or not self.ready or self.hung or self.leave_by < math.inf:
+            return
+        silence = self.beats.silence
+        if silence <= timeout + BEAT:
+            return
+        self.hung = True
+        logger.error("%s has not been heard of for %.0f s; killing it", self.process.name, silence)
+        self.process.kill()
+
 
 class Supervisor:
     """Runs workers until SIGTERM or SIGINT."""
@@ -212,7 +237,7 @@ class Supervisor:
         self._holders = bind_all(settings.host, settings.port, share_port=True)
         self._figures: TemporaryDirectory[str] | None = None
         self._page: Page | None = None
-        self._reloads = ReloadFigures()
+        self._counted = WorkerFigures()
         self._seen: TemporaryDirectory[str] | None = None
         self._monitoring: MonitoringService | None = None
         self._traffic: TemporaryDirectory[str] | None = None
@@ -232,12 +257,12 @@ class Supervisor:
             self._figures = TemporaryDirectory(prefix="hotfeast-metrics-")
             figures: list[Collector] = [
                 workers_figures(Path(self._figures.name)),
-                self._reloads,
+                self._counted,
                 ConfigFigures(config),
             ]
             if self._monitoring is not None:
                 figures.append(self._monitoring)
-            self._page = Page(figures, *settings.metrics, beside)
+            self._page = Page(figures, *settings.metrics, beside, page_guard(settings.page))
         self._settings = self._of_workers(settings)
         # What the workers that serve have been started with, or told of.
         self._served = settings
@@ -289,28 +314,39 @@ class Supervisor:
     # ------------------------------------------------------------ health
 
     def _not_alive(self) -> str:
-        """What has to be started anew; asked by the page's threads."""
+        """What has to be started anew, and is not by itself; asked by the page's threads."""
         if self._stopping:
             return ""
-        silent = [("the supervisor", self._beats.silence)]
+        timeout = self._settings.worker_timeout
+        # The supervisor ends workers that hang, if that is its task and it does not hang itself.
+        patience = timeout + BEAT if timeout else PATIENCE
+        silent = [("the supervisor", self._beats.silence, PATIENCE)]
         # One that starts has much to do before it says anything.
         silent += [
-            (f"worker {slot.index}", worker.beats.silence)
+            (f"worker {slot.index}", worker.beats.silence, patience)
             for slot in self._slots
             if (worker := slot.worker) is not None and worker.ready
         ]
         return "; ".join(
             f"{who} has not been heard of for {seconds:.0f} s"
-            for who, seconds in silent
-            if seconds > PATIENCE + BEAT
+            for who, seconds, most in silent
+            if seconds > most + BEAT
         )
 
     def _not_ready(self) -> str:
         """Why no calls should come; likewise."""
         if self._stopping:
             return "about to end"
-        if not any(slot.worker is not None and slot.worker.ready for slot in self._slots):
+        ready = [
+            worker.beats.silence
+            for slot in self._slots
+            if (worker := slot.worker) is not None and worker.ready
+        ]
+        if not ready:
             return "no worker is ready"
+        timeout = self._settings.worker_timeout
+        if min(ready) > (min(timeout / 2, _QUIET) if timeout else _QUIET) + BEAT:
+            return f"no worker has been heard of for {min(ready):.0f} s"
         return ""
 
     # ------------------------------------------------------------ settings
@@ -381,7 +417,6 @@ class Supervisor:
         return None if self._figures is None else WorkerFiles(Path(self._figures.name), number)
 
     def _turn(self, say: Say) -> None:
-        self._beats.heard()
         for pipe in wait(list(self._workers), timeout=_LOOKS):
             assert isinstance(pipe, Connection)
             worker = self._workers[pipe]
@@ -391,8 +426,13 @@ class Supervisor:
                 self._ended(worker, say)
             else:
                 self._told(worker, kind, text, say)
+        if self._beats.silence > _GAP:
+            for worker in self._workers.values():
+                worker.beats.heard()
+        self._beats.heard()
         for worker in self._workers.values():
             worker.kill_if_late(time.monotonic())
+            worker.kill_if_hung(self._settings.worker_timeout)
         if self._is_reloading() or not self._all_ready():
             return
         if self._hung_up:
@@ -447,6 +487,10 @@ class Supervisor:
             self._replace_next(say)
         else:
             slot.worker = None
+            if worker.hung:
+                self._counted.hung += 1
+            else:
+                self._counted.ended += 1
             if worker.failure:
                 # Its siblings serve on, and the next attempt may find the registry readable.
                 say(f"worker {slot.index} cannot start: {why}; starting it again")
@@ -470,7 +514,7 @@ class Supervisor:
         if self._to_replace:
             self._successor = self._launch(self._to_replace.popleft(), takes_over=True)
         else:
-            self._reloads.done += 1
+            self._counted.reloaded += 1
             self._served = self._config.settings
             say(f"reload: done, {len(self._slots)} new workers serve")
 
@@ -485,7 +529,7 @@ class Supervisor:
             self._leaving.drain(self._settings.drain + _DRAIN_PATIENCE)
 
     def _give_up_reload(self, slot: _Slot, why: str) -> None:
-        self._reloads.failed += 1
+        self._counted.failed += 1
         self._successor = None
         self._to_replace.clear()
         logger.error("reload: worker %d has no successor, and serves on: %s", slot.index, why)

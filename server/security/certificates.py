@@ -1,4 +1,4 @@
-"""The gateway's certificate, its key and the authorities of its clients, in step with their files.
+"""A server's certificate, its key and the authorities of its clients, in step with their files.
 
 Connections that are open keep what they began with; those that come after a change have the new
 ones. Files that cannot be used leave those before in use.
@@ -10,14 +10,13 @@ import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
 from cryptography import x509
 
 from hotfeast.server.errors import StartFailure
 from hotfeast.server.monitoring.turns import Turns
-from hotfeast.server.settings import TlsSettings
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +26,32 @@ _LARGEST = 2**20
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # Before its end a certificate is complained about when it is read.
 _SOON = timedelta(days=7)
+
+
+class TlsFiles(Protocol):
+    """Where the files are, and what they are for: `TlsSettings`, or `PageTls`."""
+
+    @property
+    def certificate(self) -> Path: ...
+    @property
+    def key(self) -> Path: ...
+    @property
+    def client_ca(self) -> Path | None: ...
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks at them."""
+
+    @property
+    def requires_clients(self) -> bool:
+        """Whether no connection goes without a certificate of the client's."""
+
+    @property
+    def option(self) -> str:
+        """What the names of the options begin with."""
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """What is spoken behind TLS (ALPN)."""
 
 
 class CertificateError(ValueError):
@@ -69,7 +94,7 @@ class Certificates:
     """Reads the files, and again where they change."""
 
     def __init__(
-        self, settings: TlsSettings, tell: Callable[[CertificateState], None] = lambda _: None
+        self, settings: TlsFiles, tell: Callable[[CertificateState], None] = lambda _: None
     ) -> None:
         """Reads the files.
 
@@ -153,7 +178,7 @@ class Certificates:
         self._tell(state)
 
 
-def load(settings: TlsSettings, before: Loaded | None = None) -> Loaded:
+def load(settings: TlsFiles, before: Loaded | None = None) -> Loaded:
     """Reads the files.
 
     Args:
@@ -163,10 +188,11 @@ def load(settings: TlsSettings, before: Loaded | None = None) -> Loaded:
     Raises:
         CertificateError: They cannot be used.
     """
-    certificate = _read(settings.certificate, "--tls-cert")
-    key = _read(settings.key, "--tls-key")
+    option = settings.option
+    certificate = _read(settings.certificate, f"{option}-cert")
+    key = _read(settings.key, f"{option}-key")
     authorities = (
-        None if settings.client_ca is None else _read(settings.client_ca, "--tls-client-ca")
+        None if settings.client_ca is None else _read(settings.client_ca, f"{option}-client-ca")
     )
     digest = _digest(certificate, key, authorities)
     if before is not None and digest == before.digest:
@@ -174,22 +200,21 @@ def load(settings: TlsSettings, before: Loaded | None = None) -> Loaded:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(list(settings.protocols))
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     # Connections last, and with several workers a client seldom comes back to the same one.
     context.num_tickets = 0
     _use_pair(context, settings)
     if authorities is not None:
         _use_authorities(context, settings, authorities)
-    if _digest(_read(settings.certificate, "--tls-cert"), _read(settings.key, "--tls-key")) != (
-        _digest(certificate, key)
-    ):
+    after = (_read(settings.certificate, f"{option}-cert"), _read(settings.key, f"{option}-key"))
+    if _digest(*after) != _digest(certificate, key):
         raise CertificateError(f"{settings.certificate} or its key has changed while it was read")
     return Loaded(
         digest,
         context,
         grpc.ssl_server_certificate_configuration([(key, certificate)], authorities),
-        _end_of(settings.certificate, certificate),
+        _end_of(f"{option}-cert {settings.certificate}", certificate),
     )
 
 
@@ -211,45 +236,43 @@ def _digest(*files: bytes | None) -> bytes:
     return content.digest()
 
 
-def _use_pair(context: ssl.SSLContext, settings: TlsSettings) -> None:
+def _use_pair(context: ssl.SSLContext, settings: TlsFiles) -> None:
+    certificate = f"{settings.option}-cert {settings.certificate}"
+    key = f"{settings.option}-key {settings.key}"
+
     def refuse() -> NoReturn:
-        raise CertificateError(
-            f"--tls-key {settings.key} is encrypted; give it without a passphrase"
-        )
+        raise CertificateError(f"{key} is encrypted; give it without a passphrase")
 
     try:
         context.load_cert_chain(settings.certificate, settings.key, refuse)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            what = f"--tls-key {settings.key} is not the key of --tls-cert {settings.certificate}"
+            what = f"{key} is not the key of {certificate}"
         else:
             what = (
-                f"--tls-cert {settings.certificate} and --tls-key {settings.key} must have a "
-                f"certificate chain and its key in PEM ({error.reason or 'not PEM'})"
+                f"{certificate} and {key} must have a certificate chain and its key in PEM "
+                f"({error.reason or 'not PEM'})"
             )
         raise CertificateError(what) from None
     except OSError as error:
-        raise CertificateError(
-            f"--tls-cert {settings.certificate} or --tls-key {settings.key} cannot be read: "
-            f"{error.strerror}"
-        ) from None
+        raise CertificateError(f"{certificate} or {key} cannot be read: {error.strerror}") from None
 
 
-def _use_authorities(context: ssl.SSLContext, settings: TlsSettings, authorities: bytes) -> None:
+def _use_authorities(context: ssl.SSLContext, settings: TlsFiles, authorities: bytes) -> None:
     try:
         context.load_verify_locations(cadata=authorities.decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise CertificateError(
-            f"--tls-client-ca {settings.client_ca} must have certificates in PEM"
+            f"{settings.option}-client-ca {settings.client_ca} must have certificates in PEM"
         ) from None
     context.verify_mode = ssl.CERT_REQUIRED if settings.requires_clients else ssl.CERT_OPTIONAL
 
 
-def _end_of(path: Path, certificate: bytes) -> datetime:
+def _end_of(what: str, certificate: bytes) -> datetime:
     try:
         return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
     except ValueError as error:
-        raise CertificateError(f"--tls-cert {path} is no certificate: {error}") from None
+        raise CertificateError(f"{what} is no certificate: {error}") from None
 
 
 def _warn_of_end(ends: datetime) -> None:

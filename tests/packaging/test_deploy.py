@@ -1,6 +1,7 @@
 """What is in `deploy`, judged by the tools that it is for."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import yaml
 from hotfeast.server.config import read_configuration
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+sys.path.insert(0, str(DEPLOY.parent / "docs" / "generate"))
+
+from metrics import described_metrics  # noqa: E402
+
 KUBERNETES = DEPLOY / "kubernetes"
 VERSIONS = ["1.30", "1.34"]
 # Files that kustomize and prometheus-adapter read, and Kubernetes does not.
@@ -118,12 +123,24 @@ def test_systemd_unit(tmp_path: Path) -> None:
 def test_alerts() -> None:
     folder = DEPLOY / "prometheus"
     run("promtool", "check", "config", "prometheus.yml", folder=folder)
+    # Its files are not here.
+    run("promtool", "check", "config", "--syntax-only", "prometheus-guarded.yml", folder=folder)
     assert "SUCCESS" in run("promtool", "test", "rules", "hotfeast-alerts-test.yml", folder=folder)
-    rules = yaml.safe_load((folder / "hotfeast-alerts.yml").read_text())["groups"][0]["rules"]
+    groups = yaml.safe_load((folder / "hotfeast-alerts.yml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
     tested = (folder / "hotfeast-alerts-test.yml").read_text()
     for rule in rules:
         assert f'alertname="{rule["alert"]}"' in tested
         assert {"summary", "action"} <= set(rule["annotations"])
+
+
+def test_rules_and_panels_are_of_metrics_that_there_are() -> None:
+    known = {metric.name for metric in described_metrics(DEPLOY.parent / "server")}
+    for path in ("prometheus/hotfeast-alerts.yml", "grafana/hotfeast.json"):
+        named = set(re.findall(r"\bhotfeast_[a-z_]+", (DEPLOY / path).read_text()))
+        assert len(named) > 20
+        strange = {re.sub("_(bucket|sum|count)$", "", name) for name in named} - known
+        assert not strange, path
 
 
 def test_dashboard() -> None:

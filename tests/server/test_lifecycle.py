@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from feast import FeatureService, FeatureStore
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from figures import scrape, status
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
@@ -152,7 +154,9 @@ def test_drain_finishes_requests_in_flight(market_store: FeatureStore) -> None:
 
 
 def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> None:
-    with Process(Path(market_store.repo_path), "--workers", "2") as process:
+    options = ("--workers", "2", "--metrics", "127.0.0.1:0", "--worker-timeout", "2")
+    with Process(Path(market_store.repo_path), *options) as process:
+        url = process.wait_for("metrics on").split(" on ")[1]
         address = process.address()
         first = process.workers()
         assert len(first) == 2
@@ -165,11 +169,49 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
                 answer = client.get_online_features("part", {"user_id": [1]})
                 return answer.to_dict()["spend"] == [1.5]
 
+        def restarts() -> dict[str, float]:
+            name = 'hotfeast_worker_restarts_total{reason="%s"}'
+            figures = scrape(url)
+            return {reason: figures[name % reason] for reason in ("ended", "hung")}
+
         assert all(answered() for _ in range(20))
-        eventually(lambda: len(process.workers() - {killed}) == 2)
+        eventually(lambda: sum("worker_resident_bytes" in name for name in scrape(url)) == 2)
+        assert restarts() == {"ended": 1, "hung": 0}
+        # A machine that has stood still is no reason to end anybody.
         second = process.workers()
+        stopped = [process.process.pid, *second]
+        send(signal.SIGSTOP, stopped)
+        time.sleep(3.5)
+        send(signal.SIGCONT, stopped)
+        eventually(lambda: status(url, "/live") == 200)
+        time.sleep(0.5)
+        assert restarts() == {"ended": 1, "hung": 0}
+        # One that hangs is ended and started again. Meanwhile the gateway is alive, since it mends
+        # itself, and ready, since there is another worker.
+        (hung,) = second & first
+        send(signal.SIGSTOP, [hung])
+        while hung in process.workers():
+            assert (status(url, "/live"), status(url, "/ready")) == (200, 200)
+            time.sleep(0.1)
+        assert any("has not been heard of for 3 s; killing it" in line for line in process.errors)
+        eventually(lambda: len(process.workers()) == 2)
+        assert restarts() == {"ended": 1, "hung": 1}
+        assert answered()
+        # Before there is another one that serves, the last hangs.
+        stopped = list(process.workers())
+        send(signal.SIGSTOP, stopped)
+        eventually(lambda: status(url, "/ready") == 503)
+        assert status(url, "/live") == 200
+        send(signal.SIGCONT, stopped)
         assert process.stop() == 0
-        assert not any(Path(f"/proc/{pid}").exists() for pid in first | second)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in {*first, *second, *stopped})
+
+
+def send(number: signal.Signals, pids: list[int]) -> None:
+    for pid in pids:
+        # One that has been ended for hanging is gone.
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def test_workers_stay_on_their_cpus(market_store: FeatureStore) -> None:
