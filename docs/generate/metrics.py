@@ -18,7 +18,7 @@ _CLASSES: dict[str, tuple[type, ...]] = {
 _OPENING = """# Metrics
 
 What `hotfeast serve --metrics HOST:PORT` has at `/metrics`, for Prometheus: the sum over all
-workers unless said. The page has no authentication, so use a loopback or private address.
+workers unless said. Who may see the page is said in [Security](../how-to/security.md).
 
 Histograms of requests go from 0.25 ms to 1 s. Figures of the cache, of aliases and of the feature
 log are a second late at most. Those of features, drift and alerts are there with `--monitor`; see
