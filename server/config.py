@@ -5,7 +5,8 @@ and `redis_timeout: 2` in YAML. What a source has is checked even where another 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -150,7 +151,8 @@ def read_configuration(
             warnings.append(f"{given[name].place}: {name} counts for nothing without {missing}")
     if problems:
         raise ConfigError(problems)
-    warnings += _strange_variables(environment, options)
+    meant = _variables_of(values.get("repo"))
+    warnings += _strange_variables(environment, options, meant)
     for name, option in options.items():
         if name not in given and option.default is not ...:
             given[name] = Given(Source.DEFAULT, "", option.default)
@@ -209,12 +211,24 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else "; 'hotfeast config show' has them all"
 
 
+def _variables_of(repo: Path | None) -> frozenset[str]:
+    """The variables that a repository's feature_store.yaml names, as `${NAME}` or `$NAME`; none
+    where there is no such file, which whoever opens it tells."""
+    if repo is None:
+        return frozenset()
+    try:
+        text = (repo / "feature_store.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return frozenset()
+    return frozenset(re.findall(r"\$\{?(\w+)", text))
+
+
 def _strange_variables(
-    environment: Mapping[str, str], options: Mapping[str, Option]
+    environment: Mapping[str, str], options: Mapping[str, Option], meant: Container[str]
 ) -> Iterable[str]:
     names = {option.variable for option in options.values()}
     for variable in sorted(environment):
-        if not variable.startswith(PREFIX) or variable in names:
+        if not variable.startswith(PREFIX) or variable in names or variable in meant:
             continue
         near = get_close_matches(variable, names, n=1, cutoff=_NEAR)
         if near:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from hotfeast.server.errors import StartFailure
-from hotfeast.server.feast_api import FeatureStore
+from hotfeast.server.feast_api import FeatureStore, RepoConfig
 from hotfeast.server.security.faults import faults_of
 
 
@@ -26,7 +26,8 @@ def open_repository(repo: Path) -> FeatureStore:
     try:
         store = FeatureStore(repo_path=str(repo))
     except Exception as error:
-        raise StartFailure(f"{repo / 'feature_store.yaml'} is not valid: {_words(error)}") from None
+        file = repo / "feature_store.yaml"
+        raise StartFailure(f"{file} is not valid: {_words(error, file)}") from None
     version = store.config.entity_key_serialization_version
     if version != 3:
         raise StartFailure(
@@ -36,17 +37,31 @@ def open_repository(repo: Path) -> FeatureStore:
     return store
 
 
-def _words(error: BaseException) -> str:
+def _words(error: BaseException, file: Path) -> str:
     """Why a configuration is not valid, without what stands in it: it may have passwords."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ValidationError):
-            return "; ".join(faults_of(cause))
+            return "; ".join(f"{_section_of(fault, file)}{fault}" for fault in faults_of(cause))
         if isinstance(cause, yaml.MarkedYAMLError):
             line = 0 if cause.problem_mark is None else cause.problem_mark.line + 1
             return f"line {line}: {cause.problem}"
         cause = cause.__cause__ or cause.__context__
     return str(error)
+
+
+def _section_of(fault: str, file: Path) -> str:
+    """The part of the file that a fault is in, with a dot, where the fault does not name it: Feast
+    hands a part such as `online_store` to a class of its own, which does not know what it is."""
+    field = fault.partition(":")[0].partition(".")[0].partition("[")[0]
+    if field in RepoConfig.model_fields:
+        return ""
+    try:
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    parts = [name for name, part in said.items() if isinstance(part, dict) and field in part]
+    return f"{parts[0]}." if len(parts) == 1 else ""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,14 @@ def resources() -> Iterator[dict[str, Any]]:
 
 
 def test_dockerfile() -> None:
-    run(tool("hadolint"), DEPLOY / "docker" / "Dockerfile")
+    file = DEPLOY / "docker" / "Dockerfile"
+    run(tool("hadolint"), file)
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    sets = re.findall(r"\bEXTRAS=([\w,]+)", file.read_text())
+    assert sets == ["server,otel,kafka", "server,otel"]
+    assert {name for each in sets for name in each.split(",")} <= set(
+        project["optional-dependencies"]
+    )
     ignored = (DEPLOY / "docker" / "Dockerfile.dockerignore").read_text().split()
     needed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     root = DEPLOY.parent

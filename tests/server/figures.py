@@ -20,7 +20,7 @@ def scrape(url: str, token: str | None = None) -> dict[str, float]:
     return figures
 
 
-def status(url: str, path: str) -> int:
+def page_status(url: str, path: str) -> int:
     """The status of a page beside the figures."""
     try:
         with urllib.request.urlopen(url.replace("/metrics", path), timeout=10) as page:

@@ -115,6 +115,16 @@ def test_what_counts_for_nothing_is_told(file: Path) -> None:
         f"{file}:2: monitor_rate counts for nothing without monitor",
         "HOTFEAST_THREDS is no setting; did you mean HOTFEAST_THREADS?",
     )
+    # A variable that the repository names is meant for it, and for none that does not.
+    (file.parent / "feature_store.yaml").write_text("connection_string: ${HOTFEAST_REDIS}\n")
+    assert read_configuration({}, {"HOTFEAST_REDIS": "h:1"}, file).warnings == found.warnings[:1]
+    variables = {"HOTFEAST_REDIS": "h:1"}
+    (said,) = read_configuration({"repo": Path("nowhere")}, variables).warnings
+    assert said == "HOTFEAST_REDIS is no setting; did you mean HOTFEAST_REDIS_URL?"
+    found = read_configuration({"metrics_token_file": Path("t")}, {})
+    assert found.warnings == (
+        "--metrics-token-file: metrics_token_file counts for nothing without metrics",
+    )
 
 
 def test_what_must_come_together() -> None:

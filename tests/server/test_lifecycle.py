@@ -13,8 +13,8 @@ import market
 import pandas as pd
 import pytest
 from feast import FeatureService, FeatureStore
+from figures import page_status, scrape
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from figures import scrape, status
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
@@ -35,7 +35,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
     [
         ((" type: redis\n  redis_type: redis\n  connection_string", " type: sqlite\n  path"),
          ["online_store.type", "sqlite"]),
-        (("redis_type: redis", "redis_type: memcached"), ["redis_type", "'redis_cluster'"]),
+        (("redis_type: redis", "redis_type: memcached"),
+         ["feature_store.yaml is not valid: online_store.redis_type: ", "'redis_cluster'"]),
         (("version: 3", "version: 2"), ["entity_key_serialization_version", "3"]),
         (("connection_string: 127", "connection_string: nowhere,127"), ["connection_string"]),
     ],
@@ -183,7 +184,7 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
         send(signal.SIGSTOP, stopped)
         time.sleep(3.5)
         send(signal.SIGCONT, stopped)
-        eventually(lambda: status(url, "/live") == 200)
+        eventually(lambda: page_status(url, "/live") == 200)
         time.sleep(0.5)
         assert restarts() == {"ended": 1, "hung": 0}
         # One that hangs is ended and started again. Meanwhile the gateway is alive, since it mends
@@ -191,7 +192,7 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
         (hung,) = second & first
         send(signal.SIGSTOP, [hung])
         while hung in process.workers():
-            assert (status(url, "/live"), status(url, "/ready")) == (200, 200)
+            assert (page_status(url, "/live"), page_status(url, "/ready")) == (200, 200)
             time.sleep(0.1)
         assert any("has not been heard of for 3 s; killing it" in line for line in process.errors)
         eventually(lambda: len(process.workers()) == 2)
@@ -200,8 +201,8 @@ def test_workers_share_a_port_and_are_replaced(market_store: FeatureStore) -> No
         # Before there is another one that serves, the last hangs.
         stopped = list(process.workers())
         send(signal.SIGSTOP, stopped)
-        eventually(lambda: status(url, "/ready") == 503)
-        assert status(url, "/live") == 200
+        eventually(lambda: page_status(url, "/ready") == 503)
+        assert page_status(url, "/live") == 200
         send(signal.SIGCONT, stopped)
         assert process.stop() == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in {*first, *second, *stopped})

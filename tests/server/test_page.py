@@ -189,7 +189,7 @@ def test_certificates_of_clients(
             assert (status, text) == (403, "a client certificate is needed (tls_config)\n")
             # A header is no certificate.
             assert asked.get(each, "hotfeast.certificate: 1", context=nobody)[0] == 403
-        with pytest.raises(OSError, match="(?i)unknown ca|reset|closed|EOF"):
+        with pytest.raises(OSError, match=r"(?i)unknown ca|reset|closed|EOF"):
             asked.get("/live", context=stranger)
         with pytest.raises((OSError, http.client.HTTPException)):
             asked.get("/live")
@@ -205,7 +205,7 @@ def test_certificates_of_clients(
 def test_a_changed_certificate_is_for_new_connections(
     authority: tuple[trustme.CA, Path], pair: Pair
 ) -> None:
-    ca, path = authority
+    path = authority[1]
     asked = serve(PageSettings(tls=PageTls(*astuple(pair), interval=0.05)))
     try:
         assert asked.get("/live", context=context_of(path))[0] == 200
