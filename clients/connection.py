@@ -62,14 +62,18 @@ class Tls:
 
 @dataclass(frozen=True)
 class Retries:
-    """How reads that end with UNAVAILABLE are tried again, within the call's deadline.
+    """How reads that end with UNAVAILABLE, or that a gateway refuses since it has too much to do
+    (RESOURCE_EXHAUSTED), are tried again, within the call's deadline.
 
-    All calls of a client share a budget: while more than one in ten fails for long, none is tried
-    again, so that retries do not add to what a gateway suffers from. Pushes are not tried again.
+    A gateway that says after what time it may be asked again is asked then, and not at all if it
+    says never. All calls of a client share a budget: while more than one in ten fails for long,
+    none is tried again, so that retries do not add to what a gateway suffers from. Pushes are not
+    tried again.
 
     Example:
         ```python
         FeatureClient("features:6570", retries=Retries(attempts=5))
+        FeatureClient("features:6570", retries=Retries(refused=False))
         FeatureClient("features:6570", retries=None)  # each call is tried once
         ```
     """
@@ -81,6 +85,8 @@ class Retries:
     more."""
     longest_backoff: float = 0.5
     """Seconds."""
+    refused: bool = True
+    """Whether reads that are refused are tried again, too."""
 
     def __post_init__(self) -> None:
         # gRPC itself makes 5 of more.
@@ -119,12 +125,15 @@ class Connection:
         """Options of the channel."""
         config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
         if self.retries is not None:
+            codes = ["UNAVAILABLE"]
+            if self.retries.refused:
+                codes.append("RESOURCE_EXHAUSTED")
             policy = {
                 "maxAttempts": self.retries.attempts,
                 "initialBackoff": f"{self.retries.backoff:.6f}s",
                 "maxBackoff": f"{self.retries.longest_backoff:.6f}s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": codes,
             }
             config["methodConfig"] = [
                 {"name": _RETRIED, "retryPolicy": policy},

@@ -57,7 +57,8 @@ class DeadlineExceeded(HotfeastError):
 
 
 class ResourceExhausted(HotfeastError):
-    """The gateway has too much to do, or an answer is larger than a limit."""
+    """The gateway has too much to do, which reads have been tried again for; or an answer is larger
+    than a limit."""
 
 
 class InternalError(HotfeastError):

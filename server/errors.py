@@ -1,10 +1,15 @@
 """What a request or a start can fail with, as the caller or the operator should see it."""
 
+import base64
 import difflib
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from hotfeast.hotpath.errors import (
     AnswerTooLarge,
@@ -21,6 +26,13 @@ _LONGEST = 2000
 _LONGEST_NAME = 256
 # In milliseconds: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
 _PUSHBACK = b"grpc-retry-pushback-ms"
+# What it says where the same is never to be asked again.
+_NEVER = b"-1"
+# https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto
+_DETAILS = b"grpc-status-details-bin"
+# Milliseconds that delays in details are rounded up to, so that few are ever made.
+_STEP = 10
+_MOST_DETAILS = 512
 # What Redis says of a state that passes, by the first word.
 _PASSING = {"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "OOM"}
 
@@ -31,7 +43,8 @@ class RequestFailure(Exception):
     Attributes:
         code: The gRPC status code.
         message: What is wrong, by name, and what would be right; cut where it is long.
-        retry_after: Seconds after which the same may be asked again; None where nothing is said.
+        retry_after: Seconds after which the same may be asked again, infinite for never; None where
+            nothing is said.
     """
 
     def __init__(
@@ -49,7 +62,37 @@ class RequestFailure(Exception):
         """Trailing metadata for the caller, by which gRPC's clients time their next attempt."""
         if self.retry_after is None:
             return ()
+        if self.retry_after == math.inf:
+            return ((_PUSHBACK, _NEVER),)
         return ((_PUSHBACK, b"%d" % math.ceil(self.retry_after * 1000)),)
+
+    @property
+    def details(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Trailing metadata that say the same to those who look for google.rpc.RetryInfo, not
+        encoded; none where there is nothing to wait for."""
+        if self.retry_after is None or self.retry_after == math.inf:
+            return ()
+        steps = math.ceil(self.retry_after * 1000 / _STEP)
+        return ((_DETAILS, _retry_info(self.code, self.message, steps)),)
+
+    @property
+    def trailers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """All of them, as HTTP/2 has them: binary ones in base64."""
+        return (
+            *self.metadata,
+            *((name, base64.b64encode(value).rstrip(b"=")) for name, value in self.details),
+        )
+
+
+@lru_cache(_MOST_DETAILS)
+def _retry_info(code: grpc.StatusCode, message: str, steps: int) -> bytes:
+    """A serialized google.rpc.Status: the status once more, since clients take it from there, and
+    after how many steps the same may be asked again."""
+    info = RetryInfo(retry_delay=Duration())
+    info.retry_delay.FromMilliseconds(steps * _STEP)
+    status = Status(code=code.value[0], message=message)
+    status.details.add().Pack(info)
+    return bytes(status.SerializeToString())
 
 
 class UnknownName(RequestFailure):
@@ -109,6 +152,7 @@ def failure_of(error: Exception, time_left: float | None = None) -> RequestFailu
         return RequestFailure(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"{error} (--max-response-mb): ask for fewer entities or features at once",
+            math.inf,
         )
     if isinstance(error, RedisUnavailable | ProtocolError | RowsUnread):
         late = time_left is not None and time_left <= 0

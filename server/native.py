@@ -599,7 +599,7 @@ class NativeServer(Reactor):
             failure = RequestFailure(
                 grpc.StatusCode.UNKNOWN, f"Exception calling application: {error}"
             )
-        stream.finish(failure.code.value[0], failure.message, failure.metadata)
+        stream.finish(failure.code.value[0], failure.message, failure.trailers)
         self._over(stream, failure.code, began)
 
     def _look_at(self, stream: Stream) -> None:

@@ -215,7 +215,7 @@ class FeatureServicer:
             if failure is None:
                 raise
             code = failure.code
-            trailing = failure.metadata
+            trailing = failure.metadata + failure.details
             context.abort(failure.code, failure.message)
         finally:
             if call.note is not None:

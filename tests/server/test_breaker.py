@@ -9,6 +9,7 @@ import pytest
 from feast import FeatureStore
 from figures import scrape
 from processes import eventually
+from retry_info import assert_retry_info
 from served import Served, serve, stop
 
 from hotfeast.server.breaker import Breaker, State
@@ -187,7 +188,9 @@ def test_a_redis_that_hangs_is_left_alone_until_it_answers(
             served.call(READ, ONE, timeout=10)
         failed: Any = refused.value
         assert failed.code() is grpc.StatusCode.UNAVAILABLE
-        assert 20 <= int(dict(failed.trailing_metadata())["grpc-retry-pushback-ms"]) <= 200
+        said = dict(failed.trailing_metadata())
+        assert 20 <= int(said["grpc-retry-pushback-ms"]) <= 200
+        assert_retry_info(failed)
         assert tried.refused == before + 1
         assert outcome(served, request("users", {})).startswith("INVALID_ARGUMENT")
         page = served.gateway.metrics_page

@@ -1,8 +1,10 @@
 """Limits of requests, what is refused beyond them, and work that nobody waits for any more."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,17 @@ import pytest
 from feast import FeatureStore
 from figures import scrape
 from processes import eventually
+from retry_info import assert_retry_info
 from served import Served, serve, stop
 
-from hotfeast.clients import InvalidArgument, ResourceExhausted
+from hotfeast.clients import (
+    AsyncFeatureClient,
+    DeadlineExceeded,
+    FeatureClient,
+    InvalidArgument,
+    ResourceExhausted,
+    Retries,
+)
 from hotfeast.hotpath.http2 import Connection
 from hotfeast.server import request_threads
 from hotfeast.server.local_redis import LocalRedis
@@ -51,6 +61,11 @@ def reads(redis: LocalRedis) -> int:
 def connections(served: Served) -> list[Connection]:
     assert served.gateway._native is not None
     return served.gateway._native.connections
+
+
+def refused_reads(served: Served) -> int:
+    assert served.gateway._native is not None
+    return served.gateway._native._admission.refused_count
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +136,60 @@ def test_reads_beyond_the_limit_are_refused_at_once_and_nothing_else_is(
     redis.thaw()
     assert len({each.result() for each in waiting}) == 1
     assert native._admission.in_flight == native._admission.work == 0
+
+
+def test_clients_try_refused_reads_again_when_the_gateway_says(
+    frozen: tuple[Served, LocalRedis],
+) -> None:
+    served, redis = frozen
+    waiting = [begin(served) for _ in range(IN_FLIGHT)]
+    eventually(lambda: served.gateway._overload.figures.in_flight == IN_FLIGHT)
+
+    async def ask(retries: Retries | None) -> None:
+        async with AsyncFeatureClient(served.address, retries=retries) as client:
+            await client.get_online_features("users", {"user_id": [1]})
+
+    for retries, attempts in (
+        (None, 1), (Retries(refused=False), 1), (Retries(4, backoff=0.001, longest_backoff=0.001), 4),
+    ):  # fmt: skip
+        before, began = refused_reads(served), time.monotonic()
+        with (
+            FeatureClient(served.address, retries=retries) as client,
+            pytest.raises(ResourceExhausted),
+        ):
+            client.get_online_features("users", {"user_id": [1]})
+        took = time.monotonic() - began
+        with pytest.raises(ResourceExhausted):
+            asyncio.run(ask(retries))
+        assert refused_reads(served) - before == 2 * attempts
+        # What the gateway says is at least 20 ms; the client's own time would be 1 ms.
+        assert took >= 0.02 * (attempts - 1)
+    # Not beyond the caller's deadline.
+    with FeatureClient(served.address, retries=Retries(attempts=5), timeout=0.05) as client:
+        began = time.monotonic()
+        with pytest.raises((DeadlineExceeded, ResourceExhausted)):
+            client.get_online_features("users", {"user_id": [1]})
+        assert time.monotonic() - began < 0.5
+    # Redis is back meanwhile.
+    before = refused_reads(served)
+    with FeatureClient(served.address, retries=Retries(attempts=5)) as client:
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(client.get_online_features, "users", {"user_id": [1]})
+            eventually(lambda: refused_reads(served) > before)
+            redis.thaw()
+            assert reading.result(30).statuses["spend"] == ["NOT_FOUND"]
+        # What no attempt would change is not tried again.
+        page = served.gateway.metrics_page
+        assert page is not None
+        counted = f'hotfeast_requests_total{{code="RESOURCE_EXHAUSTED",method="{READ[1:]}"}}'
+        before = int(scrape(page.url).get(counted, 0))
+        with pytest.raises(ResourceExhausted, match="--max-response-mb"):
+            client.get_online_features("users", {"user_id": [1] * 30})
+        client.get_online_features("users", {"user_id": [1]})
+        eventually(lambda: scrape(page.url).get(counted, 0) > before)
+        assert scrape(page.url)[counted] == before + 1
+    for each in waiting:
+        each.result()
 
 
 def test_nothing_is_read_for_callers_who_have_gone(frozen: tuple[Served, LocalRedis]) -> None:
@@ -212,6 +281,12 @@ def test_pushes_that_would_wait_for_a_thread_are_refused(
     failed: Any = refused.value
     assert failed.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "grpc-retry-pushback-ms" in dict(failed.trailing_metadata())
+    assert_retry_info(failed)
+    # Clients do not push again by themselves.
+    before = served.gateway._overload.figures.refused["threads"]
+    with pytest.raises(ResourceExhausted, match="--threads"):
+        served.client.push({"user_id": [1]}, feature_view="user_stats")
+    assert served.gateway._overload.figures.refused["threads"] == before + 1
     go.set()
     assert all(each.result() for each in waiting)
     with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
