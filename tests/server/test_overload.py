@@ -150,8 +150,10 @@ def test_clients_try_refused_reads_again_when_the_gateway_says(
             await client.get_online_features("users", {"user_id": [1]})
 
     for retries, attempts in (
-        (None, 1), (Retries(refused=False), 1), (Retries(4, backoff=0.001, longest_backoff=0.001), 4),
-    ):  # fmt: skip
+        (None, 1),
+        (Retries(refused=False), 1),
+        (Retries(4, backoff=0.001, longest_backoff=0.001), 4),
+    ):
         before, began = refused_reads(served), time.monotonic()
         with (
             FeatureClient(served.address, retries=retries) as client,
