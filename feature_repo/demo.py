@@ -39,6 +39,7 @@ from prepare import (
 )
 from rich.console import Console
 from rich.table import Table
+from serving_copy import REDIS_VARIABLE
 
 from bench.measure import Contender, interleave
 from bench.processes import Server, echo_method, open_echo
@@ -55,7 +56,6 @@ from hotfeast.serving.v1 import serving_pb2, value_pb2
 
 REPO = Path(__file__).resolve().parent
 WINDOWS_REPO = REPO / "windows"
-REDIS_VARIABLE = "HOTFEAST_REDIS"
 SERVICE = "recommendation"
 # The end of the data. Judged at today's clock every row would be years too old.
 AS_OF = LAST_SNAPSHOT

@@ -27,9 +27,8 @@ import pandas as pd
 import polars as pl
 import typer
 from feast import FeatureStore
-from feast.errors import FeatureServiceNotFoundException
 from feast.feature_logging import LOG_TIMESTAMP_FIELD, REQUEST_ID_FIELD
-from prepare import DAY, LAST_SNAPSHOT, RawDataError, load_lines
+from prepare import DAY, LAST_SNAPSHOT, load_lines
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from serving_copy import copied_repository, fill, served
@@ -41,6 +40,7 @@ from training_set import (
     TIMESTAMP,
     ProgressCallback,
     sample_labels,
+    told_failures,
     write_training_set,
 )
 
@@ -234,15 +234,9 @@ def main(
         def show(_: str, done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        try:
+        with told_failures(console, repo, code=1):
             made = build_logged_training_set(repo, day.replace(tzinfo=UTC), rows, seed, show)
             write_training_set(made.frame, target)
-        except FeatureServiceNotFoundException as error:
-            console.print(f"[red]error:[/red] {error}; run `feast apply` in {repo} first")
-            raise typer.Exit(1) from error
-        except (ValueError, RawDataError, RuntimeError, OSError) as error:
-            console.print(f"[red]error:[/red] {error}")
-            raise typer.Exit(1) from error
     _print_summary(console, made)
     seconds = time.perf_counter() - started
     console.print(f"{target}: {len(made.frame):,} rows ({seconds:.1f} s)")

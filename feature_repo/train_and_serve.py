@@ -31,9 +31,8 @@ import pandas as pd
 import polars as pl
 import typer
 from feast import FeatureStore
-from feast.errors import FeatureServiceNotFoundException
 from feast.types import Float64, Int64
-from prepare import LAST_SNAPSHOT, WEEK, RawDataError, load_lines
+from prepare import LAST_SNAPSHOT, WEEK, load_lines
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -48,6 +47,7 @@ from training_set import (
     TIMESTAMP,
     ProgressCallback,
     point_in_time_features,
+    told_failures,
 )
 
 from hotfeast.clients import FeatureClient
@@ -344,7 +344,7 @@ def main(
         def show(_: str, done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        try:
+        with told_failures(console, repo, code=2):
             plan = Plan(
                 at.replace(tzinfo=UTC),
                 rows=rows or (SAMPLE_ROWS if sample else DEFAULT_ROWS),
@@ -354,12 +354,6 @@ def main(
                 seed=seed,
             )
             outcome = train_and_serve(repo, plan, show)
-        except FeatureServiceNotFoundException as error:
-            console.print(f"[red]error:[/red] {error}; run `feast apply` in {repo} first")
-            raise typer.Exit(2) from error
-        except (ValueError, RawDataError, RuntimeError, OSError) as error:
-            console.print(f"[red]error:[/red] {error}")
-            raise typer.Exit(2) from error
     code = report(console, plan, outcome)
     console.print(f"{time.perf_counter() - started:.1f} s")
     raise typer.Exit(code)

@@ -13,7 +13,8 @@ needed.
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ import polars as pl
 import typer
 from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException
-from prepare import LAST_SNAPSHOT, RawDataError, load_lines
+from prepare import LAST_SNAPSHOT, load_lines
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -37,8 +38,31 @@ FIRST_LABEL = datetime(2017, 4, 1, tzinfo=UTC)
 
 app = typer.Typer(add_completion=False)
 
+
 ProgressCallback = Callable[[str, int, int], None]
 """Called with a stage's name, the steps done and the steps in all."""
+
+
+@contextmanager
+def told_failures(console: Console, repo: Path, code: int) -> Iterator[None]:
+    """Has what goes wrong be told in a line.
+
+    Args:
+        console: Where.
+        repo: The repository.
+        code: The exit code.
+
+    Raises:
+        typer.Exit: With that code.
+    """
+    try:
+        yield
+    except FeatureServiceNotFoundException as error:
+        console.print(f"[red]error:[/red] {error}; run `feast apply` in {repo} first")
+        raise typer.Exit(code) from error
+    except (ValueError, RuntimeError, OSError) as error:
+        console.print(f"[red]error:[/red] {error}")
+        raise typer.Exit(code) from error
 
 
 def sample_labels(lines: pl.DataFrame, rows: int, seed: int) -> pd.DataFrame:
@@ -210,15 +234,9 @@ def main(
         def show(stage: str, done: int, total: int) -> None:
             bars.update(tasks[stage], completed=done, total=total)
 
-        try:
+        with told_failures(console, repo, code=1):
             training_set = build_training_set(repo, rows, seed, show)
             write_training_set(training_set, target)
-        except FeatureServiceNotFoundException as error:
-            console.print(f"[red]error:[/red] {error}; run `feast apply` in {repo} first")
-            raise typer.Exit(1) from error
-        except (ValueError, RawDataError, OSError) as error:
-            console.print(f"[red]error:[/red] {error}")
-            raise typer.Exit(1) from error
     _print_summary(console, training_set)
     seconds = time.perf_counter() - started
     console.print(f"{target}: {len(training_set):,} rows ({seconds:.1f} s)")

@@ -9,9 +9,10 @@ from hotfeast.server.monitoring.report.catalogue import Catalogue, Service, View
 from hotfeast.server.monitoring.traffic import Traffic
 from hotfeast.server.places import Place
 from hotfeast.server.registry import Definitions
+from hotfeast.server.severities import Ranked
 
 
-class Severity(StrEnum):
+class Severity(Ranked):
     """How bad a change is."""
 
     breaking = "breaking"
@@ -19,11 +20,6 @@ class Severity(StrEnum):
     risky = "risky"
     """Requests are answered as before, and what they are told may be something else."""
     safe = "safe"
-
-    @property
-    def rank(self) -> int:
-        """Higher for worse."""
-        return -list(Severity).index(self)
 
 
 class Kind(StrEnum):

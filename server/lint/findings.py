@@ -6,22 +6,18 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from hotfeast.server.places import Place
+from hotfeast.server.severities import Ranked
 
 if TYPE_CHECKING:
     from hotfeast.server.lint.subject import Subject
 
 
-class Severity(StrEnum):
+class Severity(Ranked):
     """How bad a finding is."""
 
     error = "error"
     warning = "warning"
     info = "info"
-
-    @property
-    def rank(self) -> int:
-        """Higher for worse."""
-        return -list(Severity).index(self)
 
 
 class Kind(StrEnum):
