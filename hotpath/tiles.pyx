@@ -9,7 +9,7 @@ that the order of events shows in the last bit at most. Whole numbers are added 
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.math cimport isfinite, ldexp, log
+from libc.math cimport isfinite, log, sqrt
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -41,6 +41,8 @@ cdef enum:
     TEXT_FRAME = 9
     # Of the hashes in a window the most that are told apart one by one.
     FIRST_SEEN = 1024
+    # What a register holds at most: 21 bits without a 1, and one more.
+    MOST_RANK = 22
 
 
 cdef class Tiles:
@@ -529,25 +531,50 @@ cdef int64_t count_dense(const uint8_t* at, const uint8_t* end, uint32_t head) n
     return estimate(registers)
 
 
-cdef int64_t estimate(const uint8_t* registers) noexcept nogil:
-    """HyperLogLog's estimate, with linear counting where many registers are still empty.
+cdef double below(double x) noexcept nogil:
+    """What registers that are empty stand for: x + x^2 + 2 x^4 + 4 x^8 and so on."""
+    cdef double factor = 1, total = x, before = -1
+    while total != before:
+        x *= x
+        before = total
+        total += x * factor
+        factor += factor
+    return total
 
-    Source: Flajolet et al., HyperLogLog: the analysis of a near-optimal cardinality estimation
-    algorithm, 2007.
+
+cdef double above(double x) noexcept nogil:
+    """What registers that can rise no further stand for."""
+    cdef double factor = 1, total = 1 - x, before = -1
+    if x == 0 or x == 1:
+        return 0
+    while total != before:
+        x = sqrt(x)
+        before = total
+        factor *= 0.5
+        total -= (1 - x) * (1 - x) * factor
+    return total / 3
+
+
+cdef int64_t estimate(const uint8_t* registers) noexcept nogil:
+    """How many different values registers have seen. The error is the same for few and for many.
+
+    Source: Ertl, New cardinality estimation algorithms for HyperLogLog sketches, 2017.
     """
-    cdef double size = REGISTERS, total = 0, raw
-    cdef uint32_t empty = 0, i
+    cdef double size = REGISTERS, total
+    cdef uint32_t counts[MOST_RANK + 1]
+    cdef uint32_t i
+    memset(counts, 0, sizeof(counts))
     for i in range(<uint32_t>REGISTERS):
-        total += ldexp(1.0, -<int>registers[i])
-        if registers[i] == 0:
-            empty += 1
-    raw = 0.7213 / (1 + 1.079 / size) * size * size / total
-    if raw <= 2.5 * size and empty > 0:
-        raw = size * log(size / empty)
-    elif raw > 143165576.0:
-        # A thirtieth of the 32-bit hashes: some values share one.
-        raw = -4294967296.0 * log(1 - raw / 4294967296.0)
-    return <int64_t>(raw + 0.5)
+        # More than the most is in no register that was made from hashes, but in bytes of others.
+        counts[min(registers[i], <uint8_t>MOST_RANK)] += 1
+    if counts[0] == REGISTERS:
+        return 0
+    total = size * above(1 - counts[MOST_RANK] / size)
+    for i in range(<uint32_t>MOST_RANK - 1, 0, -1):
+        total = 0.5 * (total + counts[i])
+    total += size * below(counts[0] / size)
+    # If all registers are at their most, so is the estimate: all hashes have been seen.
+    return <int64_t>(min(size * size / (2 * log(2.0)) / total, 4294967296.0) + 0.5)
 
 
 def estimate_distinct(hashes: list[int]) -> int:

@@ -48,6 +48,7 @@ def consume(
         str,
         typer.Option(
             "--from",
+            envvar="HOTFEAST_FROM",
             help="redis://, rediss:// or unix:// URL of the stream, or kafka://HOST:PORT,...",
         ),
     ],
@@ -160,7 +161,8 @@ def consume(
         with failures():
             check_page_exposure(page, guarded)
     # Only now: Feast takes seconds to import, and a wrong option should be told at once.
-    from redis import Redis, RedisError
+    from redis import RedisError
+    from redis.exceptions import RedisClusterException
 
     from hotfeast.server import consume as consuming
     from hotfeast.server.consume_figures import ConsumerFigures
@@ -179,7 +181,9 @@ def consume(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    refusals: tuple[type[Exception], ...] = (RequestFailure, RedisError, ValueError, OSError)
+    refusals: tuple[type[Exception], ...] = (
+        RequestFailure, RedisError, RedisClusterException, ValueError, OSError,
+    )  # fmt: skip
     with failures():
         if kafka:
             # Only now: it says what to install if that is not there.
@@ -209,9 +213,12 @@ def consume(
                     rejected=f"{stream}:rejected" if rejected is None else rejected,
                     **common,
                 )
-                client: Any = Redis.from_url(source)
                 runner = consuming.StreamConsumer(
-                    open_repository(repo), options, client, redis, tell=figures.told
+                    open_repository(repo),
+                    options,
+                    consuming.open_source(source),
+                    redis,
+                    tell=figures.told,
                 )
             if page is not None:
                 figures.serve(page, guarded)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from redis.exceptions import ClusterDownError, NoPermissionError, RedisClusterException
 
 from hotfeast.server.consume_rows import (
     LONGEST_PAUSE,
@@ -30,6 +31,9 @@ from hotfeast.server.feast_api import FeatureStore
 from hotfeast.server.push_rows import ONLINE
 
 logger = logging.getLogger(__name__)
+
+# The server cannot be reached, or the cluster has nobody for the stream's slot at the moment.
+_AWAY = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, RedisClusterException)
 
 JSON_FIELD = "json"
 """An entry's only field, where it has all columns as a JSON object."""
@@ -63,6 +67,30 @@ class StreamOptions:
     rejected: str = ""
 
 
+def open_source(url: str) -> Any:
+    """redis-py's client of the server of a stream, or of the cluster that the server is one of.
+
+    Args:
+        url: A redis://, rediss:// or unix:// URL; with redis-py's options behind a question mark,
+            such as `ssl_ca_certs`.
+
+    Raises:
+        ValueError: It is none.
+        redis.RedisError: The server does not answer, or refuses.
+        RedisClusterException: The cluster does not answer.
+    """
+    client: Any = redis.Redis.from_url(url)
+    try:
+        clustered = client.info("cluster").get("cluster_enabled")
+    except NoPermissionError:
+        # A cluster tells its users what they have to know by MOVED, which names the fault then.
+        clustered = 0
+    if not clustered:
+        return client
+    client.close()
+    return redis.RedisCluster.from_url(url)
+
+
 class StreamConsumer:
     """One consumer of a group. It belongs to one thread."""
 
@@ -79,7 +107,7 @@ class StreamConsumer:
         Args:
             store: The repository.
             options: What is read.
-            source: redis-py's client of the stream's server.
+            source: redis-py's client of the stream's server; see `open_source`.
             redis_url: Where rows go, instead of the repository's.
             registry_interval: Seconds between two looks at the registry.
             tell: Is told after each batch, and while there is none, how it stands.
@@ -103,6 +131,7 @@ class StreamConsumer:
         Raises:
             redis.RedisError: The stream's server refuses; while it cannot be reached it is tried
                 again.
+            RedisClusterException: It is a cluster, and cannot be reached at the start.
         """
         self._make_group()
         read = self._read_own
@@ -119,7 +148,7 @@ class StreamConsumer:
                 self._store(entries, stop)
                 self._entries.look()
                 self._measure()
-            except (redis.ConnectionError, redis.TimeoutError) as error:
+            except _AWAY as error:
                 logger.warning("the stream cannot be read: %s; trying again", error)
                 stop.wait(LONGEST_PAUSE)
             except Stopped:
@@ -191,12 +220,16 @@ class StreamConsumer:
     def _acknowledge(self, done: list[Done]) -> None:
         """Acknowledges entries; those with a reason go to the stream of rejected ones."""
         options = self._options
-        pipeline = self._source.pipeline(transaction=True)
+        # The two streams may be on different nodes of a cluster, and then there is no transaction:
+        # a consumer that dies in between rejects an entry twice.
+        clustered = isinstance(self._source, redis.RedisCluster)
+        sending = self._source if clustered else self._source.pipeline(transaction=True)
         for number, content, why in done:
             if why and options.rejected:
-                pipeline.xadd(options.rejected, {**content, "_id": number, "_reason": why})
-        pipeline.xack(options.stream, options.group, *(number for number, _, _ in done))
-        pipeline.execute()
+                sending.xadd(options.rejected, {**content, "_id": number, "_reason": why})
+        sending.xack(options.stream, options.group, *(number for number, _, _ in done))
+        if not clustered:
+            sending.execute()
 
 
 def read_entry(content: dict[bytes, bytes], types: Types) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from feast import FeatureStore
 from typer.testing import CliRunner
 
 from hotfeast.server.cli import app
-from hotfeast.server.consume import StreamConsumer, StreamOptions
+from hotfeast.server.consume import StreamConsumer, StreamOptions, open_source
 from hotfeast.server.errors import RequestFailure
 from hotfeast.server.local_redis import LocalRedis, free_port
 
@@ -168,6 +168,17 @@ def test_entries_wait_while_redis_is_away(
     assert consume(store, source, 1, options("one")).consumed.outcomes == {"written": 1}
 
 
+def test_a_user_who_may_not_ask_for_a_cluster_reads_all_the_same(
+    redis_server: LocalRedis, source: Any
+) -> None:
+    source.acl_setuser("few", enabled=True, passwords=["+pw"], commands=["+xread"], keys=["*"])
+    try:
+        client = open_source(f"redis://few:pw@{redis_server.address}")
+        assert client.xread({STREAM: "0"}) in ([], {})
+    finally:
+        source.acl_deluser("few")
+
+
 def test_an_unknown_push_source_is_said(store: FeatureStore, source: Any) -> None:
     with pytest.raises(RequestFailure, match="event"):
         StreamConsumer(store, options("one", push_source="event"), source)
@@ -202,10 +213,10 @@ def test_the_command_consumes_until_it_is_told_to_stop(
         done = CliRunner().invoke(
             app,
             [
-                "consume", "events", "--stream", STREAM, "--from",
-                f"redis://{redis_server.address}", "--repo", str(store.repo_path),
+                "consume", "events", "--stream", STREAM, "--repo", str(store.repo_path),
                 "--metrics", f"127.0.0.1:{page}", "--consumer", "command",
             ],
+            env={"HOTFEAST_FROM": f"redis://{redis_server.address}"},
         )  # fmt: skip
     finally:
         looking.join()

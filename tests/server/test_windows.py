@@ -25,6 +25,7 @@ from served import Served, serve, stop
 
 from hotfeast.hotpath.columns import ValueColumn
 from hotfeast.hotpath.events import hash_column
+from hotfeast.hotpath.tiles import estimate_distinct
 from hotfeast.hotpath.writes import OUTCOMES
 from hotfeast.server.clock import Clock
 from hotfeast.server.gateway import Settings
@@ -83,6 +84,24 @@ def test_a_gateway_answers_what_the_definition_says(served: Served) -> None:
         else:
             assert statuses <= {"PRESENT", "NULL_VALUE"}
             close(made, wanted)
+
+
+def test_statuses_of_feasts_server(store: FeatureStore, direct: Direct) -> None:
+    """Asked for, a row that is not there, or is too old, is told as Feast's Python server does."""
+    old = Event(END - 12 * DAY, "x", 2.0, 2, "b")
+    assert direct.push(61, [old]) == ["written"]
+    names = ["amount_7d", "units_30d", "page_last_30d"]
+    served = serve(store, Settings(repo=Path(store.repo_path), as_of=END, status_mode="feast"))
+    try:
+        answer = served.client.get_online_features(
+            [f"activity:{name}" for name in names], {"user_id": [61, 998]}
+        )
+    finally:
+        stop(served)
+    assert {name: answer.to_dict()[name] for name in names} == {
+        "amount_7d": [0.0, None], "units_30d": [2, None], "page_last_30d": ["b", None],
+    }  # fmt: skip
+    assert {status for name in names for status in answer.statuses[name]} == {"PRESENT"}
 
 
 def test_windows_stand_beside_ordinary_views_and_under_aliases(served: Served) -> None:
@@ -362,6 +381,41 @@ def test_infinities_stay_what_they_are(direct: Direct) -> None:
     made = direct.read(701, at)
     assert made is not None
     assert made["amount_7d"] == float("inf")
+
+
+def test_windows_have_their_edges_to_the_microsecond(direct: Direct) -> None:
+    """Of exact windows at both edges, and of others, whose first tile is whole."""
+    micro, at = timedelta(microseconds=1), ev.START + 3 * DAY + timedelta(seconds=7, microseconds=9)
+    edges = [at, *(at - timedelta(minutes=minutes) for minutes in (1, 5, 60))]
+    edges.append(ev.window_start(at, "1h", ""))
+    events = [
+        Event(edge + step * micro, f"{edge} {step}", 1.0, 1, f"{edge} {step}")
+        for edge in edges
+        for step in (-1, 0, 1)
+    ]
+    before = [event for event in events if event.time <= at]
+    assert set(direct.push(702, before)) == {"written"}
+    close(direct.read(702, at), ev.expected(before, at))
+    # One of the future, which only exact tiles tell from the present.
+    assert direct.push(702, [events[2]]) == ["written"]
+    for time in (at, at + micro):
+        made, wanted = direct.read(702, time), ev.expected(events, time)
+        assert made is not None
+        assert wanted is not None
+        assert made["events_1m_exact"] == wanted["events_1m_exact"] == 3
+    close(made, wanted)
+
+
+def test_estimates_of_distinct_values_err_by_what_is_said() -> None:
+    """A standard error of 2.3%, for few as for many."""
+    generator = random.Random(1)
+    for count in (300, 2000, 5000, 8000, 30_000):
+        errors = [
+            estimate_distinct([generator.getrandbits(32) for _ in range(count)]) / count - 1
+            for _ in range(60)
+        ]
+        assert abs(sum(errors) / 60) < 0.012
+        assert (sum(error**2 for error in errors) / 60) ** 0.5 < 0.023 * 1.25
 
 
 @pytest.mark.parametrize(("distinct", "bound"), [(256, 0.0), (257, 0.08), (1500, 0.08)])
