@@ -84,8 +84,9 @@ def test_windows_are_fed_from_a_stream_of_the_cluster(
     assert (done.filled, done.failed) == (2, 0)
     options = options_of(cluster)
     scheme = "rediss" if options.pop("ssl", "") else "redis"
-    source = open_source(f"{scheme}://{cluster.nodes[0].address}?{urlencode(options)}")
-    assert isinstance(source, redis.RedisCluster)
+    opened = open_source(f"{scheme}://{cluster.nodes[0].address}?{urlencode(options)}")
+    assert isinstance(opened, redis.RedisCluster)
+    source: Any = opened
     stream, rejected = "lines", "lines:rejected"
     assert key_slot(stream.encode()) != key_slot(rejected.encode())
     for n in (3, 4):
