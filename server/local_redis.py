@@ -154,8 +154,14 @@ class LocalRedis:
         Raises:
             RuntimeError: It ended, or did not answer within `timeout` seconds.
         """
+        # Signals that Python ignores stay ignored: at a limit of file sizes (SIGXFSZ) writing
+        # fails, as on a disk that is full.
         self._process = subprocess.Popen(
-            self.command(), stdout=self._log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            self.command(),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            restore_signals=False,
         )
         end = time.monotonic() + timeout
         client = self.client()

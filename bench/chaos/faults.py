@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
+from feast.infra.online_stores.helpers import _redis_key
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
 from bench.chaos.link import Change, Link, break_frame, flip_bit, swap_halves
-from bench.chaos.world import World
+from bench.chaos.model import PROJECT, USERS
+from bench.chaos.world import Kind, World
+from hotfeast.hotpath.slots import key_slot
+from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.local_shapes import wait_until
 
 # Seconds that a fault lasts, and between two of its blows.
 LENGTH = 3.0
@@ -21,15 +29,17 @@ class Fault(NamedTuple):
         name: In the table.
         done: What is done, in words.
         inflict: Does it, for the length of a block.
-        true: Whether no wrong value and no lost push is promised meanwhile.
-        needs_clock: Whether the gateway's clock must be one that can be set.
+        true: Whether it is promised that no value is wrong meanwhile.
+        keeps: Whether it is promised that no push is lost that was acknowledged.
+        kind: Of the world that it is done to.
     """
 
     name: str
     done: str
     inflict: Callable[[World], AbstractContextManager[Any]]
     true: bool = True
-    needs_clock: bool = False
+    keeps: bool = True
+    kind: Kind = Kind.PLAIN
 
 
 def _link(world: World, client: bool) -> Link:
@@ -123,6 +133,98 @@ def _fill_redis(world: World) -> Iterator[None]:
 
 
 @contextmanager
+def _fill_disk(world: World) -> Iterator[None]:
+    """Where it writes before each answer, Redis ends itself: it is started again."""
+    resource.prlimit(world.redis.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    time.sleep(LENGTH)
+    world.redis.kill()
+    world.redis.start()
+    yield
+
+
+@contextmanager
+def _fill_disk_of_a_quick_one(world: World) -> Iterator[None]:
+    """Where it writes once a second, Redis takes no rows until it can write again."""
+    client = world.redis.client()
+    client.config_set("appendfsync", "everysec")
+    none = resource.RLIM_INFINITY
+    resource.prlimit(world.redis.pid, resource.RLIMIT_FSIZE, (0, none))
+    time.sleep(LENGTH)
+    resource.prlimit(world.redis.pid, resource.RLIMIT_FSIZE, (none, none))
+    said: Any = client.info("persistence")
+    assert said["aof_last_write_status"] == "err", "its file could be written"
+    wait_until(lambda: _writes(client), "its file can be written again")
+    client.config_set("appendfsync", "always")
+    yield
+
+
+def _writes(client: Any) -> bool:
+    return bool(client.info("persistence")["aof_last_write_status"] == "ok")
+
+
+def _key(user: int) -> bytes:
+    key = EntityKey(join_keys=["user"], entity_values=[Value(int64_val=user)])
+    return bytes(_redis_key(PROJECT, key, entity_key_serialization_version=3))
+
+
+def _master(world: World) -> tuple[LocalRedis, Any]:
+    """A master that has rows, and a client of its replica."""
+    master = world.cluster.node_of(_key(0))
+    for node in world.cluster.nodes:
+        client: Any = node.client()
+        if client.info("replication").get("master_port") == master.port:
+            return master, client
+    raise RuntimeError(f"master {master.address} has no replica")
+
+
+def _is_master(client: Any) -> bool:
+    return bool(client.info("replication")["role"] == "master")
+
+
+@contextmanager
+def _kill_master(world: World) -> Iterator[None]:
+    master, replica = _master(world)
+    master.kill()
+    wait_until(lambda: _is_master(replica), "its replica takes over")
+    time.sleep(LENGTH / 2)
+    master.start()
+    returned: Any = master.client()
+    wait_until(
+        lambda: returned.info("replication").get("master_link_status") == "up", "it is a replica"
+    )
+    yield
+
+
+@contextmanager
+def _freeze_master(world: World) -> Iterator[None]:
+    master, replica = _master(world)
+    master.freeze()
+    wait_until(lambda: _is_master(replica), "its replica takes over")
+    time.sleep(LENGTH / 2)
+    master.thaw()
+    frozen: Any = master.client()
+    wait_until(
+        lambda: frozen.info("replication").get("master_link_status") == "up", "it is a replica"
+    )
+    yield
+
+
+@contextmanager
+def _move_slots(world: World) -> Iterator[None]:
+    end = time.monotonic() + LENGTH
+    shared = world.cluster.client()
+    masters = [node for node in world.cluster.nodes if _is_master(node.client())]
+    while time.monotonic() < end:
+        for user in range(USERS):
+            shared.nodes_manager.initialize()
+            port = shared.get_node_from_key(_key(user)).port
+            (at,) = (i for i, node in enumerate(masters) if node.port == port)
+            target = masters[(at + 1) % len(masters)]
+            world.cluster.move([key_slot(_key(user))], masters[at], target)
+    yield
+
+
+@contextmanager
 def _make_replica(world: World) -> Iterator[None]:
     client: Any = world.redis.client()
     # Of a server that is not there: what it has stays, and is read only.
@@ -192,31 +294,39 @@ FAULTS = (
     ),
     Fault(
         "Redis' answers out of order", "halves of one in five swapped",
-        _changed(False, swap_halves), true=False,
+        _changed(False, swap_halves), true=False, keeps=False,
     ),
     Fault(
         "Redis' answers corrupt", "a bit anywhere in one in five", _changed(False, flip_bit),
-        true=False,
+        true=False, keeps=False,
     ),
     Fault("clients' connections cut", "all reset, four times a second", _cut(True)),
     Fault("clients slow", "50 ms more each way", _delayed(True, 0.05)),
     Fault("answers to clients truncated", "one in five cut half way", _truncated(True)),
     Fault(
         "HTTP/2 out of order", "halves of one portion in five swapped, both ways",
-        _changed(True, swap_halves, both=True), true=False,
+        _changed(True, swap_halves, both=True), true=False, keeps=False,
     ),
     Fault(
         "HTTP/2 corrupt", "a bit anywhere in one portion in five, both ways",
-        _changed(True, flip_bit, both=True), true=False,
+        _changed(True, flip_bit, both=True), true=False, keeps=False,
     ),
     Fault("workers killed", "both, with SIGKILL, one after the other", _kill_workers),
     Fault("Redis killed", "with SIGKILL, and started again", _kill_redis),
     Fault("Redis hangs", "stopped with SIGSTOP", _freeze_redis),
     Fault("Redis' memory full", "maxmemory 1, noeviction", _fill_redis),
+    Fault(
+        "Redis' disk full", "it may write no file (RLIMIT_FSIZE 0), and ends itself; started again",
+        _fill_disk,
+    ),
+    Fault(
+        "Redis' disk full, appendfsync everysec", "the same; goes on, takes no rows (MISCONF)",
+        _fill_disk_of_a_quick_one,
+    ),
     Fault("Redis read only", "made a replica of a server that is away", _make_replica),
     Fault("scripts flushed", "SCRIPT FLUSH 40 times a second", _flush_scripts),
-    Fault("clock two days ahead", "of the gateway", _clock("+2d"), needs_clock=True),
-    Fault("clock two days behind", "of the gateway", _clock("-2d"), needs_clock=True),
+    Fault("clock two days ahead", "of the gateway", _clock("+2d"), kind=Kind.CLOCK),
+    Fault("clock two days behind", "of the gateway", _clock("-2d"), kind=Kind.CLOCK),
     Fault("registry gone", "its file renamed", _hide_registry),
     Fault(
         "disk full", "workers may write no file (RLIMIT_FSIZE 0)",
@@ -225,5 +335,54 @@ FAULTS = (
     Fault(
         "descriptors gone", "workers may open no more (RLIMIT_NOFILE), clients come anew",
         _limited(resource.RLIMIT_NOFILE, 3),
+    ),
+    Fault(
+        "TLS: Redis' connections cut", "all reset, four times a second", _cut(False), kind=Kind.TLS
+    ),
+    Fault(
+        "TLS: Redis' answers truncated", "one in five cut half way", _truncated(False),
+        kind=Kind.TLS,
+    ),
+    Fault(
+        "TLS: Redis out of order", "halves of one portion in five swapped, both ways",
+        _changed(False, swap_halves, both=True), kind=Kind.TLS,
+    ),
+    Fault(
+        "TLS: Redis corrupt", "a bit anywhere in one portion in five, both ways",
+        _changed(False, flip_bit, both=True), kind=Kind.TLS,
+    ),
+    Fault(
+        "TLS: clients' connections cut", "all reset, four times a second", _cut(True),
+        kind=Kind.TLS,
+    ),
+    Fault(
+        "TLS: answers to clients truncated", "one in five cut half way", _truncated(True),
+        kind=Kind.TLS,
+    ),
+    Fault(
+        "TLS: HTTP/2 out of order", "halves of one portion in five swapped, both ways",
+        _changed(True, swap_halves, both=True), kind=Kind.TLS,
+    ),
+    Fault(
+        "TLS: HTTP/2 corrupt", "a bit anywhere in one portion in five, both ways",
+        _changed(True, flip_bit, both=True), kind=Kind.TLS,
+    ),
+    Fault(
+        "cluster: slots moved", "those of all rows, on to the next master, again and again",
+        _move_slots, kind=Kind.CLUSTER,
+    ),
+    Fault(
+        "cluster: a master killed",
+        "with SIGKILL; its replica takes over; started again, as a replica", _kill_master,
+        kind=Kind.CLUSTER,
+    ),
+    Fault(
+        "cluster: a master hangs",
+        "stopped with SIGSTOP until its replica has taken over, and longer", _freeze_master,
+        kind=Kind.CLUSTER,
+    ),
+    Fault(
+        "cluster: a master killed, no WAIT", "the same, where a push does not wait for a replica",
+        _kill_master, keeps=False, kind=Kind.UNCONFIRMED,
     ),
 )  # fmt: skip

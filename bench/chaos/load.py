@@ -7,7 +7,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from bench.chaos.model import SERVICE, USERS, VIEW, Model
-from hotfeast.clients import FeatureClient, HotfeastError
+from hotfeast.clients import FeatureClient, HotfeastError, Tls
 
 _READERS = 3
 # Seconds that a call has, and between two calls of a client.
@@ -33,13 +33,15 @@ class Ended(NamedTuple):
 class Load:
     """Clients of one address, until they are stopped."""
 
-    def __init__(self, address: str, model: Model) -> None:
+    def __init__(self, address: str, tls: Tls | None, model: Model) -> None:
         """
         Args:
             address: Of the gateway.
+            tls: With what clients encrypt; None where they do not.
             model: Judges answers.
         """
         self._address = address
+        self._tls = tls
         self._model = model
         self._ended: list[Ended] = []
         self._stopping = threading.Event()
@@ -91,9 +93,12 @@ class Load:
     def _note(self, kind: str, outcome: str) -> None:
         self._ended.append(Ended(kind, outcome, time.monotonic()))
 
+    def _client(self) -> FeatureClient:
+        return FeatureClient(self._address, retries=None, timeout=_TIMEOUT, tls=self._tls)
+
     def _read(self, number: int) -> None:
         chance = random.Random(number)
-        with FeatureClient(self._address, retries=None, timeout=_TIMEOUT) as client:
+        with self._client() as client:
             while not self._stopping.wait(_PAUSE):
                 users = chance.choices(range(USERS), k=_ROWS)
                 before = dict(self._model.acknowledged)
@@ -112,7 +117,7 @@ class Load:
 
     def _push(self) -> None:
         chance = random.Random(99)
-        with FeatureClient(self._address, retries=None, timeout=_TIMEOUT) as client:
+        with self._client() as client:
             while not self._stopping.wait(_PAUSE):
                 users = chance.sample(range(USERS), _ROWS)
                 rows = self._model.next_rows(users)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Float64, Int64, String
 
+PROJECT = "chaos"
 VIEW = "steps"
 SERVICE = "steps_service"
 USERS = 20
@@ -18,12 +19,18 @@ _COLUMNS = ("user", "step", "check", "text", "ratio")
 _START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=12)
 
 
-def write_repository(folder: Path, redis_address: str, more: str = "") -> None:
-    """A repository with one view, applied."""
+def write_repository(folder: Path, connection_string: str, redis_type: str = "redis") -> None:
+    """A repository with one view, applied.
+
+    Args:
+        folder: Where.
+        connection_string, redis_type: Of the online store.
+    """
     (folder / "feature_store.yaml").write_text(
-        "project: chaos\nprovider: local\n"
+        f"project: {PROJECT}\nprovider: local\n"
         f"registry:\n  path: {folder / 'registry.db'}\n"
-        f"online_store:\n  type: redis\n  connection_string: {redis_address}{more}\n"
+        f"online_store:\n  type: redis\n  redis_type: {redis_type}\n"
+        f"  connection_string: {connection_string}\n"
         "offline_store:\n  type: file\nentity_key_serialization_version: 3\n"
     )
     user = Entity(name="user", join_keys=["user"], value_type=ValueType.INT64)

@@ -1,15 +1,24 @@
-"""What judges answers under faults, and the link that breaks them."""
+"""What judges answers under faults, the link that breaks them, and what faults are done to."""
 
+import resource
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from bench.chaos.link import Link, break_frame, flip_bit, swap_halves
 from bench.chaos.model import Model, row
+from bench.chaos.run import Trial, to_markdown
+from bench.chaos.world import write_certificates
+from hotfeast.server.local_redis import LocalRedis
+from hotfeast.server.local_shapes import wait_until
 
 REPLY = b"*2\r\n$3\r\nabc\r\n$12\r\nabcdefghijkl\r\n"
 
@@ -126,3 +135,72 @@ def test_a_link_passes_on_breaks_and_is_mended(echo: int) -> None:
             assert said(client) == b"0123456789"
     finally:
         link.close()
+
+
+@pytest.mark.parametrize(
+    ("true", "keeps", "wrong", "lost", "recovery", "kept"),
+    [
+        (True, True, 0, 0, 0.0, True),
+        (True, True, 1, 0, 0.0, False),
+        (True, True, 0, 1, 0.0, False),
+        (True, False, 0, 1, 0.0, True),
+        (True, False, 1, 0, 0.0, False),
+        (False, False, 1, 1, 0.0, True),
+        (False, False, 0, 0, None, False),
+    ],
+)
+def test_what_is_promised_is_what_counts(
+    true: bool, keeps: bool, wrong: int, lost: int, recovery: float | None, kept: bool
+) -> None:
+    trial = Trial("it", "done", true, keeps, {"OK": 1}, {}, recovery, 5, wrong, lost, [])
+    assert trial.kept == kept
+    told = [f"{n}{' (not promised)' * (n and not p)}" for n, p in ((wrong, true), (lost, keeps))]
+    assert to_markdown([trial]).endswith(f"| 5 | {told[0]} | {told[1]} |\n")
+
+
+def test_changed_bytes_end_what_is_encrypted(tmp_path: Path) -> None:
+    """No value comes of them."""
+    with LocalRedis(tls=write_certificates(tmp_path)) as server:
+        server.client().set("name", "value" * 20)
+        link = Link(server.port)
+        link.every = 1
+        try:
+            for change in (flip_bit, swap_halves):
+                client = redis.Redis(
+                    host="127.0.0.1",
+                    port=link.port,
+                    # A record whose length was changed is waited for.
+                    socket_timeout=0.5,
+                    retry=Retry(NoBackoff(), 0),
+                    **server.client_options,
+                )
+                assert client.get("name") == b"value" * 20
+                link.change, link.both = change, True
+                for _ in range(5):
+                    with pytest.raises(redis.RedisError):
+                        client.get("name")
+                link.mend()
+        finally:
+            link.close()
+
+
+def test_a_server_whose_disk_is_full(tmp_path: Path) -> None:
+    """It goes on, and takes no rows until it can write its file again."""
+    durable = ("--appendonly", "yes", "--appendfsync", "everysec")
+    with LocalRedis(*durable, data_dir=tmp_path) as server:
+        client = server.client()
+        client.set("name", "value")
+        before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, before[1]))
+
+        def refuses() -> bool:
+            try:
+                client.set("name", "other")
+            except redis.ResponseError as error:
+                return "MISCONF" in str(error)
+            return False
+
+        wait_until(refuses, "it takes no rows")
+        assert client.get("name") == b"other"
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
+        wait_until(lambda: client.set("name", "third"), "it takes rows again")
