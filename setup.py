@@ -86,6 +86,7 @@ class BuildExt(build_ext):
         link_namespace()
         translated = cythonize(
             self.extensions,
+            nthreads=self.parallel or 0,
             build_dir=str(Path("build") / "cython"),
             include_path=[str(NAMESPACE)],
             compiler_directives={
@@ -121,7 +122,7 @@ def extensions() -> list[Extension]:
     sanitize = os.environ.get("HOTFEAST_SANITIZE")
     if sanitize in ("address", "fuzzer"):
         kinds = "address,undefined" + (",fuzzer-no-link" if sanitize == "fuzzer" else "")
-        flags = [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-g", "-O1"]
+        flags = [f"-fsanitize={kinds}", "-fno-omit-frame-pointer", "-g1", "-O1"]
         flags += ["-U_FORTIFY_SOURCE", "-fno-sanitize-recover=undefined"]
         compile_args += flags
         link_args += flags

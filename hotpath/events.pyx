@@ -21,6 +21,7 @@ from hotfeast.hotpath.values cimport (
     INT32_VAL,
     INT64_VAL,
     STRING_VAL,
+    UNIX_TIMESTAMP_VAL,
 )
 from hotfeast.hotpath.wire cimport (
     WIRE_LEN,
@@ -193,9 +194,11 @@ cdef class EventBatch(WriteBatch):
             args, kwargs: As of `WriteBatch`; there are no created times.
         """
         cdef uint32_t row
+        cdef const Cursor* id_
         for row in range(self.rows):
-            # Without an id it could not be told from itself.
-            if left(&self.features[plan.feature_count - 1][row]) == 0:
+            id_ = &self.features[plan.feature_count - 1][row]
+            # Without an id, a single value, it could not be told from itself.
+            if left(id_) == 0 or not BYTES_VAL <= id_.at[0] >> 3 <= UNIX_TIMESTAMP_VAL:
                 self.states[row] = REJECTED
             elif self.seconds[row] <= 0:
                 self.states[row] = REJECTED

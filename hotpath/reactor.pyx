@@ -806,7 +806,8 @@ cdef class Reactor:
                     break
         except SSLError as error:
             self.insecure(connection, error)
-            # OpenSSL has said why.
+            # OpenSSL has said why. Nothing else can be encrypted any more.
+            connection.out_at = connection.out_size
             self.flush_encrypted(connection)
             return self.drop_connection(connection)
         connection.parse()

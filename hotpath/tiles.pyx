@@ -449,7 +449,9 @@ cdef int put_distinct(
         index = get_index(at, level.index_size)
         if index > last:
             break
-        if index >= first:
+        # All behind the first entry of the window are counted, also where a hostile blob has older
+        # ones among them: what is counted below must be what `total` and `dense` are of.
+        if begin != NULL or index >= first:
             if begin == NULL:
                 begin = at
             if (at[head - 2] | <uint32_t>at[head - 1] << 8) == DENSE:

@@ -188,6 +188,11 @@ def encode(
     kind = WriteBatch
     if write.windows is not None:
         kind = EventBatch
+        if taken[-1].value_type > value_pb2.ValueType.UNIX_TIMESTAMP:
+            raise invalid(
+                f"feature view {write.name!r}: the event id {write.windows.event_id!r} must be a "
+                "single value, such as a text or a number, and no list, set or map"
+            )
         judge.broken(write.windows.event_id, "not_null", taken[-1].null_rows, "is null")
         after = set(times.later_than(0))
         before = [row for row in range(times.rows) if row not in after]

@@ -27,7 +27,8 @@ find "$source" -type f -not -path "$source/build/*" -not -name '*.so' -delete
 tar --create --exclude='*.so' --exclude='*.c' --exclude=__pycache__ \
     setup.py pyproject.toml README.md hotpath server clients protos \
     | tar --extract --directory "$source"
-(cd "$source" && HOTFEAST_SANITIZE=address "$python" setup.py --quiet build_ext --inplace)
+(cd "$source" && HOTFEAST_SANITIZE=address "$python" setup.py --quiet build_ext --inplace \
+    --parallel "$(nproc)")
 
 compiler=${CC:-gcc}
 preload=
@@ -89,7 +90,8 @@ print(f"Sanitized: {', '.join(names)}", flush=True)
 PYTHON
 
 outcome=0
-run -m pytest tests/hotpath "$@" || outcome=$?
+# How the ordinary build is hardened does not hold of this one.
+run -m pytest tests/hotpath --ignore tests/hotpath/test_hardening.py "$@" || outcome=$?
 for file in "$report".*; do
     if [[ -e $file ]]; then
         cat "$file" >&2

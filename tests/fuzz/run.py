@@ -38,7 +38,7 @@ def fuzz(name: str, folder: Path, runs: str) -> None:
 
     options = [
         f"-runs={runs}",
-        "-max_len=1024",
+        f"-max_len={target.longest}",
         "-print_final_stats=1",
         # Python keeps much until its end. Leaks have tests of their own.
         "-detect_leaks=0",

@@ -26,7 +26,8 @@ find "$source" -type f -not -path "$source/build/*" -not -name '*.so' -delete
 tar --create --exclude='*.so' --exclude='*.c' --exclude=__pycache__ \
     setup.py pyproject.toml README.md hotpath server clients protos \
     | tar --extract --directory "$source"
-(cd "$source" && CC=clang HOTFEAST_SANITIZE=fuzzer "$python" setup.py --quiet build_ext --inplace)
+(cd "$source" && CC=clang HOTFEAST_SANITIZE=fuzzer "$python" setup.py --quiet build_ext --inplace \
+    --parallel "$(nproc)")
 
 preload=$("$python" -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so
 export PYTHONPATH=$source/build/namespace:$root

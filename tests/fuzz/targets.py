@@ -36,8 +36,12 @@ from tests.hotpath import (
     test_push_request,
     test_reply,
     test_request,
+    test_scatter,
+    test_tiles,
+    test_tls,
     test_values,
     test_writes,
+    tls_loop,
 )
 from tests.hotpath.helpers import array_reply, int64_request
 from tests.hotpath.http2_client import Server
@@ -54,11 +58,13 @@ class Target:
         run: Parses.
         check: Parses, and compares with an oracle.
         seeds: Inputs to begin with.
+        longest: Bytes of an input at most.
     """
 
     run: Run
     check: Run
     seeds: list[bytes]
+    longest: int = 1024
 
 
 # ---------------------------------------------------------------- from clients
@@ -83,6 +89,32 @@ def _push(data: bytes) -> None:
         for times in (batch.event_timestamps, batch.created_timestamps):
             if times is not None:
                 _look_at(times)
+
+
+def _three(data: bytes) -> list[bytes]:
+    """Three columns; the lengths of the first two stand in front."""
+    first, second = (*data[:2], 0, 0)[:2]
+    data = data[2:]
+    return [data[:first], data[first : first + second], data[first + second :]]
+
+
+def _events(data: bytes) -> None:
+    with suppress(InvalidRequest):
+        test_tiles.send_events(*_three(data))
+
+
+def _check_events(data: bytes) -> None:
+    with suppress(InvalidRequest):
+        test_tiles.check_events(*_three(data))
+
+
+def _tls(data: bytes) -> None:
+    tls_loop.say(data)
+
+
+def _check_tls(data: bytes) -> None:
+    tls_loop.say(data)
+    test_tls.check_that_others_are_answered()
 
 
 def _column(data: bytes) -> None:
@@ -188,6 +220,33 @@ def _packed(data: bytes) -> None:
         unpack_row(_PACKED, 0, data[1 : 1 + size], data[1 + size :])
 
 
+def _tiles(data: bytes) -> None:
+    """Tiles behind their time: 8 bytes, signed."""
+    now = int.from_bytes(data[:8], "little", signed=True) >> 4
+    for tiles in (test_tiles.EVERY_TILES, test_tiles.TILES):
+        with suppress(ValueError):
+            tiles.read(data[8:], now)
+    # And on their way into an answer.
+    try:
+        answer = test_tiles.serve([data[8:]], now)
+    except CorruptRow:
+        return
+    GetOnlineFeaturesResponse.FromString(answer)
+
+
+def _check_tiles(data: bytes) -> None:
+    test_tiles.check_tiles(data[8:], int.from_bytes(data[:8], "little", signed=True) >> 4)
+
+
+def _cluster(data: bytes) -> None:
+    """What nodes say, in turn, each behind a byte with its length."""
+    test_scatter.answer_with(data)
+
+
+def _check_cluster(data: bytes) -> None:
+    test_scatter.answer_with(data, compare=True)
+
+
 def _script(data: bytes) -> None:
     """The reply to a write: the first byte says of which kind."""
     batch = test_writes.waiting(bool(data and data[0] & 1), 2)
@@ -246,10 +305,27 @@ _VALUE_SEEDS = [
 _COLUMN = b"".join(b"\x0a%c%s" % (len(v), v) for v in _VALUE_SEEDS[:6])
 _TIME = _VALUE_SEEDS[-1]
 _SEED_ROW = b"".join(b"%c%s" % (len(v), v) for v in (_TIME, *_VALUE_SEEDS[:2]))
+_IDS, _KINDS, _NUMBERS = (
+    b"".join(b"\x0a%c%s" % (len(v), v) for v in column)
+    for column in ([_VALUE_SEEDS[1]] * 2, [_VALUE_SEEDS[1], b""], [_VALUE_SEEDS[2], b"\x20\1"])
+)
+_SEED_EVENTS = [
+    bytes([len(ids), len(_KINDS)]) + ids + _KINDS + _NUMBERS
+    for ids in (_IDS, b"\x0a\2\x20\1\x0a\2\x20\2", b"\x0a\4\x72\2\x0a\0" * 2)
+]
+_SEED_TILES = [
+    (test_tiles.NOW << 4).to_bytes(8, "little") + tiles
+    for tiles in (
+        test_tiles.blob(),
+        *(test_tiles.some_tiles(Random(n), n % 2 == 0, 2) for n in range(6)),
+    )
+]
 
 TARGETS = {
     "answer": Target(_answer, test_answer.check_hostile, [_seed_answer()]),
+    "cluster": Target(_cluster, _check_cluster, test_scatter.SOME_SAID),
     "column": Target(_column, _column, [bytes([kind]) + _COLUMN for kind in (2, 4, 5, 7, 8, 14)]),
+    "events": Target(_events, _check_events, _SEED_EVENTS),
     "hpack": Target(_hpack, _check_hpack, [test_hpack.some_block(Random(1), Encoder())[0]]),
     "http2": Target(_http2, _check_http2, test_http2.CONVERSATIONS),
     "packed": Target(_packed, _packed, [b"%c%s" % (len(_TIME), _TIME) + b"\x01" + bytes(20)]),
@@ -260,6 +336,8 @@ TARGETS = {
     "script": Target(
         _script, _script, [b"\x01$2\r\n10\r\n", b"\x01$7\r\n1Foops!\r\n", b"\0+OK\r\n:1\r\n"]
     ),
+    "tiles": Target(_tiles, _check_tiles, _SEED_TILES, longest=5000),
+    "tls": Target(_tls, _check_tls, test_tls.SEEDS),
     "value": Target(_value, _check_value, _VALUE_SEEDS),
 }
 """By name."""

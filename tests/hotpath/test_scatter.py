@@ -11,7 +11,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
+import hiredis
 import pytest
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ from redis.crc import key_slot
 
 from hotfeast.hotpath.batch import Batch
 from hotfeast.hotpath.definition import JoinKey, KeyRecipe, ReadDefinition
-from hotfeast.hotpath.errors import ProtocolError, ReplyError, RowsUnread
+from hotfeast.hotpath.errors import CorruptRow, ProtocolError, ReplyError, RowsUnread
 from hotfeast.hotpath.judge import judge_early
 from hotfeast.hotpath.plan import Plan
 from hotfeast.hotpath.reply import Reply
@@ -27,6 +29,7 @@ from hotfeast.hotpath.request import Request
 from hotfeast.hotpath.scatter import Part, Scatter, exchange_parts
 from hotfeast.hotpath.slots import SLOT_COUNT, SlotMap
 from hotfeast.hotpath.splice import build_response
+from hotfeast.server.cluster_io import redirection
 from hotfeast.serving.v1 import serving_pb2
 from tests.hotpath.helpers import (
     INT64,
@@ -36,6 +39,7 @@ from tests.hotpath.helpers import (
     answer,
     array_reply,
     int64_request,
+    mutant,
     one_view,
     parse_commands,
     request_bytes,
@@ -294,6 +298,98 @@ def test_what_is_misused_is_refused() -> None:
     exchange(here, answer(here.start(reply), {}), reply, 1 << 20)
     with pytest.raises(ValueError, match="not the complete replies"):
         scatter.take(there, reply)
+
+
+_HALF = SlotMap(("a:1", "b:2"), [(0, 8191, 0), (8192, SLOT_COUNT - 1, 1)])
+_WORDS = (
+    "MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN"
+)  # fmt: skip
+
+
+def answer_with(data: bytes, compare: bool = False) -> None:
+    """A batch of six rows whose nodes say any bytes: in each of three rounds each node what stands
+    behind a byte with its length, and nothing where there is none. What they put off is asked for
+    again as the gateway does; it ends with an answer, or with an error.
+
+    Args:
+        data: What they say.
+        compare: Whether what they put off is compared with what hiredis makes of their bytes.
+    """
+    batch = Batch(Plan(one_view()), Request(int64_request(*range(6))), later=True, scattered=True)
+    scatter = Scatter(batch, Reply())
+    scatter.begin(_HALF)
+    for _ in range(3):
+        for part in scatter.taken_up():
+            size = data[0] if data else 0
+            said, data = data[1 : 1 + size], data[1 + size :]
+            reply = Reply()
+            part.start(reply)
+            before = len(scatter.put_off)
+            try:
+                complete = reply.feed(said)
+            except ProtocolError as error:
+                scatter.fail(part, str(error))
+                continue
+            if not complete:
+                scatter.fail(part, "it is cut")
+                continue
+            scatter.take(part, reply)
+            if compare:
+                put_off = [each[2] for each in scatter.put_off[before:]]
+                assert put_off == put_off_by_hiredis(said, part)
+        if not scatter.put_off:
+            break
+        targets = {n: redirection(said, node) for n, node, said in scatter.put_off}
+        scatter.ask_again(_HALF, {n: to for n, to in targets.items() if to is not None})
+    for part in scatter.taken_up():
+        scatter.fail(part, "asked too often")
+    scatter.give_up({number: said for number, _, said in scatter.put_off})
+    assert scatter.settle(_HALF)
+    try:
+        scatter.reply.raise_error()
+        made = build_response(scatter.batch, scatter.reply, *NOW, True)
+    except (ReplyError, RowsUnread, CorruptRow):
+        return
+    GetOnlineFeaturesResponse.FromString(made)
+
+
+def put_off_by_hiredis(said: bytes, part: Part) -> list[str]:
+    """What a node that has answered all its commands has put off."""
+    reader = hiredis.Reader()
+    reader.feed(said)
+    replies = []
+    while (reply := reader.gets()) is not False:
+        replies.append(reply)
+    if part.asking:
+        assert replies[::2] == [b"OK"] * part.count
+        replies = replies[1::2]
+    assert len(replies) == part.count
+    errors = [str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)]
+    return [error for error in errors if error.startswith(_WORDS)]
+
+
+def in_turn(*said: bytes) -> bytes:
+    """Bytes for `answer_with`."""
+    return b"".join(bytes([len(each)]) + each for each in said)
+
+
+_ROW = array_reply([Value(int64_val=1).SerializeToString(), b"\x08\x01"])
+SOME_SAID = [
+    in_turn(_ROW * 3, _ROW * 3),
+    in_turn(b"-MOVED 1 c:3\r\n" + _ROW * 2, b"-ASK 9000 :4\r\n-TRYAGAIN x\r\n" + _ROW, _ROW * 2),
+    in_turn(b"-MOVED 1\r\n-ASK\r\n-MOVED x y:z:0\r\n", b"-LOADING\r\n-ERR no\r\n" + _ROW),
+    in_turn(b"-ASK 1 c:3\r\n" * 3, b"-ASK 1 c:3\r\n" * 3, b"+OK\r\n" + _ROW, b"+OK\r\n"),
+]
+"""Things that nodes say, for the four rows of the one and the two of the other."""
+
+
+@settings(max_examples=200)
+@given(RANDOMS)
+def test_whatever_nodes_say_there_is_an_answer_or_an_error(generator: Random) -> None:
+    data = generator.choice(SOME_SAID)
+    for _ in range(generator.randrange(4)):
+        data = mutant(generator, data)
+    answer_with(data, compare=True)
 
 
 @contextmanager
