@@ -47,6 +47,7 @@ cdef class Stream:
     cdef size_t outgoing_at       # bytes of the first part that are sent
     cdef size_t queued            # bytes of all parts that are not sent
     cdef bint crowded             # whoever handles the call waits until they are few
+    cdef int standing             # whether the caller may send more than one frame of a message
     cdef size_t unwritten         # bytes at the end of the last part that are not known yet
     cdef bytes trailers           # header block that follows them
     cdef public object note       # what the server has to say of the call; see the class
@@ -125,6 +126,8 @@ cdef class Connection:
     cdef bint dirty               # there is something to send that `server.touched` was told of
     cdef bint waits               # what is to be sent does not fit the socket's buffer
 
+    cdef void hold(self, int64_t count) noexcept
+    cdef void queue(self, int64_t count) noexcept
     cdef int make_room(self, size_t wanted) except -1
     cdef void shrink(self) noexcept
     cdef int parse(self) except -1

@@ -69,6 +69,10 @@ class Stream:
         """Whether nothing can be answered any more."""
 
     @property
+    def complete(self) -> bool:
+        """Whether the client has sent all that it will."""
+
+    @property
     def identity(self) -> Any:
         """Who the certificate of its connection says that the client is; None for nobody."""
 
@@ -86,6 +90,9 @@ class Stream:
         Where it does, `room()` of whoever handles the call is called as soon as it does not, unless
         the call is over before.
         """
+
+    def let_in(self) -> None:
+        """The caller may send what it began to; `judge` of the server has asked."""
 
     def answer(self, message: bytes) -> None:
         """Sends a unary call's answer with status OK; nothing if the client has given up."""
@@ -188,6 +195,9 @@ class Connection:
 
     def depart(self) -> None:
         """Takes no more calls, and says so; by itself once the client has answered the warning."""
+
+    def end_late(self, now: float) -> None:
+        """Ends unary calls whose message has not come by their deadline, in monotonic seconds."""
 
     def ping(self) -> None:
         """Asks whether the client is still there."""

@@ -83,6 +83,10 @@ cdef enum:
     MOST_UNREAD = 1048576
     # Bytes of answers that a client can have us keep until it takes them.
     MOST_QUEUED = 67108864
+    # The same of all clients together: with more, messages of one frame are taken, and calls of
+    # those that read their answers.
+    MOST_HELD_BY_ALL = 536870912
+    MOST_QUEUED_BY_ALL = 536870912
     # Bytes that wait to be sent above which no more requests are read from the client.
     MOST_WAITING = 16777216
     # Bytes of a connection's buffer that are kept between answers.
@@ -98,8 +102,18 @@ cdef enum:
     INTERNAL = 13
     UNAVAILABLE = 14
 
+    # Whether it has been asked if the caller may send a message of more than one frame; until that
+    # is known it may send no more than it has been told.
+    UNJUDGED = 0
+    JUDGING = 1
+    LET_IN = 2
+
     # What a stream's number never exceeds.
     LAST_STREAM = 0x7FFFFFFF
+
+# Bytes of all connections' messages that are not complete or not taken, and of answers that wait for
+# their windows.
+cdef size_t all_held = 0, all_queued = 0
 
 # Of the PING behind a warning to go elsewhere: whoever answers it has had the warning.
 cdef bytes WARNED = b"goodbye\0"
@@ -234,6 +248,11 @@ cdef class Stream:
         return self.local_closed
 
     @property
+    def complete(self) -> bool:
+        """Whether the client has sent all that it will."""
+        return self.remote_closed
+
+    @property
     def identity(self) -> object:
         """Who the certificate of its connection says that the client is; None for nobody."""
         return self.connection.identity
@@ -309,8 +328,8 @@ cdef class Stream:
         put_big(head + 1, <uint32_t>PyBytes_GET_SIZE(message), 4)
         self.outgoing.append(PyBytes_FromStringAndSize(<const char*>head, MESSAGE_HEAD))
         self.outgoing.append(message)
+        self.connection.queue(MESSAGE_HEAD + PyBytes_GET_SIZE(message))
         self.queued += MESSAGE_HEAD + PyBytes_GET_SIZE(message)
-        self.connection.queued += MESSAGE_HEAD + PyBytes_GET_SIZE(message)
         self.connection.sent += 1
         self.write_waiting()
         self.connection.touch()
@@ -363,6 +382,13 @@ cdef class Stream:
         self.crowded = self.queued > MOST_UNREAD and not self.local_closed
         return self.crowded
 
+    def let_in(self):
+        """The caller may send what it began to; `judge` of the server has asked."""
+        self.standing = LET_IN
+        if not self.local_closed:
+            self.let_send()
+            self.connection.touch()
+
     def took(self, size_t count):
         """Lets the client send as many more bytes as have been taken of its messages."""
         cdef int64_t lent
@@ -370,7 +396,7 @@ cdef class Stream:
             # The call is over, and all of it let go of.
             return
         self.held -= count
-        self.connection.held -= count
+        self.connection.hold(-<int64_t>count)
         lent = min(self.lent, <int64_t>count)
         self.lent -= lent
         self.unacknowledged -= lent
@@ -380,7 +406,7 @@ cdef class Stream:
     cdef int let_send(self) except -1:
         """Lets the client send what it is owed, if it reads its answers."""
         cdef int64_t owed
-        if self.remote_closed or self.queued > MOST_UNREAD:
+        if self.remote_closed or self.queued > MOST_UNREAD or self.standing == JUDGING:
             return 0
         owed, self.owed = self.owed, 0
         self.give_back(owed)
@@ -399,7 +425,7 @@ cdef class Stream:
         """Lets the client send a message that the window is too small for, once those before it
         are taken."""
         cdef size_t have, size
-        if self.incoming is None or self.lent:
+        if self.incoming is None or self.lent or self.standing == JUDGING:
             return 0
         have = len(self.incoming)
         if have < MESSAGE_HEAD or self.held > have:
@@ -442,7 +468,7 @@ cdef class Stream:
             )
             self.outgoing_at += size
             self.queued -= size
-            connection.queued -= size
+            connection.queue(-<int64_t>size)
             self.send_window -= <int64_t>size
             connection.send_window -= <int64_t>size
         if self.trailers is not None:
@@ -478,7 +504,7 @@ cdef class Stream:
             self.incoming = bytearray()
         self.incoming += at[:size]
         self.held += size
-        self.connection.held += size
+        self.connection.hold(<int64_t>size)
         if self.connection.held > MOST_HELD:
             return self.give_up(
                 RESOURCE_EXHAUSTED, f"a connection's messages are more than {MOST_HELD} bytes"
@@ -491,6 +517,18 @@ cdef class Stream:
                 return self.give_up(
                     RESOURCE_EXHAUSTED, f"a message is larger than {LARGEST_MESSAGE} bytes"
                 )
+            if have < MESSAGE_HEAD + <size_t>length and all_held > MOST_HELD_BY_ALL:
+                return self.give_up(
+                    RESOURCE_EXHAUSTED,
+                    f"all clients' messages are more than {MOST_HELD_BY_ALL} bytes: try again later",
+                )
+            if have < MESSAGE_HEAD + <size_t>length and (
+                self.standing == UNJUDGED and self.connection.authenticates
+            ):
+                self.standing = JUDGING
+                self.connection.server.judge(self)
+                if self.incoming is None:
+                    return 0
             if self.call is None:
                 if have > MESSAGE_HEAD + <size_t>length:
                     return self.give_up(INTERNAL, "a unary call has one message; this has more")
@@ -567,7 +605,7 @@ cdef class Stream:
 
     cdef int release(self) except -1:
         """Lets go of what has come and is not taken."""
-        self.connection.held -= self.held
+        self.connection.hold(-<int64_t>self.held)
         self.held = 0
         self.incoming = None
         return 0
@@ -627,7 +665,10 @@ cdef class Connection:
                 `touched(connection)`; and where it has them `keeps_callers` and `authenticates`,
                 whether it wants to know who calls, and with which token, `admission`, which says
                 whether reads are taken on, and `most_streams`, the calls that a client may have at
-                once.
+                once. One that `authenticates` is also told with `meet(stream)` of each call that
+                begins without credentials, and with `judge(stream)` of each whose message is
+                longer than its first frame: it may `refuse` the call, and of the others lets in
+                those that `judge` has told it of, then or later.
             descriptor: The socket's, for whoever sends and receives.
         """
         cdef uint8_t data[6 * 3]
@@ -652,9 +693,23 @@ cdef class Connection:
         self.put_frame(WINDOW_UPDATE, 0, 0, data, 4)
 
     def __dealloc__(self):
+        self.hold(-<int64_t>self.held)
+        self.queue(-<int64_t>self.queued)
         free_headers(&self.headers)
         free(self.input)
         free(self.out)
+
+    cdef void hold(self, int64_t count) noexcept:
+        """Counts bytes of messages that are kept, or are not any more."""
+        global all_held
+        self.held += <size_t>count
+        all_held += <size_t>count
+
+    cdef void queue(self, int64_t count) noexcept:
+        """Counts bytes of answers that wait, or do not any more."""
+        global all_queued
+        self.queued += <size_t>count
+        all_queued += <size_t>count
 
     # ------------------------------------------------------------ what the loop uses
 
@@ -704,6 +759,18 @@ cdef class Connection:
             self.leaving = self.left = True
             self.put_goaway(self.last_number)
 
+    def end_late(self, double now):
+        """Ends unary calls whose message has not come by their deadline."""
+        cdef Stream stream
+        for stream in list(self.streams.values()):
+            if (
+                stream.deadline and stream.deadline <= now and stream.call is None
+                and not stream.remote_closed
+            ):
+                stream.finish(
+                    DEADLINE_EXCEEDED, "the message had not come by the call's deadline", ()
+                )
+
     def ping(self):
         """Asks whether the client is still there."""
         self.pings += 1
@@ -724,7 +791,7 @@ cdef class Connection:
             stream.outgoing.clear()
             stream.queued = 0
             stream.call = None
-        self.queued = 0
+        self.queue(-<int64_t>self.queued)
         failure = None
         for call in calls:
             try:
@@ -823,7 +890,10 @@ cdef class Connection:
             if stream.unacknowledged > STREAM_WINDOW + stream.lent:
                 return self.fail(FLOW_CONTROL_ERROR, "more than the stream's window")
             if flags & END_STREAM == 0:
-                stream.give_back(<int64_t>(size if stream.call is None else padding))
+                if stream.standing == JUDGING:
+                    stream.owed += <int64_t>(size if stream.call is None else padding)
+                else:
+                    stream.give_back(<int64_t>(size if stream.call is None else padding))
             if size > padding:
                 stream.take_data(at, size - padding)
             if flags & END_STREAM and number in self.streams:
@@ -942,6 +1012,7 @@ cdef class Connection:
             self.left or <uint32_t>len(self.streams) >= self.most_streams
             # Who does not take its answers is given no more of them.
             or self.queued > MOST_QUEUED
+            or (self.queued > MOST_UNREAD and all_queued > MOST_QUEUED_BY_ALL)
         ):
             return self.reset(number, REFUSED_STREAM)
         return self.open_stream(number, ends)
@@ -1011,6 +1082,10 @@ cdef class Connection:
             stream.trailers = header_block(((b":status", b"415" if post else b"405"),))
             stream.write_waiting()
             return self.touch()
+        if self.authenticates and authorization is None and self.identity is None:
+            self.server.meet(stream)
+            if number not in self.streams:
+                return 0
         if encoding is not None and encoding != b"identity":
             stream.encoding = encoding
         if timeout is not None:
@@ -1271,7 +1346,7 @@ cdef class Connection:
         if self.streams.pop(stream.number, None) is not None:
             self.resets = max(0.0, self.resets - 1)
             stream.release()
-            self.queued -= stream.queued
+            self.queue(-<int64_t>stream.queued)
             stream.queued = 0
             stream.outgoing.clear()
             stream.outgoing_at = 0

@@ -709,6 +709,8 @@ cdef class Reactor:
             return self.drop_connection(client)
         if client.failed:
             return 0
+        if client.streams:
+            client.end_late(time)
         if not client.met and self.handshake_limit and (
             time - client.opened >= self.handshake_limit
         ):

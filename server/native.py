@@ -50,8 +50,15 @@ from hotfeast.server.redis_io import Lanes
 from hotfeast.server.request_threads import RequestThreads
 from hotfeast.server.security.identity import identity_of_der
 from hotfeast.server.security.opening import Security
+from hotfeast.server.security.policy import Action
 from hotfeast.server.security.refusals import Reason, Refusals
-from hotfeast.server.servicer import FEAST_FEATURE_SERVER, PUSH, FeatureServicer, Wanted
+from hotfeast.server.servicer import (
+    FEAST_FEATURE_SERVER,
+    FEATURE_SERVING,
+    PUSH,
+    FeatureServicer,
+    Wanted,
+)
 from hotfeast.server.settings import ConnectionLimits
 from hotfeast.server.stream_calls import Handled, Metadata, PassedOn
 from hotfeast.server.telemetry.calls import CallWatch
@@ -78,6 +85,8 @@ _REFUSED = {
     f"/{FEAST_FEATURE_SERVER}/Push".encode(),
     f"/{FEAST_FEATURE_SERVER}/WriteToOnlineStore".encode(),
 }
+_PUSH_STREAM = f"/{PUSH}/PushStream".encode()
+_READ_STREAMS = {f"/{FEATURE_SERVING}/GetOnlineFeaturesStream".encode()}
 # Bytes of a compressed question about health, which has a name in it.
 _LARGEST_QUESTION = 1024
 # Connections to Redis that are opened at once: each takes a thread that requests may need.
@@ -179,6 +188,9 @@ class NativeServer(Reactor):
         self._calls = calls
         self._refusals = security.refusals if security is not None else Refusals()
         self._access = security.access if security is not None else None
+        self._needs = dict.fromkeys(reads | _READ_STREAMS, Action.read) | dict.fromkeys(
+            _REFUSED | {_PUSH_STREAM}, Action.push
+        )
         self.authenticates = self._access is not None
         if security is not None and security.certificates is not None:
             security.certificates.use_with(self._encrypt_with)
@@ -331,6 +343,61 @@ class NativeServer(Reactor):
         self.send_away(grace)
         for watch in list(self._watches):
             watch.end()
+
+    # ------------------------------------------------------------ who calls
+
+    def meet(self, stream: Stream) -> None:
+        """Refuses a unary call without credentials as it begins, unless it needs none."""
+        assert self._access is not None
+        if stream.path in self.at_once and stream.path != CHECK:
+            try:
+                self._access.grants(stream)
+            except RequestFailure as failure:
+                self._turn_away(stream, failure)
+
+    def judge(self, stream: Stream) -> None:
+        """Lets a message that is longer than its first frame come, or refuses the call: here where
+        it is known who calls, else in a thread."""
+        assert self._access is not None
+        if stream.path in (CHECK, WATCH):
+            self._turn_away(
+                stream,
+                RequestFailure(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "a question about health is longer than a frame",
+                ),
+            )
+        elif self._access.knows(stream):
+            self._judged(stream, self._judgement(stream))
+        else:
+            self._take_thread(stream, self.arrived_at, partial(self._judge_in_thread, stream))
+
+    def _judge_in_thread(self, stream: Stream) -> None:
+        self.call(partial(self._judged, stream, self._judgement(stream)))
+
+    def _judgement(self, stream: Stream) -> RequestFailure | None:
+        """Why a caller may not call a method at all, whatever it asks for."""
+        assert self._access is not None
+        try:
+            self._access.check_method(stream, self._needs.get(stream.path))
+        except RequestFailure as failure:
+            return failure
+        return None
+
+    def _judged(self, stream: Stream, failure: RequestFailure | None) -> None:
+        # What has come as a whole in the meantime is judged like all else.
+        if stream.closed or stream.complete:
+            return
+        if failure is None:
+            stream.let_in()
+        else:
+            self._turn_away(stream, failure)
+
+    def _turn_away(self, stream: Stream, failure: RequestFailure) -> None:
+        """Refuses a call whose message has not come."""
+        self._look_at(stream)
+        stream.refuse(failure.code.value[0], failure.message)
+        self._over(stream, failure.code, self.arrived_at)
 
     # ------------------------------------------------------------ reads
 

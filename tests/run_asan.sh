@@ -90,8 +90,14 @@ print(f"Sanitized: {', '.join(names)}", flush=True)
 PYTHON
 
 outcome=0
+# All of the hot path's own tests, what fuzzing has found, and those of the server in which clients
+# and Redis speak with the hot path over sockets.
+tests=(
+    tests/hotpath tests/fuzz
+    tests/server/test_{windows,tls,hostile_peers,overload}.py
+)
 # How the ordinary build is hardened does not hold of this one.
-run -m pytest tests/hotpath --ignore tests/hotpath/test_hardening.py "$@" || outcome=$?
+run -m pytest "${tests[@]}" --ignore tests/hotpath/test_hardening.py "$@" || outcome=$?
 for file in "$report".*; do
     if [[ -e $file ]]; then
         cat "$file" >&2

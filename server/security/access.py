@@ -317,6 +317,20 @@ class Access:
             raise self._told(denied, call) from None
         return grants
 
+    def check_method(self, call: Credentials, action: Action | None) -> None:
+        """Refuses who may not call a method at all, whatever it asks for.
+
+        Args:
+            call: The call.
+            action: What the method does; None where whoever is known may call it.
+
+        Raises:
+            RequestFailure: As of `grants`; or PERMISSION_DENIED.
+        """
+        grants = self.grants(call)
+        if action is not None and not grants.could(action):
+            raise self._told(Denied(grants.principal, f"the grant {action.value!r}"), call)
+
     def _told(self, failure: RequestFailure, call: Credentials | None) -> RequestFailure:
         if isinstance(failure, Denied):
             self._refusals.note(

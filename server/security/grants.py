@@ -316,6 +316,10 @@ class Grants:
         """Whether anything is granted of an action."""
         return bool(self._granted[action])
 
+    def could(self, action: Action) -> bool:
+        """Whether an action may be allowed of anything, be it by Feast's permissions alone."""
+        return self.may(action) or self._feast is FeastPermissions.suffice
+
     def check(self, action: Action) -> None:
         """Lets something be done that is about nothing in particular, or not.
 
