@@ -50,9 +50,9 @@ test-parity-long: $(EXTENSIONS)
 test-mutations: $(EXTENSIONS)
 	@$(BIN)/python tests/parity/mutations.py
 
-## test-asan: the hot path's tests with AddressSanitizer and UndefinedBehaviorSanitizer
+## test-asan: tests of the compiled code with AddressSanitizer and UndefinedBehaviorSanitizer
 test-asan: $(EXTENSIONS)
-	@tests/run_asan.sh $(BIN)/python $(ASAN_VENV)
+	@tests/run_asan.sh $(BIN)/python $(ASAN_VENV) -q -n $(JOBS) --dist loadfile
 
 ## fuzz: each parser with libFuzzer and the sanitizers, RUNS times; needs clang
 fuzz: $(EXTENSIONS)

@@ -76,6 +76,8 @@ cdef enum:
     STREAM_WINDOW = 4194304       # that we give each stream
     CONNECTION_WINDOW = 67108864
     LARGEST_MESSAGE = 67108864
+    # Bytes of a compressed message that are unpacked at once.
+    UNPACKED_AT_ONCE = 1048576
     # Bytes of messages that a client can have us keep until they are complete and taken.
     MOST_HELD = 268435456
     # Bytes of a call's answers that wait for the client's windows, above which it may not send
@@ -111,8 +113,8 @@ cdef enum:
     # What a stream's number never exceeds.
     LAST_STREAM = 0x7FFFFFFF
 
-# Bytes of all connections' messages that are not complete or not taken, and of answers that wait for
-# their windows.
+# Bytes of all connections' messages that are not complete or not taken, and of answers that wait
+# for their windows.
 cdef size_t all_held = 0, all_queued = 0
 
 # Of the PING behind a warning to go elsewhere: whoever answers it has had the warning.
@@ -520,7 +522,7 @@ cdef class Stream:
             if have < MESSAGE_HEAD + <size_t>length and all_held > MOST_HELD_BY_ALL:
                 return self.give_up(
                     RESOURCE_EXHAUSTED,
-                    f"all clients' messages are more than {MOST_HELD_BY_ALL} bytes: try again later",
+                    f"all clients' messages are more than {MOST_HELD_BY_ALL} bytes: try again",
                 )
             if have < MESSAGE_HEAD + <size_t>length and (
                 self.standing == UNJUDGED and self.connection.authenticates
@@ -588,17 +590,29 @@ cdef class Stream:
         Raises:
             Unreadable: It is not compressed as its call says, or too large.
         """
-        unpacker = zlib.decompressobj(31 if self.encoding == b"gzip" else 15)
+        window = 31 if self.encoding == b"gzip" else 15
+        unpacker = zlib.decompressobj(window)
         try:
-            data = unpacker.decompress(message, LARGEST_MESSAGE + 1)
+            data = unpacker.decompress(message, UNPACKED_AT_ONCE)
+            size = len(data)
+            # A long one is counted before it is kept: what is too long takes no more memory than
+            # this.
+            piece = data
+            while piece and not unpacker.eof and size <= LARGEST_MESSAGE:
+                piece = unpacker.decompress(unpacker.unconsumed_tail, UNPACKED_AT_ONCE)
+                size += len(piece)
+            if size > LARGEST_MESSAGE:
+                raise Unreadable(
+                    RESOURCE_EXHAUSTED,
+                    f"a message is larger than {LARGEST_MESSAGE} bytes, unpacked",
+                )
+            if size > len(data):
+                unpacker = zlib.decompressobj(window)
+                data = unpacker.decompress(message)
         except zlib.error as error:
             raise Unreadable(
                 INTERNAL, f"a message is not what its grpc-encoding says: {error}"
             ) from None
-        if len(data) > LARGEST_MESSAGE:
-            raise Unreadable(
-                RESOURCE_EXHAUSTED, f"a message is larger than {LARGEST_MESSAGE} bytes, unpacked"
-            )
         if not unpacker.eof:
             raise Unreadable(INTERNAL, "a compressed message is cut")
         return data

@@ -334,7 +334,8 @@ def answer_with(data: bytes, compare: bool = False) -> None:
                 scatter.fail(part, "it is cut")
                 continue
             scatter.take(part, reply)
-            if compare:
+            # A carriage return by itself is no text for hiredis.
+            if compare and not re.search(rb"\r(?!\n)", said):
                 put_off = [each[2] for each in scatter.put_off[before:]]
                 assert put_off == put_off_by_hiredis(said, part)
         if not scatter.put_off:

@@ -46,9 +46,7 @@ EVERY_AGGREGATE = [
         for tile in (MINUTE, EXACT_TILE)
     ),
 ]
-EVERY_LAYOUT = tile_layout(
-    EVERY_AGGREGATE, {"real": 5, "whole": 4, "text": 2}, 60 * MINUTE, 10, 10
-)
+EVERY_LAYOUT = tile_layout(EVERY_AGGREGATE, {"real": 5, "whole": 4, "text": 2}, 60 * MINUTE, 10, 10)
 """Each function of fractions and of whole numbers, in tiles of a minute and in exact ones."""
 EVERY_TILES = Tiles(EVERY_LAYOUT)
 AGGREGATES = [
@@ -253,6 +251,7 @@ def hash_of(data: bytes, kind: int) -> int:
 
 def hash_of_value(value: Value) -> int:
     member = value.WhichOneof("val")
+    assert member is not None
     number = Value.DESCRIPTOR.fields_by_name[member].number
     content = getattr(value, member)
     if member in ("string_val", "bytes_val"):
@@ -306,6 +305,7 @@ def check_events(ids: bytes, kinds: bytes, numbers: bytes) -> None:
     for row, event in found.items():
         kind, number, event_id = (column[row] for column in parsed)
         member = event_id.WhichOneof("val")
+        assert member is not None
         if Value.DESCRIPTOR.fields_by_name[member].number == columns[2].value_type:
             assert unpack_from("<Q", event)[0] == hash_of_value(event_id)
         assert event[8:17] == (
@@ -314,7 +314,7 @@ def check_events(ids: bytes, kinds: bytes, numbers: bytes) -> None:
         )  # fmt: skip
         assert event[17:] == (
             bytes(9) if row in columns[1].null_rows
-            else pack("<Bd", 1, float(getattr(number, number.WhichOneof("val"))))
+            else pack("<Bd", 1, float(getattr(number, number.WhichOneof("val") or "")))
         )  # fmt: skip
 
 

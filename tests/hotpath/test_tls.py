@@ -2,6 +2,7 @@
 
 import ssl
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import pytest
@@ -62,11 +63,8 @@ def test_a_changed_record_is_told_once_and_not_answered() -> None:
         made.session.write(request())
         raw.sendall(changed(made.outgoing.read(), b"\0\x20\xff\0\x21\xff"))
         made.incoming.write(rest_of(raw))
-    clear = b""
-    with pytest.raises(ssl.SSLError, match="BAD_RECORD_MAC|bad record mac"):
-        while True:
-            clear += made.session.read(65536)
-    assert b"hello" not in clear
+    with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
+        list(iter(partial(made.session.read, 65536), b"hello"))
     assert len(the_loop().refused) == before + 1
 
 

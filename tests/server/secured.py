@@ -113,6 +113,9 @@ class RawClient:
         self.h2.initiate_connection()
         self.h2.update_settings({4: window})
         self.h2.increment_flow_control_window(2**20)
+        self.said: dict[bytes, bytes] = {}
+        self.data = bytearray()
+        self.over = False
 
     def call(
         self,
@@ -132,6 +135,21 @@ class RawClient:
         Returns:
             Headers and trailers together, and the answer's message.
         """
+        number = self.begin(path, headers)
+        left = b"\0" + len(message).to_bytes(4, "big") + message
+        while left:
+            size = min(len(left), 16384, self.h2.local_flow_control_window(number))
+            if size == 0:
+                # Until the gateway lets more come.
+                self._send(pieces)
+                self._see(number)
+                continue
+            self.h2.send_data(number, left[:size], end_stream=size == len(left))
+            left = left[size:]
+        return self.answer_of(number, pieces)
+
+    def begin(self, path: str, headers: Iterable[tuple[str, str]] = ()) -> int:
+        """Begins a call without sending anything. Returns its stream's number."""
         number = self.h2.get_next_available_stream_id()
         made = [
             *((":method", "POST"), (":scheme", "https"), (":path", path)),
@@ -139,31 +157,32 @@ class RawClient:
             *headers,
         ]
         self.h2.send_headers(number, made)
-        framed = b"\0" + len(message).to_bytes(4, "big") + message
-        for at in range(0, len(framed), 16384):
-            last = at + 16384 >= len(framed)
-            self.h2.send_data(number, framed[at : at + 16384], end_stream=last)
+        self.said, self.data, self.over = {}, bytearray(), False
+        return number
+
+    def answer_of(self, number: int, pieces: int | None = None) -> tuple[dict[bytes, bytes], bytes]:
+        """Sends what is to be sent, and reads the answer, as `call` does."""
         self._send(pieces)
-        said: dict[bytes, bytes] = {}
-        data = bytearray()
-        while True:
-            received = self.socket.recv(65536)
-            if not received:
-                raise ConnectionError("the gateway has closed the connection")
-            over = False
-            for event in self.h2.receive_data(received):
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    said.update(event.headers)
-                elif isinstance(event, h2.events.DataReceived):
-                    data += event.data
-                    self.h2.acknowledge_received_data(event.flow_controlled_length, number)
-                elif isinstance(event, h2.events.StreamEnded):
-                    over = True
-                elif isinstance(event, h2.events.ConnectionTerminated):
-                    raise ConnectionError((event.additional_data or b"").decode())
-            self._send(None)
-            if over:
-                return said, bytes(data[5:])
+        while not self.over:
+            self._see(number)
+        return self.said, bytes(self.data[5:])
+
+    def _see(self, number: int) -> None:
+        """Reads some of an answer."""
+        received = self.socket.recv(65536)
+        if not received:
+            raise ConnectionError("the gateway has closed the connection")
+        for event in self.h2.receive_data(received):
+            if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                self.said.update(event.headers)
+            elif isinstance(event, h2.events.DataReceived):
+                self.data += event.data
+                self.h2.acknowledge_received_data(event.flow_controlled_length, number)
+            elif isinstance(event, h2.events.StreamEnded):
+                self.over = True
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                raise ConnectionError((event.additional_data or b"").decode())
+        self._send(None)
 
     def _send(self, pieces: int | None) -> None:
         data = self.h2.data_to_send()

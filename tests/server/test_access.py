@@ -5,6 +5,7 @@ import hmac
 import io
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from guarded import Issuer, bearer, jwt_rules
 from processes import eventually
 from prometheus_client import CollectorRegistry
-from secured import CHECK, NAME, Pair, channel, gateway
+from secured import CHECK, NAME, Pair, RawClient, channel, gateway
 from test_native import READ, Answer, call, read_request
 
 from hotfeast.clients import FeatureClient, NotFound, PermissionDenied, Tls, Unauthenticated
@@ -785,3 +786,76 @@ def test_policies_that_are_not_valid(private: FeatureStore, tmp_path: Path) -> N
         path.write_text(text)
         with pytest.raises(StartFailure, match=why):
             Gateway(Settings(repo=Path(private.repo_path), port=0, auth=path))
+
+
+# ---------------------------------------------------------------- before the message has come
+
+
+# grpcio's own server takes a message as a whole before anybody is asked.
+natively = pytest.mark.parametrize("closed", ["native"], indirect=True)
+
+
+@pytest.fixture
+def peer(closed: Guarded) -> Iterator[RawClient]:
+    with socket.create_connection(("127.0.0.1", closed.gateway.port)) as made:
+        yield RawClient(made)
+
+
+FAR = 50 << 20
+"""Bytes of a message that is announced, and of which a frame is sent at most."""
+
+
+def begin(peer: RawClient, method: str, token: str | None, frames: int) -> dict[bytes, bytes]:
+    """Begins a call with a long message that never comes. Returns headers and trailers."""
+    number = peer.begin(method, () if token is None else bearer(token))
+    for i in range(frames):
+        head = b"\0" + FAR.to_bytes(4, "big") if i == 0 else bytes(5)
+        peer.h2.send_data(number, head + bytes(16379))
+    return peer.answer_of(number)[0]
+
+
+@natively
+@pytest.mark.parametrize("method", [READ, PUSH, f"{SERVING}/ListFeatureViews"])
+def test_who_has_no_credentials_is_refused_at_the_headers(peer: RawClient, method: str) -> None:
+    said = begin(peer, method, None, 0)
+    assert said[b"grpc-status"] == b"16"
+    assert b"who calls is not known" in said[b"grpc-message"]
+
+
+@natively
+@pytest.mark.parametrize(
+    ("method", "token", "status", "why"),
+    [
+        (READ, "x" * 40, b"16", b"it is not known"),
+        (PUSH, TOKENS["old"], b"16", b"it has expired"),
+        (STREAM, "x" * 40, b"16", b"it is not known"),
+        (STREAM, None, b"16", b"who calls is not known"),
+        (READ_STREAM, None, b"16", b"who calls is not known"),
+        (REFLECT, None, b"16", b"who calls is not known"),
+        (PUSH, TOKENS["scorer"], b"7", b"token:scorer lacks the grant 'push'"),
+        (STREAM, TOKENS["scorer"], b"7", b"token:scorer lacks the grant 'push'"),
+        (READ, TOKENS["writer"], b"7", b"token:writer lacks the grant 'read'"),
+        (CHECK, None, b"8", b"longer than a frame"),
+        ("/grpc.health.v1.Health/Watch", None, b"8", b"longer than a frame"),
+    ],
+)
+def test_who_lacks_rights_is_refused_at_the_first_frame_of_a_long_message(
+    peer: RawClient, method: str, token: str | None, status: bytes, why: bytes
+) -> None:
+    said = begin(peer, method, token, 1)
+    assert (said[b"grpc-status"], why in said[b"grpc-message"]) == (status, True), said
+
+
+@natively
+def test_long_messages_of_those_who_may_are_read(closed: Guarded, peer: RawClient) -> None:
+    """Longer than a stream's window, which is given back once it is known who calls; of a caller
+    who was not known before, and of one who was."""
+    wanted = user("reco_v1")
+    # A field that nobody knows, as long as can be.
+    long = wanted + b"\xfa\x3f\x80\x80\xc0\x02" + bytes(5 << 20)
+    # It is known by its bytes.
+    metadata = (("authorization", f"bEARER {TOKENS['scorer']}"),)
+    for _ in range(2):
+        said, data = peer.call(READ, long, metadata)
+        assert said[b"grpc-status"] == b"0", said
+        assert data == closed.as_("scorer", READ, wanted).messages[0]

@@ -193,7 +193,8 @@ def test_a_changed_certificate_is_for_new_connections(secured: Secured) -> None:
         assert RawClient(wrapped).call(CHECK, b"")[1] == b"\x08\x01"
     secured.pair.key.write_bytes(kept)
     eventually(lambda: certificates.state.valid)
-    assert certificates.state.failures == 1
+    # A look in between the two files may have been another.
+    assert certificates.state.failures >= 1
 
 
 def heard(client: socket.socket) -> bytes:
