@@ -13,6 +13,7 @@ from hotfeast.hotpath.tile_layout import FUNCTIONS, REAL, Reading, TileLayout
 
 DENSE = 65535
 REGISTERS = 2048
+MOST_RANK = 22
 _HEAD = 28
 _ID_SIZE = 12
 _FLOAT = 6
@@ -137,17 +138,41 @@ class TileModel:
 
 
 def estimate(registers: list[int]) -> int:
-    """HyperLogLog's estimate, with a limit where the registers say more than there are hashes."""
-    total = 0.0
+    """Ertl's estimate, of registers that hold at most what hashes can make them."""
+    counts = [0] * (MOST_RANK + 1)
     for register in registers:
-        total += math.ldexp(1.0, -register)
-    raw = 0.7213 / (1 + 1.079 / REGISTERS) * REGISTERS * REGISTERS / total
-    empty = registers.count(0)
-    if raw <= 2.5 * REGISTERS and empty:
-        raw = REGISTERS * math.log(REGISTERS / empty)
-    elif raw > 143165576.0:
-        raw = -(2.0**32) * math.log(1 - min(raw, 2.0**32 - 1) / 2.0**32)
-    return int(raw + 0.5)
+        counts[min(register, MOST_RANK)] += 1
+    if counts[0] == REGISTERS:
+        return 0
+    total = REGISTERS * _above(1 - counts[MOST_RANK] / REGISTERS)
+    for number in counts[MOST_RANK - 1 : 0 : -1]:
+        total = 0.5 * (total + number)
+    total += REGISTERS * _below(counts[0] / REGISTERS)
+    if total == 0:
+        return 2**32
+    return int(min(REGISTERS * REGISTERS / (2 * math.log(2.0)) / total, 2.0**32) + 0.5)
+
+
+def _below(x: float) -> float:
+    factor, total, before = 1.0, x, -1.0
+    while total != before:
+        x *= x
+        before = total
+        total += x * factor
+        factor += factor
+    return total
+
+
+def _above(x: float) -> float:
+    factor, total, before = 1.0, 1 - x, -1.0
+    if x in (0, 1):
+        return 0
+    while total != before:
+        x = math.sqrt(x)
+        before = total
+        factor *= 0.5
+        total -= (1 - x) * (1 - x) * factor
+    return total / 3
 
 
 def _first_tile(now: int, window: int, tile: int) -> int:
