@@ -174,7 +174,7 @@ def rolling(
 
 @app.command()
 def soak(
-    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 30.0,
+    minutes: Annotated[float, typer.Option(min=1, help="How long.")] = 30.0,
 ) -> None:
     """Mixed load for long: exit code 1 if memory, descriptors or threads rise, or a call fails."""
     from bench.soak import run, table

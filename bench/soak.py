@@ -3,7 +3,9 @@
 Reads of one and of a hundred rows, clients that connect anew, pushes, listings, calls that are
 given up; with a cache, monitoring, a feature log and figures. Memory, descriptors and threads of
 worker and supervisor are looked at again and again, and a line is laid through them, after a time
-to get warm.
+to get warm. Windows of monitoring are so short, and threads so few, that all there may be of them
+are there by then: an hour's windows and the threads that are started as they are needed would
+otherwise rise for as long as a soak takes.
 
 Writes `soak.json`.
 """
@@ -24,6 +26,7 @@ from bench.measure import machine, write_json
 from bench.processes import Server
 from bench.stores import Encoding, open_store
 from bench.verdict import Verdict
+from hotfeast.server.monitoring.windows import WINDOWS_KEPT
 
 KINDS = (*MIXED, HURRIED)
 # Seconds between two looks, and the share of them at the start in which caches and pools fill.
@@ -33,6 +36,9 @@ _WARM_UP = 0.25
 _MEMORY = 0.03
 _DESCRIPTORS = 4.0
 _THREADS = 3.0
+# What a gateway has of windows, and threads for requests.
+_WINDOWS = WINDOWS_KEPT + 2
+_THREADS_FOR_REQUESTS = 8
 _READY = r"(?m)^Hotfeast serves .* on 127\.0\.0\.1:(\d+) .*$"
 
 
@@ -87,6 +93,7 @@ def run(
             *("--metrics", "127.0.0.1:0", "--monitor", "--cache-mb", "4"),
             *("--feature-log", folder, "--feature-log-rate", "0.01"),
             *("--feature-log-seconds", "10", "--access-log", "0.001"),
+            *("--monitor-window", str(_window(minutes)), "--threads", str(_THREADS_FOR_REQUESTS)),
             ready=_READY,
         ) as server,
     ):
@@ -126,6 +133,12 @@ def run(
     )
     say(f"{calls:,} calls")
     return courses, verdicts
+
+
+def _window(minutes: float) -> int:
+    """Seconds of a window, of which there are as many as are kept when the gateway is warm."""
+    most = minutes * 60 * _WARM_UP / _WINDOWS
+    return max(seconds for seconds in range(1, 3601) if 3600 % seconds == 0 and seconds <= most)
 
 
 def _look(
