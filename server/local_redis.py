@@ -6,6 +6,7 @@ Taken is `redis-server` or `valkey-server` from PATH, else the Valkey server ins
 
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import stat
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -73,11 +75,23 @@ def find_server(name: str | None = None) -> Path:
     )
 
 
+# Below what kernels give to clients and to servers that take any port: one of those would else be
+# had by somebody else between the moment it is chosen and the server's start.
+_PORTS = range(20_000, 32_768)
+_TRIES = 200
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that is free at this moment.
+
+    Raises:
+        OSError: None of many was.
+    """
+    for port in random.SystemRandom().sample(_PORTS, _TRIES):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"none of {_TRIES} ports from {_PORTS.start} to {_PORTS.stop - 1} is free")
 
 
 class LocalRedis:
@@ -166,16 +180,17 @@ class LocalRedis:
         end = time.monotonic() + timeout
         client = self.client()
         while True:
-            try:
+            with suppress(redis.RedisError):
                 client.ping()
-                return self
-            except redis.RedisError:
-                if self._process.poll() is not None or time.monotonic() > end:
-                    self._log.seek(0)
-                    output = self._log.read().decode("utf-8", "replace")[-2000:]
-                    self.stop()
-                    raise RuntimeError(f"{self.program} did not start:\n{output}") from None
-                time.sleep(0.01)
+                # It may be another's server that answers, and ours that cannot have its port.
+                if client.info("server")["process_id"] == self._process.pid:
+                    return self
+            if self._process.poll() is not None or time.monotonic() > end:
+                self._log.seek(0)
+                output = self._log.read().decode("utf-8", "replace")[-2000:]
+                self.stop()
+                raise RuntimeError(f"{self.program} did not start:\n{output}")
+            time.sleep(0.01)
 
     def command(self) -> list[str]:
         """The command that starts it."""

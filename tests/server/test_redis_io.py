@@ -126,3 +126,8 @@ def test_unix_socket(tmp_path: Path, name: str) -> None:
 def test_malformed_url(market_store: FeatureStore, url: str) -> None:
     with pytest.raises(StartFailure, match="--redis"):
         Gateway(Settings(repo=Path(market_store.repo_path), port=0, redis_url=url))
+
+
+def test_a_server_whose_port_another_has_does_not_start(redis_server: LocalRedis) -> None:
+    with pytest.raises(RuntimeError, match=r"did not start:[\s\S]*in use"):
+        LocalRedis(port=redis_server.port).start()

@@ -22,7 +22,7 @@ from served import Served, serve, stop
 
 from hotfeast.server.gateway import Settings
 from hotfeast.server.logs import JsonFormatter
-from hotfeast.server.settings import LogSettings, TraceSettings
+from hotfeast.server.settings import LogSettings, RequestLimits, TraceSettings
 from hotfeast.server.telemetry import access_log, calls, records
 from hotfeast.server.telemetry.access_log import AccessLog
 from hotfeast.server.telemetry.traceparent import parse_traceparent
@@ -260,7 +260,9 @@ def test_figures_by_feature_service_and_view(
     # Every call is looked at.
     monkeypatch.setattr(calls, "_gap", lambda: 1)
     monkeypatch.setattr("hotfeast.server.traffic.figures._gap", lambda: 1)
-    with serving(market_store, server=server, metrics=("127.0.0.1", 0)) as served:
+    # None is refused, and asked again, where the machine is busy.
+    limits = RequestLimits(delay=0)
+    with serving(market_store, server=server, metrics=("127.0.0.1", 0), limits=limits) as served:
         assert served.gateway.metrics_page is not None
         url = served.gateway.metrics_page.url
         for _ in range(3):
