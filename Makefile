@@ -35,7 +35,8 @@ serve: $(EXTENSIONS)
 
 ## test: the test suite, in as many processes as there are cores
 test: $(EXTENSIONS)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@# In order, in which files of few long tests come early: last, they would keep one core waiting.
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 ## test-languages: the clients in other languages, built and run; needs their tools
 test-languages: $(EXTENSIONS)
