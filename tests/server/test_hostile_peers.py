@@ -8,6 +8,7 @@ gateway, as a process of its own, over sockets.
 
 import contextlib
 import gzip
+import os
 import socket
 import ssl
 import threading
@@ -528,7 +529,9 @@ def test_others_are_served_while_a_peer_is_at_it(name: str, attacked: Attacked) 
     assert met
     assert good.wrong == []
     assert good.calls >= 3
-    assert grown < MOST_GROWTH, f"{grown >> 20} MiB"
+    # AddressSanitizer keeps what was freed, for a while.
+    if "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        assert grown < MOST_GROWTH, f"{grown >> 20} MiB"
     faults = [line for line in attacked.process.errors if " ERROR " in line or "CRITICAL" in line]
     assert faults == []
 
