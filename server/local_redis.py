@@ -183,7 +183,8 @@ class LocalRedis:
             with suppress(redis.RedisError):
                 client.ping()
                 # It may be another's server that answers, and ours that cannot have its port.
-                if client.info("server")["process_id"] == self._process.pid:
+                told: Any = client.info("server")
+                if told["process_id"] == self._process.pid:
                     return self
             if self._process.poll() is not None or time.monotonic() > end:
                 self._log.seek(0)
