@@ -181,32 +181,27 @@ def _is_master(client: Any) -> bool:
     return bool(client.info("replication")["role"] == "master")
 
 
-@contextmanager
-def _kill_master(world: World) -> Iterator[None]:
-    master, replica = _master(world)
-    master.kill()
-    wait_until(lambda: _is_master(replica), "its replica takes over")
-    time.sleep(LENGTH / 2)
-    master.start()
-    returned: Any = master.client()
-    wait_until(
-        lambda: returned.info("replication").get("master_link_status") == "up", "it is a replica"
-    )
-    yield
+def _lost_master(
+    lose: Callable[[LocalRedis], object], regain: Callable[[LocalRedis], object]
+) -> Callable[[World], AbstractContextManager[Any]]:
+    @contextmanager
+    def inflict(world: World) -> Iterator[None]:
+        master, replica = _master(world)
+        lose(master)
+        wait_until(lambda: _is_master(replica), "its replica takes over")
+        time.sleep(LENGTH / 2)
+        regain(master)
+        back: Any = master.client()
+        wait_until(
+            lambda: back.info("replication").get("master_link_status") == "up", "it is a replica"
+        )
+        yield
+
+    return inflict
 
 
-@contextmanager
-def _freeze_master(world: World) -> Iterator[None]:
-    master, replica = _master(world)
-    master.freeze()
-    wait_until(lambda: _is_master(replica), "its replica takes over")
-    time.sleep(LENGTH / 2)
-    master.thaw()
-    frozen: Any = master.client()
-    wait_until(
-        lambda: frozen.info("replication").get("master_link_status") == "up", "it is a replica"
-    )
-    yield
+_kill_master = _lost_master(LocalRedis.kill, LocalRedis.start)
+_freeze_master = _lost_master(LocalRedis.freeze, LocalRedis.thaw)
 
 
 @contextmanager

@@ -77,14 +77,6 @@ def enter(file: Path, name: str, expires: datetime | None = None) -> str:
     return token
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.CA, Path]:
-    ca = trustme.CA()
-    path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    ca.cert_pem.write_to_path(str(path))
-    return ca, path
-
-
 @pytest.fixture
 def pair(authority: tuple[trustme.CA, Path], tmp_path: Path) -> Pair:
     return Pair.write(tmp_path / "page", authority[0].issue_cert(HOST))
